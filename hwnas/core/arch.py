@@ -1,0 +1,173 @@
+"""The architecture parameters of a supernet, and putting one draw of them into its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.core.choice import Assignment, Choice, ChoiceKind, blocks, choices_of
+from hwnas.core.relaxation import Draw, Relaxation, masked
+from hwnas.errors import GenotypeError, InvalidInput
+
+
+class ArchParameters(nn.Module):
+    """All logits of a supernet (log α and log β), beside it: ``supernet.parameters()`` are weights and nothing else.
+
+    The logits of each kind of choice are one padded matrix, so that a kind can be frozen or given an optimiser
+    setting of its own. All matrices together are :attr:`logits`, ``[choices, options]``, with :attr:`alive`
+    marking the options that exist and have not been pruned. Logits begin at zero: every option equally likely.
+
+    Args:
+        supernet: a module with blocks in it, or its choices.
+    """
+
+    alive: Tensor
+
+    def __init__(self, supernet: nn.Module | Iterable[Choice]) -> None:
+        super().__init__()
+        found = choices_of(supernet).values() if isinstance(supernet, nn.Module) else supernet
+        kinds: dict[ChoiceKind, list[Choice]] = {}
+        for choice in found:
+            kinds.setdefault(choice.kind, []).append(choice)
+        self.choices: tuple[Choice, ...] = tuple(choice for group in kinds.values() for choice in group)
+        self.rows = {choice.name: row for row, choice in enumerate(self.choices)}
+        width = max(len(choice.options) for choice in self.choices)
+        self.matrices = nn.ParameterDict(
+            {kind: nn.Parameter(torch.zeros(len(group), width)) for kind, group in kinds.items()}
+        )
+        alive = torch.zeros(len(self.choices), width, dtype=torch.bool)
+        for row, choice in enumerate(self.choices):
+            alive[row, : len(choice.options)] = True
+        self.register_buffer("alive", alive)
+
+    @property
+    def logits(self) -> Tensor:
+        """log α of every choice, shape ``[choices, options]``; padding has no meaning."""
+        return torch.cat(list(self.matrices.values()))
+
+    def probabilities(self) -> Tensor:
+        """The softmax of the logits over the live options, shape ``[choices, options]``, differentiable."""
+        return torch.softmax(masked(self.logits, self.alive), dim=-1)
+
+    def draw(
+        self, relaxation: Relaxation, temperature: float, generator: torch.Generator | None = None
+    ) -> Draw:
+        """One assignment of all choices; one synchronisation with the device, however many choices there are."""
+        return relaxation.draw(self.logits, self.alive, temperature, generator)
+
+    def argmax(self) -> dict[str, int]:
+        """The most likely live option of every choice, by name; the first of equals."""
+        best = masked(self.logits.detach(), self.alive).argmax(dim=-1).tolist()
+        return {choice.name: index for choice, index in zip(self.choices, best, strict=True)}
+
+    def one_hot(self, assignment: Mapping[str, int]) -> Draw:
+        """A draw that is exactly ``assignment`` (choice name → option index), with no gradient.
+
+        Choices left out take their first option: they must not matter.
+
+        Raises:
+            InvalidInput: an index out of range, or a choice that does not exist.
+        """
+        unknown = set(assignment) - set(self.rows)
+        if unknown:
+            raise InvalidInput(f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}.")
+        index = []
+        for choice in self.choices:
+            option = assignment.get(choice.name, 0)
+            if not 0 <= option < len(choice.options):
+                raise InvalidInput(
+                    f'choice "{choice.name}" has options 0 to {len(choice.options) - 1}, got {option}.'
+                )
+            index.append(option)
+        rows = torch.arange(len(index))
+        weights = torch.zeros(self.alive.shape, device=self.alive.device)
+        weights[rows, torch.tensor(index)] = 1.0
+        return Draw(weights, tuple(index))
+
+    def set_logits(self, logits: Mapping[str, Iterable[float]]) -> None:
+        """Overwrite the logits of the choices named, for starting a search from a prior.
+
+        Raises:
+            InvalidInput: an unknown choice, or a wrong number of values.
+        """
+        offset = 0
+        with torch.no_grad():
+            for matrix in self.matrices.values():
+                for row in range(len(matrix)):
+                    choice = self.choices[offset + row]
+                    if choice.name in logits:
+                        values = torch.tensor(list(logits[choice.name]), dtype=matrix.dtype)
+                        if len(values) != len(choice.options):
+                            raise InvalidInput(
+                                f'choice "{choice.name}" has {len(choice.options)} options, '
+                                f"got {len(values)} logits."
+                            )
+                        matrix[row, : len(values)] = values
+                offset += len(matrix)
+        unknown = set(logits) - set(self.rows)
+        if unknown:
+            raise InvalidInput(f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}.")
+
+    def by_name(self, values: Tensor) -> dict[str, list[float]]:
+        """A matrix ``[choices, options]`` as lists by choice name, padding cut off; for logs."""
+        rows = values.detach().cpu().tolist()
+        return {
+            choice.name: row[: len(choice.options)] for choice, row in zip(self.choices, rows, strict=True)
+        }
+
+    def extra_repr(self) -> str:
+        """Number of choices and options, for printing."""
+        return f"choices={len(self.choices)}, options={int(self.alive.sum())}"
+
+
+@contextmanager
+def assigned(supernet: nn.Module, arch: ArchParameters, draw: Draw, *, gradient: bool = True) -> Iterator[None]:
+    """Give every block of ``supernet`` its share of ``draw`` for the body, and take it away again.
+
+    Args:
+        supernet: the module whose blocks read the draw.
+        arch: the parameters that the draw came from (they know which row is whose).
+        draw: one assignment.
+        gradient: whether block outputs are multiplied by their weights, so that gradients reach the logits.
+            False saves that work in evaluation; it needs a drawn index.
+
+    Raises:
+        GenotypeError: a block's choice is not among ``arch``'s.
+    """
+    alive_rows = arch.alive.tolist()
+    index = draw.index
+    found = list(blocks(supernet))
+    try:
+        for block in found:
+            row = arch.rows.get(block.choice.name)
+            if row is None:
+                raise GenotypeError(
+                    f'the supernet has the choice "{block.choice.name}", the architecture parameters do not: '
+                    "they were made for another supernet."
+                )
+            alive = tuple(k for k, live in enumerate(alive_rows[row]) if live)
+            if index is None:
+                block.assign(Assignment(draw.weights[row], None, alive))
+            else:
+                block.assign(Assignment(draw.weights[row] if gradient else None, index[row], alive))
+        yield
+    finally:
+        for block in found:
+            block.assign(None)
+
+
+def depth_summary(arch: ArchParameters) -> dict[str, dict[str, float]]:
+    """For each depth choice the argmax and the expected number of steps (Figure 5 of the AutoRTNet paper)."""
+    probabilities = arch.by_name(arch.probabilities())
+    best = arch.argmax()
+    summary: dict[str, dict[str, float]] = {}
+    for choice in arch.choices:
+        if choice.kind == "depth":
+            row: list[Any] = probabilities[choice.name]
+            expected = sum((steps + 1) * p for steps, p in enumerate(row))
+            summary[choice.name] = {"argmax": best[choice.name] + 1, "expected": expected}
+    return summary

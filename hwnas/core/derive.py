@@ -1,0 +1,107 @@
+"""Derivation: folding a supernet by an assignment into the plain network that is trained and exported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hwnas.core.choice import Block, ChoiceBlock, DepthBlock, InputBlock, State, run_steps, unpacked
+from hwnas.errors import GenotypeError
+
+
+class Steps(nn.Module):
+    """A folded :class:`DepthBlock`: the steps that remain, and the exit taken."""
+
+    def __init__(self, steps: nn.ModuleList, leave: nn.Module | None) -> None:
+        super().__init__()
+        self.steps = steps
+        self.leave = leave
+
+    def forward(self, *state: Tensor) -> State:
+        """Run all steps, then the exit."""
+        state = run_steps(self.steps, state)
+        if self.leave is None:
+            return unpacked(state)
+        output: State = self.leave(*state)
+        return output
+
+
+class Pick(nn.Module):
+    """A folded :class:`InputBlock`: one of the inputs."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The input that was chosen."""
+        return inputs[self.index]
+
+
+def derive(supernet: nn.Module, assignment: Mapping[str, int], *, affine: bool = True) -> nn.Module:
+    """Fold every block of ``supernet`` by ``assignment`` and return a plain network with copies of the weights.
+
+    The result computes what the supernet computes in eval mode under that one-hot assignment, holds none of the
+    ops that were not chosen, and needs no hwnas to be traced, exported or trained.
+
+    Args:
+        supernet: left untouched.
+        assignment: choice name → option index; choices in parts that are cut away may be missing.
+        affine: give batch norms built without scale and shift theirs (ones and zeros, the same function), so
+            that training can move them. The papers search without and retrain with.
+
+    Raises:
+        GenotypeError: a choice that matters is missing, or its index is out of range.
+    """
+    network = _fold(copy.deepcopy(supernet), assignment, {})
+    if affine:
+        make_batchnorm_affine(network)
+    return network
+
+
+def make_batchnorm_affine(network: nn.Module) -> None:
+    """Give every batch norm without scale and shift a scale of ones and a shift of zeros, in place."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and not module.affine:
+            module.affine = True
+            device = module.running_mean.device if module.running_mean is not None else None
+            module.weight = nn.Parameter(torch.ones(module.num_features, device=device))
+            module.bias = nn.Parameter(torch.zeros(module.num_features, device=device))
+
+
+def _fold(module: nn.Module, assignment: Mapping[str, int], done: dict[int, nn.Module]) -> nn.Module:
+    # A module used in two places is folded once, so that it stays shared.
+    if id(module) in done:
+        return done[id(module)]
+    folded: nn.Module
+    if isinstance(module, ChoiceBlock):
+        folded = _fold(module.options[_index(module, assignment)], assignment, done)
+    elif isinstance(module, DepthBlock):
+        index = _index(module, assignment)
+        steps = nn.ModuleList(_fold(step, assignment, done) for step in module.steps[: index + 1])
+        leave = module.exit_of(index)
+        folded = Steps(steps, None if leave is None else _fold(leave, assignment, done))
+    elif isinstance(module, InputBlock):
+        folded = Pick(_index(module, assignment))
+    else:
+        for name, child in list(module.named_children()):
+            module._modules[name] = _fold(child, assignment, done)
+        folded = module
+    done[id(module)] = folded
+    return folded
+
+
+
+
+def _index(block: Block, assignment: Mapping[str, int]) -> int:
+    choice = block.choice
+    index = assignment.get(choice.name)
+    if index is None:
+        raise GenotypeError(f'the genotype decides nothing about "{choice.name}", which this network needs.')
+    if not 0 <= index < len(choice.options):
+        raise GenotypeError(f'choice "{choice.name}" has options 0 to {len(choice.options) - 1}, got {index}.')
+    return index

@@ -1,0 +1,214 @@
+"""Training a derived network, and evaluating it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from hwnas.core.checkpoint import load_checkpoint, save_checkpoint
+from hwnas.core.progress import Progress
+from hwnas.core.run import Averages, Run
+from hwnas.core.space import Metric
+from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
+from hwnas.errors import CheckpointError, InvalidInput
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class FitConfig(BaseModel):
+    """How to train a derived network. The defaults are the AutoRTNet paper's retraining where it states them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(200, ge=1)
+    """Passes over the training data."""
+    seed: int = 0
+    """Of the data's order and of dropout."""
+    device: str = "auto"
+    """Where to train: "auto", "cpu", "cuda" or "cuda:N"."""
+    precision: Precision = "fp32"
+    """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
+    channels_last: bool = False
+    """Keep images and weights in NHWC memory order."""
+    lr: float = Field(0.01, gt=0)
+    """SGD's base learning rate; in each step ``lr · (1 − done)^power`` after the warm-up."""
+    power: float = Field(0.9, gt=0)
+    """Exponent of the "poly" policy."""
+    warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs over which the learning rate rises from 0 to ``lr``."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """SGD's weight decay."""
+    gradient_clip: float | None = 10.0
+    """Largest norm of the gradient; null: unlimited."""
+    validate_every: int = Field(5, ge=1)
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
+
+
+def fit(
+    network: nn.Module,
+    train: Iterable[Any],
+    *,
+    loss: Loss,
+    config: FitConfig | None = None,
+    val: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Train ``network`` in place and return its last evaluation (empty without ``val``).
+
+    Args:
+        network: a derived network; moved to the device, trained, and brought back to the CPU in eval mode.
+        train: yields ``(inputs, targets)`` batches; its length must be known (``len``).
+        loss: from outputs and targets to a scalar; ``space.fit_loss`` for a space's own.
+        config: settings; default ``FitConfig()``.
+        val: data to evaluate on; needs ``metric``.
+        metric: what to evaluate.
+        out: folder for log, checkpoint and ``weights.pt``; None keeps nothing on disk.
+        resume: go on with the training in ``out``.
+        on_progress: called after each step and each epoch.
+
+    Raises:
+        InvalidInput: ``val`` without ``metric``, or an empty ``train``.
+        NonFiniteLoss: the training diverged.
+        Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
+    """
+    config = config or FitConfig()
+    out = Path(out) if out is not None else None
+    if val is not None and metric is None:
+        raise InvalidInput("fit() got validation data but no metric to evaluate: pass metric=space.metric().")
+    steps = len(train) if hasattr(train, "__len__") else 0
+    if steps == 0:
+        raise InvalidInput("fit() got no training batches; is the data set smaller than one batch?")
+    torch.manual_seed(config.seed)
+    device = torch_device(config.device)
+    network.to(device)
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.SGD(
+        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    averages, step = Averages(), GuardedStep(network, clip=config.gradient_clip)
+    parts = {"network": network, "optimiser": optimiser, "averages": averages}
+    identity = {"network": _signature(network), "config": config.model_dump(mode="json")}
+    report = on_progress or (lambda progress: None)
+    found: dict[str, Any] = {}
+    every = config.checkpoint_every_steps
+    with Run(out, "fit", identity, parts, resume=resume, every_steps=every) as run:
+        for epoch in run.epochs(config.epochs):
+            began = time.perf_counter()
+            network.train()
+            for batch in run.batches(train):
+                for group in optimiser.param_groups:
+                    group["lr"] = _poly(config, run.step, steps)
+                inputs, targets = batch_to(device, batch, config.channels_last)
+                with autocast(device, config.precision):
+                    value = loss(network(inputs), targets)
+                step(value, optimiser)
+                values: dict[str, Any] = {"loss": float(value.detach())}
+                averages.add(**values)
+                run.log.write("step", epoch=epoch, step=run.step, lr=optimiser.param_groups[0]["lr"], **values)
+                report(Progress(epoch, config.epochs, run.step, False, values))
+            values = {**averages.means(), "skipped_steps": step.skipped}
+            last = epoch + 1 == config.epochs
+            if val is not None and metric is not None and (last or (epoch + 1) % config.validate_every == 0):
+                found = evaluate_with(
+                    network, val, metric, device=device, precision=config.precision, channels_last=config.channels_last
+                )
+                values["val"] = found
+            values["seconds"] = time.perf_counter() - began
+            run.log.write("epoch", epoch=epoch, step=run.step, **values)
+            averages.clear()
+            report(Progress(epoch, config.epochs, run.step, True, values))
+        network.cpu().eval()
+        if out is not None:
+            save_weights(network, out / "weights.pt")
+    return found
+
+
+def evaluate(
+    network: nn.Module,
+    data: Iterable[Any],
+    metric: Metric,
+    *,
+    device: str = "auto",
+    precision: Precision = "fp32",
+) -> dict[str, Any]:
+    """The metric of ``network`` over ``data``, in eval mode; the network returns to the CPU.
+
+    Args:
+        network: a derived network.
+        data: yields ``(inputs, targets)`` batches.
+        metric: reset first.
+        device: where to compute.
+        precision: "bf16" for bfloat16 matrix work.
+    """
+    where = torch_device(device)
+    found = evaluate_with(network.to(where), data, metric, device=where, precision=precision)
+    network.cpu()
+    return found
+
+
+def evaluate_with(
+    network: nn.Module,
+    data: Iterable[Any],
+    metric: Metric,
+    *,
+    device: torch.device,
+    precision: Precision = "fp32",
+    channels_last: bool = False,
+) -> dict[str, Any]:
+    """:func:`evaluate` for a network that lies on ``device`` already; its training flag is restored."""
+    metric.reset()
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            for batch in data:
+                inputs, targets = batch_to(device, batch, channels_last)
+                metric.update(network(inputs).float(), targets)
+    finally:
+        network.train(training)
+    return metric.compute()
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write the weights of ``network`` to ``path``, atomically."""
+    save_checkpoint(path, {"weights": network.state_dict()})
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Put weights that :func:`save_weights` wrote into ``network``.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or weights of another architecture.
+    """
+    state = load_checkpoint(path)
+    try:
+        network.load_state_dict(state["weights"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds the weights of another network: {error}") from error
+
+
+def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:
+    warmup = config.warmup_epochs * steps_in_epoch
+    if step < warmup:
+        return config.lr * (step + 1) / math.ceil(warmup)
+    done = (step - warmup) / max(1.0, config.epochs * steps_in_epoch - warmup)
+    return config.lr * (1.0 - done) ** config.power
+
+
+def _signature(network: nn.Module) -> dict[str, list[int]]:
+    return {name: list(parameter.shape) for name, parameter in network.named_parameters()}

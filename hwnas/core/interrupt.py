@@ -1,0 +1,40 @@
+"""Stopping a long run between two steps, so that what was done is saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether somebody asked the run to stop: ``requested`` turns true on Ctrl-C or SIGTERM."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+
+@contextmanager
+def stoppable() -> Iterator[StopRequest]:
+    """Turn Ctrl-C and SIGTERM into a request for the body; a second Ctrl-C stops at once.
+
+    Outside of the main thread, where Python delivers no signals, the request simply never comes.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.requested = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

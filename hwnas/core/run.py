@@ -1,0 +1,256 @@
+"""A run: its folder, its checkpoints and its log; the part of a long loop that is not about learning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+
+from hwnas.core.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from hwnas.core.interrupt import stoppable
+from hwnas.core.runlog import RunLog
+from hwnas.errors import CheckpointError, Interrupted, InvalidInput
+from hwnas.files import write_atomically
+
+_Batch = TypeVar("_Batch")
+
+
+class Stateful(Protocol):
+    """Whatever can be saved and put back: modules, optimisers, scalers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take over a state."""
+        ...
+
+
+class GeneratorState:
+    """A torch generator as something stateful."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+        return {"state": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put its state back."""
+        self.generator.set_state(state_dict["state"])
+
+
+class Averages:
+    """Running means by name over an epoch; part of the checkpoint, so that a resumed epoch logs the same."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, **values: float) -> None:
+        """Take in one value for each name."""
+        for name, value in values.items():
+            total = self._sums.setdefault(name, [0.0, 0.0])
+            total[0] += value
+            total[1] += 1.0
+
+    def means(self) -> dict[str, float]:
+        """The means, by name."""
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+    def clear(self) -> None:
+        """Begin a new epoch."""
+        self._sums.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+        return {name: list(total) for name, total in self._sums.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put its state back."""
+        self._sums = {name: list(total) for name, total in state_dict.items()}
+
+
+class Run:
+    """A resumable loop over epochs and batches.
+
+    ::
+
+        with Run(out, "search", identity, parts, resume=resume) as run:
+            for epoch in run.epochs(config.epochs):
+                for batch in run.batches(loader):
+                    ...
+
+    A checkpoint is written at the end of each epoch, after every ``every_steps`` steps, and when Ctrl-C or SIGTERM
+    asks the run to stop (then :class:`Interrupted` is raised). Resuming restores ``parts`` and every global random
+    generator, and skips the batches of a begun epoch that were done: a resumed run goes on bit for bit as the
+    uninterrupted one, provided the loader's order comes from the global generators (as torch's DataLoader's does).
+
+    Args:
+        out: the run's folder, or None to keep nothing on disk.
+        name: names the files: ``<name>.json`` (identity), ``<name>.log.jsonl``, ``<name>.checkpoint.pt``.
+        identity: what the run is, JSON; a checkpoint of another identity is refused.
+        parts: everything with a state.
+        resume: go on from the checkpoint in ``out`` if there is one.
+        every_steps: steps between checkpoints; 0 for epochs only.
+
+    Raises:
+        InvalidInput: ``out`` holds a run already and ``resume`` is false, or ``resume`` without ``out``.
+        CheckpointError: the checkpoint is damaged or of another run.
+    """
+
+    def __init__(
+        self,
+        out: Path | None,
+        name: str,
+        identity: Mapping[str, Any],
+        parts: Mapping[str, Stateful],
+        *,
+        resume: bool,
+        every_steps: int = 0,
+    ) -> None:
+        self.out = out
+        self.name = name
+        self.step = 0
+        """Batches done since the beginning of the run."""
+        self._identity = json.loads(json.dumps(identity))
+        self._parts = dict(parts)
+        self._every_steps = every_steps
+        self._epoch = 0
+        self._step_in_epoch = 0
+        self._epoch_random: dict[str, Any] | None = None
+        self._random: dict[str, Any] | None = None
+        self._stack = ExitStack()
+        log_position = self._begin(resume)
+        self.log = RunLog(out / f"{name}.log.jsonl" if out else None, resume_at=log_position)
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """Where the checkpoint lies, or None without a folder."""
+        return self.out / f"{self.name}.checkpoint.pt" if self.out else None
+
+    def epochs(self, total: int) -> Iterator[int]:
+        """The epochs still to do, counted from 0; a checkpoint is written after the body of each."""
+        while self._epoch < total:
+            yield self._epoch
+            self._epoch += 1
+            self._step_in_epoch = 0
+            self._epoch_random = None
+            self._save()
+            self._stop_if_asked()
+
+    def batches(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
+        """The batches of this epoch still to do; a step is counted, and maybe saved, after the body of each."""
+        if self._epoch_random is None:
+            self._epoch_random = random_state()
+        else:
+            restore_random_state(self._epoch_random)
+        iterator = iter(batches)
+        for _ in range(self._step_in_epoch):
+            next(iterator, None)
+        if self._random is not None:
+            restore_random_state(self._random)
+            self._random = None
+        for batch in iterator:
+            yield batch
+            self.step += 1
+            self._step_in_epoch += 1
+            if self._every_steps and self.step % self._every_steps == 0:
+                self._save()
+            self._stop_if_asked(save=True)
+
+    def __enter__(self) -> Self:
+        self._stop = self._stack.enter_context(stoppable())
+        self._stack.enter_context(self.log)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _stop_if_asked(self, *, save: bool = False) -> None:
+        if not self._stop.requested:
+            return
+        if save:
+            self._save()
+        saved = f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
+        raise Interrupted(f"stopped in epoch {self._epoch} after {self.step} steps; saved in {saved}.")
+
+    def _begin(self, resume: bool) -> int | None:
+        if self.out is None:
+            if resume:
+                raise InvalidInput("resume=True needs the folder of the run to resume: pass out=...")
+            return None
+        path = self.out / f"{self.name}.json"
+        checkpoint = self.checkpoint_path
+        assert checkpoint is not None
+        if not resume:
+            if path.exists():
+                raise InvalidInput(
+                    f"{self.out} holds a {self.name} already. Go on with it (--resume), or name another folder (--out)."
+                )
+            write_atomically(path, (json.dumps(self._identity, indent=1) + "\n").encode())
+            return None
+        if not checkpoint.is_file():
+            # Stopped before the first checkpoint: there is nothing to go on from, and nothing to lose.
+            write_atomically(path, (json.dumps(self._identity, indent=1) + "\n").encode())
+            return None
+        state = load_checkpoint(checkpoint)
+        self._refuse_another(state["identity"])
+        for name, part in self._parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.step = state["step"]
+        self._epoch = state["epoch"]
+        self._step_in_epoch = state["step_in_epoch"]
+        self._epoch_random = state["epoch_random"]
+        self._random = state["random"]
+        if self._epoch_random is None:
+            restore_random_state(state["random"])
+            self._random = None
+        position: int = state["log_position"]
+        return position
+
+    def _refuse_another(self, identity: Mapping[str, Any]) -> None:
+        if identity == self._identity:
+            return
+        mine, theirs = _flat(self._identity), _flat(identity)
+        lines = [
+            f"  {key}: checkpoint {theirs.get(key)!r}, asked {mine.get(key)!r}"
+            for key in sorted(mine.keys() | theirs.keys())
+            if mine.get(key) != theirs.get(key)
+        ]
+        raise CheckpointError(
+            f"{self.checkpoint_path} belongs to another run:\n" + "\n".join(lines) + "\n"
+            "Resume with the same settings, or start anew in another folder (--out)."
+        )
+
+    def _save(self) -> None:
+        path = self.checkpoint_path
+        if path is None:
+            return
+        save_checkpoint(
+            path,
+            {
+                "identity": self._identity,
+                "parts": {name: part.state_dict() for name, part in self._parts.items()},
+                "step": self.step,
+                "epoch": self._epoch,
+                "step_in_epoch": self._step_in_epoch,
+                "epoch_random": self._epoch_random,
+                "random": random_state(),
+                "log_position": self.log.position(),
+            },
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): value}

@@ -1,0 +1,106 @@
+"""The log of a run: one JSON object a line, and TensorBoard beside it where that is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class RunLog:
+    """An append-only file of events, ``{"event": "epoch", "epoch": 3, …}``; each line is flushed when written.
+
+    Args:
+        path: the file; its folder is made. None keeps no log.
+        resume_at: length in bytes of what is to be kept: what an interrupted run wrote after its last checkpoint
+            will be written again. None begins a new file.
+        tensorboard: also write numbers as TensorBoard scalars into ``<folder>/tensorboard``.
+    """
+
+    def __init__(self, path: Path | None, *, resume_at: int | None = None, tensorboard: bool = True) -> None:
+        self._file = None
+        self._board: Any = None
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if resume_at is None:
+            self._file = path.open("wb")
+        else:
+            self._file = path.open("r+b" if path.exists() else "wb")
+            self._file.truncate(min(resume_at, path.stat().st_size))
+            self._file.seek(0, os.SEEK_END)
+        if tensorboard and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
+
+            self._board = SummaryWriter(log_dir=str(path.parent / "tensorboard"))
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one event. Numbers that JSON has no word for (NaN, infinity) are written as null."""
+        if self._file is None:
+            return
+        line = json.dumps({"event": event, **_plain(values)}, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        if self._board is not None and "step" in values:
+            for name, value in _scalars(values):
+                if name not in ("step", "epoch"):
+                    self._board.add_scalar(f"{event}/{name}", value, values["step"])
+
+    def position(self) -> int:
+        """Bytes written so far, for a checkpoint."""
+        return 0 if self._file is None else self._file.tell()
+
+    def close(self) -> None:
+        """Finish both files."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The events of a log, in order; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    events = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        event: dict[str, Any] = json.loads(line)
+        events.append(event)
+    return events
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            found.append((f"{prefix}{name}", float(value)))
+        elif isinstance(value, Mapping):
+            found.extend(_scalars(value, f"{prefix}{name}/"))
+    return found

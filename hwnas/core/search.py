@@ -1,0 +1,351 @@
+"""The search: one loop that trains a supernet's weights and its architecture parameters together."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from hwnas.core.arch import ArchParameters, assigned, depth_summary
+from hwnas.core.expected import ExpectedLatency, LatencySource
+from hwnas.core.fit import evaluate_with
+from hwnas.core.genotype import Genotype
+from hwnas.core.progress import Progress
+from hwnas.core.penalty import AnyPenalty, LogPenalty
+from hwnas.core.prune import AnyPruner, NoPruning
+from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
+from hwnas.core.run import Averages, GeneratorState, Run
+from hwnas.core.space import Metric, SearchSpace
+from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
+from hwnas.errors import InvalidInput
+from hwnas.files import write_atomically
+
+
+class SearchConfig(BaseModel):
+    """How to search. The defaults are the AutoRTNet paper's where it states them, for a run of 50 epochs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(50, ge=1)
+    """Passes over the training data."""
+    seed: int = 0
+    """Of the weights' initialisation, the data's order and the Gumbel noise."""
+    device: str = "auto"
+    """Where to train: "auto", "cpu", "cuda" or "cuda:N". Not where latency is meant for: the table knows that."""
+    precision: Precision = "fp32"
+    """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
+    channels_last: bool = False
+    """Keep images and weights in NHWC memory order."""
+    relaxation: AnyRelaxation = GumbelSoftmax()
+    """How logits become an assignment in each step."""
+    penalty: AnyPenalty = LogPenalty()
+    """What expected latency adds to the loss."""
+    penalty_on: Literal["draw", "probabilities"] = "draw"
+    """Whether the penalty sees the latency of the step's draw (the paper) or of the probabilities."""
+    pruner: AnyPruner = NoPruning()
+    """Which options die, when."""
+    weight_lr: float = Field(0.025, gt=0)
+    """SGD's learning rate in the first epoch; it follows a cosine to ``weight_lr_end``."""
+    weight_lr_end: float = Field(0.001, ge=0)
+    """SGD's learning rate in the last epoch."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum."""
+    weight_decay: float = Field(1e-3, ge=0)
+    """SGD's weight decay."""
+    gradient_clip: float | None = 5.0
+    """Largest norm of the weights' gradient; null: unlimited."""
+    arch_lr: float = Field(1e-3, gt=0)
+    """Adam's learning rate for α and β."""
+    arch_betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates for α and β."""
+    arch_weight_decay: float = Field(1e-4, ge=0)
+    """Adam's weight decay for α and β."""
+    arch_from_epoch: int = Field(0, ge=0)
+    """Epochs before which no architecture parameter moves."""
+    depth_from_epoch: int = Field(0, ge=0)
+    """Epochs before which the depths (β) do not move, while weights and α train."""
+    validate_every: int = Field(1, ge=1)
+    """Epochs between evaluations of the most likely architecture, if there are validation data."""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
+
+
+Batches = Iterable[Any]
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """The data of a search: anything iterable that yields ``(inputs, targets)`` batches, such as DataLoaders.
+
+    Attributes:
+        train: trains the weights, and, when ``arch`` is None, α and β in the same back-propagation (single-level).
+        arch: trains α and β in steps of their own (bilevel).
+        val: evaluates the most likely architecture after an epoch.
+    """
+
+    train: Batches
+    arch: Batches | None = None
+    val: Batches | None = None
+
+    def steps(self) -> Iterator[tuple[Any, Any]]:
+        """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again."""
+        if self.arch is None:
+            for batch in self.train:
+                yield batch, None
+            return
+        second = iter(self.arch)
+        for batch in self.train:
+            try:
+                other = next(second)
+            except StopIteration:
+                second = iter(self.arch)
+                other = next(second)
+            yield batch, other
+
+
+class LatencyTableLike(LatencySource, Protocol):
+    """A latency table as the search needs it."""
+
+    def check(self, *, input_shape: tuple[int, ...] | None = None) -> None:
+        """Raise TableMismatch if the table was measured at another resolution."""
+        ...
+
+    @property
+    def header(self) -> Any:
+        """Under which conditions the table was measured."""
+        ...
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        genotype: the most likely architecture, canonical.
+        predicted_ms: its latency by the table, whole network; None without a table.
+        expected_ms: the expectation over the final probabilities; None without a table.
+        probabilities: of every option, by choice.
+        supernet: the trained supernet, on the CPU; ``space.build(genotype, supernet)`` keeps its weights.
+        out: the run's folder, if it has one.
+    """
+
+    genotype: Genotype
+    predicted_ms: float | None
+    expected_ms: float | None
+    probabilities: dict[str, list[float]]
+    supernet: nn.Module
+    out: Path | None
+
+
+def search(
+    space: SearchSpace,
+    lut: LatencyTableLike | None,
+    data: SearchData,
+    config: SearchConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> SearchResult:
+    """Search ``space`` for a network that does the task well and is fast by ``lut``.
+
+    Minimises ``task loss + penalty(expected latency)`` (Eq. 8 of the AutoRTNet paper) over weights and architecture
+    parameters, with one draw of all choices in each step. The result is the most likely architecture.
+
+    Args:
+        space: what can be chosen.
+        lut: milliseconds of every op, or None to search without latency.
+        data: one loader (single-level) or two (bilevel), and optionally validation data.
+        config: settings; default ``SearchConfig()``.
+        out: folder for config, log, checkpoint and genotype; None keeps nothing on disk.
+        resume: go on with the run in ``out``.
+        on_progress: called after each step and each epoch.
+
+    Raises:
+        MissingLatency: the table lacks rows of this space.
+        TableMismatch: the table was measured at another resolution.
+        NonFiniteLoss: the search diverged.
+        Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
+    """
+    config = config or SearchConfig()
+    out = Path(out) if out is not None else None
+    if lut is not None:
+        lut.check(input_shape=space.input_shape())
+    torch.manual_seed(config.seed)
+    device = torch_device(config.device)
+    net = space.supernet().to(device)
+    if config.channels_last:
+        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    arch = ArchParameters(net).to(device)
+    recording = space.record(batch=lut.header.batch if lut is not None else 1)
+    cost = ExpectedLatency(recording, arch.choices, lut).to(device) if lut is not None else None
+    weights = torch.optim.SGD(
+        net.parameters(), lr=config.weight_lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    alphas = torch.optim.Adam(
+        arch.parameters(), lr=config.arch_lr, betas=config.arch_betas, weight_decay=config.arch_weight_decay
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
+    metric = space.metric()
+    parts = {
+        "net": net, "arch": arch, "weights": weights, "alphas": alphas,
+        "gumbel": GeneratorState(generator), "averages": averages,
+    }  # fmt: skip
+    identity = {
+        "space": space.name,
+        "fields": space.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
+        "table": getattr(lut, "checksum", None),
+        "levels": 1 if data.arch is None else 2,
+    }
+    report = on_progress or (lambda progress: None)
+    every = config.checkpoint_every_steps
+    with Run(out, "search", identity, parts, resume=resume, every_steps=every) as run:
+        for epoch in run.epochs(config.epochs):
+            began = time.perf_counter()
+            temperature = config.relaxation.temperature.at(epoch, config.epochs)
+            _set_learning_rate(weights, _cosine(config, epoch))
+            _thaw(arch, epoch, config)
+            net.train()
+            for batch, arch_batch in run.batches(data.steps()):
+                if arch_batch is not None:
+                    loss, task, ms = _loss(space, net, arch, cost, config, temperature, generator, arch_batch, None)
+                    if arch_moves(arch):
+                        step(loss, alphas)
+                penalised = cost if arch_batch is None else None
+                loss, task, ms_now = _loss(
+                    space, net, arch, penalised, config, temperature, generator, batch, metric
+                )
+                step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
+                ms = ms_now if arch_batch is None else ms
+                values = {"loss": float(loss.detach()), "task_loss": task}
+                if ms is not None:
+                    values["draw_ms"] = ms
+                averages.add(**values)
+                run.log.write("step", epoch=epoch, step=run.step, temperature=temperature, **values)
+                report(Progress(epoch, config.epochs, run.step, False, {"temperature": temperature, **values}))
+            died = config.pruner.prune(arch, epoch)
+            values = _epoch_values(arch, cost, averages, metric, temperature)
+            values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
+            if data.val is not None and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs):
+                values["val"] = _validate(space, net, arch, data.val, device, config)
+            values["seconds"] = time.perf_counter() - began
+            run.log.write("epoch", epoch=epoch, step=run.step, **values)
+            averages.clear()
+            report(Progress(epoch, config.epochs, run.step, True, values))
+        result = _result(space, net, arch, cost, out)
+        run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
+    return result
+
+
+def arch_moves(arch: ArchParameters) -> bool:
+    """Whether any architecture parameter is trained in this epoch."""
+    return any(matrix.requires_grad for matrix in arch.parameters())
+
+
+def _loss(
+    space: SearchSpace,
+    net: nn.Module,
+    arch: ArchParameters,
+    cost: ExpectedLatency | None,
+    config: SearchConfig,
+    temperature: float,
+    generator: torch.Generator,
+    batch: Any,
+    metric: Metric | None,
+) -> tuple[torch.Tensor, float, float | None]:
+    device = arch.alive.device
+    inputs, targets = batch_to(device, batch, config.channels_last)
+    draw = arch.draw(config.relaxation, temperature, generator)
+    with assigned(net, arch, draw, gradient=draw.weights.requires_grad), autocast(device, config.precision):
+        outputs = net(inputs)
+        loss = space.loss(outputs, targets)
+    if metric is not None:
+        metric.update(outputs.detach().float(), targets)
+    task = float(loss.detach())
+    if cost is None:
+        return loss, task, None
+    latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())
+    return loss + config.penalty(latency_ms), task, float(latency_ms.detach())
+
+
+def _epoch_values(
+    arch: ArchParameters,
+    cost: ExpectedLatency | None,
+    averages: Averages,
+    metric: Metric | None,
+    temperature: float,
+) -> dict[str, Any]:
+    probabilities = arch.probabilities()
+    values: dict[str, Any] = {**averages.means(), "temperature": temperature}
+    if cost is not None:
+        values["expected_ms"] = cost.total(probabilities)
+        values["argmax_ms"] = cost.total(arch.one_hot(arch.argmax()).weights)
+    if metric is not None:
+        values["train"] = metric.compute()
+        metric.reset()
+    values["depth"] = depth_summary(arch)
+    values["probabilities"] = arch.by_name(probabilities)
+    return values
+
+
+def _validate(
+    space: SearchSpace, net: nn.Module, arch: ArchParameters, val: Batches, device: torch.device, config: SearchConfig
+) -> dict[str, Any]:
+    metric = space.metric()
+    if metric is None:
+        raise InvalidInput(
+            f'{type(space).__name__} has no metric, so validation data mean nothing to it: leave "val" out, '
+            "or give the space a metric()."
+        )
+    with assigned(net, arch, arch.one_hot(arch.argmax()), gradient=False):
+        return evaluate_with(
+            net, val, metric, device=device, precision=config.precision, channels_last=config.channels_last
+        )
+
+
+def _result(
+    space: SearchSpace, net: nn.Module, arch: ArchParameters, cost: ExpectedLatency | None, out: Path | None
+) -> SearchResult:
+    best = arch.argmax()
+    genotype = space.genotype(best)
+    predicted_ms = cost.total(arch.one_hot(best).weights) if cost is not None else None
+    expected_ms = cost.total(arch.probabilities()) if cost is not None else None
+    probabilities = arch.by_name(arch.probabilities())
+    if out is not None:
+        genotype.save(out / "genotype.json")
+        found = {
+            "genotype": genotype.short_id,
+            "predicted_ms": predicted_ms,
+            "expected_ms": expected_ms,
+            "probabilities": probabilities,
+        }
+        write_atomically(out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
+    return SearchResult(genotype, predicted_ms, expected_ms, probabilities, net.cpu(), out)
+
+
+def _cosine(config: SearchConfig, epoch: int) -> float:
+    swing = (config.weight_lr - config.weight_lr_end) / 2
+    return config.weight_lr_end + swing * (1 + math.cos(math.pi * epoch / config.epochs))
+
+
+def _set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def _thaw(arch: ArchParameters, epoch: int, config: SearchConfig) -> None:
+    # A matrix without requires_grad gets no gradient, and Adam leaves parameters without one alone altogether.
+    for kind, matrix in arch.matrices.items():
+        matrix.requires_grad_(
+            epoch >= config.arch_from_epoch and (kind != "depth" or epoch >= config.depth_from_epoch)
+        )

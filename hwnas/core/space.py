@@ -1,0 +1,216 @@
+"""A search space: what a user writes, and what comes for free from it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwnas.core.choice import Choice, choices_of
+from hwnas.core.derive import derive
+from hwnas.core.genotype import Genotype
+from hwnas.errors import GenotypeError, InvalidInput
+from hwnas.record import Recording, record
+
+
+class Metric(Protocol):
+    """A quality measured over a whole data set."""
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in one batch: the network's outputs and the targets."""
+        ...
+
+    def compute(self) -> dict[str, Any]:
+        """The result so far; the first entry is the headline number, in percent where it is a rate."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
+
+
+class Preset(BaseModel):
+    """A named starting point: values for a space's fields, and settings for its search and its training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str
+    """One line that says what it is for."""
+    fields: dict[str, Any] = Field(default_factory=dict)
+    """Values for the space's own fields."""
+    search: dict[str, Any] = Field(default_factory=dict)
+    """Values for :class:`hwnas.SearchConfig`."""
+    fit: dict[str, Any] = Field(default_factory=dict)
+    """Values for :class:`hwnas.FitConfig`."""
+    batch: int = Field(8, ge=1)
+    """Images in a training batch."""
+
+
+class SearchSpace(BaseModel, ABC):
+    """What can be searched: a frozen model whose fields are its JSON and its command-line options.
+
+    A subclass says three things: :meth:`input_shape`, :meth:`supernet` and, where cross-entropy will not do,
+    :meth:`loss`. Recording, latency keys, derivation, random sampling and counting come for free.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    """Registered name, written into genotypes and tables."""
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    """Named starting points, by name."""
+
+    # A space is frozen, so what was read off its supernet once holds for good.
+    _recordings: dict[int, Recording] = PrivateAttr(default_factory=dict)
+    _choices: dict[str, Choice] = PrivateAttr(default_factory=dict)
+
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch: ``(channels, height, width)`` for images."""
+
+    @abstractmethod
+    def supernet(self) -> nn.Module:
+        """A fresh network with blocks in it, on the default device, weights initialised."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The task's loss in the search, a scalar. Default: cross-entropy."""
+        return functional.cross_entropy(outputs, targets)
+
+    def fit_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss when the derived network is trained. Default: the same as in the search."""
+        return self.loss(outputs, targets)
+
+    def metric(self) -> Metric | None:
+        """A fresh metric for evaluation, or None where there is none."""
+        return None
+
+    @classmethod
+    def from_preset(cls, preset: str | None = None, **fields: Any) -> Self:
+        """The space with a preset's fields, overridden by ``fields``.
+
+        Raises:
+            InvalidInput: no such preset, or values that the fields refuse.
+        """
+        values = dict(cls.preset(preset).fields) if preset else {}
+        try:
+            return cls(**{**values, **fields})
+        except ValidationError as error:
+            raise InvalidInput(f"{cls.name} cannot be made from {fields}: {error}") from error
+
+    @classmethod
+    def preset(cls, preset: str) -> Preset:
+        """The preset of that name.
+
+        Raises:
+            InvalidInput: there is none.
+        """
+        if preset not in cls.presets:
+            known = ", ".join(cls.presets) or "none"
+            raise InvalidInput(f'{cls.name} has no preset "{preset}"; it has: {known}.')
+        return cls.presets[preset]
+
+    def record(self, batch: int = 1) -> Recording:
+        """All op uses of the supernet with their conditions, at this space's input shape; nothing is computed."""
+        if batch not in self._recordings:
+            with torch.device("meta"):
+                supernet = self.supernet()
+                inputs = torch.empty(batch, *self.input_shape())
+            self._recordings[batch] = record(supernet, [inputs])
+        return self._recordings[batch]
+
+    def choices(self) -> dict[str, Choice]:
+        """The choices of the supernet by name."""
+        if not self._choices:
+            with torch.device("meta"):
+                self._choices.update(choices_of(self.supernet()))
+        return dict(self._choices)
+
+    def genotype(self, assignment: Mapping[str, int]) -> Genotype:
+        """The canonical genotype of an assignment (name → option index): choices that cannot matter are dropped.
+
+        Raises:
+            GenotypeError: a choice that matters is missing.
+        """
+        choices = self.choices()
+        live = self.record().live_choices(assignment)
+        missing = [name for name in live if name not in assignment]
+        if missing:
+            raise GenotypeError(f"nothing is decided about {', '.join(missing)}.")
+        named = {name: choices[name].options[assignment[name]] for name in sorted(live)}
+        return Genotype(space=self.name, fields=self.model_dump(mode="json"), choices=named)
+
+    def assignment(self, genotype: Genotype) -> dict[str, int]:
+        """The option indices that ``genotype`` names, checked against this space.
+
+        Raises:
+            GenotypeError: another space, other fields, an unknown choice or option, or a choice that matters missing.
+        """
+        if genotype.space != self.name:
+            raise GenotypeError(f'the genotype is of the space "{genotype.space}", not of "{self.name}".')
+        mine = self.model_dump(mode="json")
+        differing = [
+            f"  {name}: genotype {genotype.fields.get(name)!r}, space {mine.get(name)!r}"
+            for name in sorted(mine.keys() | genotype.fields.keys())
+            if mine.get(name) != genotype.fields.get(name)
+        ]
+        if differing:
+            raise GenotypeError(
+                "the genotype was found in a space with other fields:\n" + "\n".join(differing) + "\n"
+                f"Rebuild its own space with  {type(self).__name__}(**genotype.fields)."
+            )
+        choices = self.choices()
+        indices: dict[str, int] = {}
+        for name, option in genotype.choices.items():
+            if name not in choices or option not in choices[name].options:
+                known = ", ".join(choices[name].options) if name in choices else "no such choice"
+                raise GenotypeError(f'"{name}" cannot be "{option}" ({known}).')
+            indices[name] = choices[name].options.index(option)
+        missing = [name for name in self.record().live_choices(indices) if name not in indices]
+        if missing:
+            raise GenotypeError(f"the genotype decides nothing about {', '.join(missing)}.")
+        return indices
+
+    def build(self, genotype: Genotype, supernet: nn.Module | None = None) -> nn.Module:
+        """The plain network that ``genotype`` describes.
+
+        Args:
+            genotype: an architecture of this space.
+            supernet: where to take the weights from; default: a fresh one.
+
+        Raises:
+            GenotypeError: the genotype does not fit this space.
+        """
+        assignment = self.assignment(genotype)
+        return derive(self.supernet() if supernet is None else supernet, assignment)
+
+    def random(self, generator: torch.Generator | None = None) -> Genotype:
+        """A random architecture: every choice uniform over its options."""
+        assignment = {
+            name: int(torch.randint(len(choice.options), (), generator=generator))
+            for name, choice in self.choices().items()
+        }
+        return self.genotype(assignment)
+
+    def cardinality(self) -> int:
+        """How many different networks there are: assignments that differ only where it cannot matter count once.
+
+        Choices that decide whether other choices matter are enumerated, the rest multiplied.
+        """
+        choices, recording = self.choices(), self.record()
+        gates = sorted({name for use in recording.blocks for name, _ in use.condition})
+        total = 0
+        for values in itertools.product(*(range(len(choices[name].options)) for name in gates)):
+            gate = dict(zip(gates, values, strict=True))
+            live = recording.live_choices(gate)
+            # A gate that is itself cut away must not multiply the count: count it at its first option only.
+            if any(name not in live and value != 0 for name, value in gate.items()):
+                continue
+            total += math.prod(len(choices[name].options) for name in live if name not in gate)
+        return total

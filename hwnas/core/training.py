@@ -1,0 +1,107 @@
+"""What search and fit share of training: where it runs, in which precision, and the guarded step."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hwnas.errors import InvalidInput, NonFiniteLoss
+
+Precision = Literal["fp32", "bf16"]
+
+
+def torch_device(name: str) -> torch.device:
+    """The torch device that ``name`` means; ``"auto"`` is the first CUDA device, or the CPU.
+
+    Raises:
+        InvalidInput: a CUDA device is asked for and torch sees none, or the name means nothing.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidInput(f'"{name}" is no torch device; expected "auto", "cpu", "cuda" or "cuda:N".') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput(f'training on "{name}" was asked for, but torch sees no CUDA device here; use "cpu".')
+    return device
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """A context in which matrix work runs in bf16, or one that changes nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+class GuardedStep:
+    """Optimiser steps that are skipped, not taken, when the loss or a gradient is not finite.
+
+    Low precision overflows now and then, and one NaN in a running statistic or a momentum buffer spoils all that
+    follows. Statistics that the bad forward pass spoiled begin anew.
+
+    Args:
+        network: whose weights are clipped and whose batch norms are watched.
+        clip: largest norm of the weights' gradient; None: unlimited.
+        patience: how many skipped steps in a row are borne.
+    """
+
+    def __init__(self, network: nn.Module, *, clip: float | None, patience: int = 20) -> None:
+        self.network = network
+        self.clip = clip
+        self.patience = patience
+        self.skipped_in_a_row = 0
+        self.skipped = 0
+
+    def __call__(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> bool:
+        """Clear the gradients, back-propagate ``loss`` and step; True if the step was taken.
+
+        Raises:
+            NonFiniteLoss: more than ``patience`` steps in a row were not finite.
+        """
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        moved = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in moved if parameter.grad is not None])
+        if bool(torch.isfinite(loss.detach() + norm.to(loss.device))):
+            if self.clip is not None:
+                nn.utils.clip_grads_with_norm_(moved, self.clip, norm)
+            for optimiser in optimisers:
+                optimiser.step()
+            self.skipped_in_a_row = 0
+            return True
+        self.skipped_in_a_row += 1
+        self.skipped += 1
+        for module in self.network.modules():
+            if isinstance(module, _BatchNorm) and module.running_var is not None:
+                statistics = torch.stack([module.running_mean, module.running_var])  # type: ignore[list-item]
+                if not bool(torch.isfinite(statistics).all()):
+                    module.reset_running_stats()
+        if self.skipped_in_a_row > self.patience:
+            raise NonFiniteLoss(
+                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row "
+                f"(last loss: {float(loss.detach()):.4g}). Lower the learning rate, or train in fp32 "
+                "(--set precision=fp32)."
+            )
+        return False
+
+
+def batch_to(device: torch.device, batch: Any, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """A loader's ``(inputs, targets)`` on ``device``.
+
+    Raises:
+        InvalidInput: the batch is not a pair.
+    """
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        raise InvalidInput(f"a loader must yield (inputs, targets), got {type(batch).__name__}.")
+    inputs, targets = batch
+    inputs = inputs.to(device, non_blocking=True)
+    if channels_last and inputs.dim() == 4:
+        inputs = inputs.to(memory_format=torch.channels_last)
+    return inputs, targets.to(device, non_blocking=True)
