@@ -1,0 +1,133 @@
+"""What a segmentation data set is: pairs of a normalised image and a map of class numbers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hwnas.errors import InvalidInput
+from hwnas.segmentation.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    VOID,
+    JointAugmentation,
+    resize_image,
+    resize_label,
+    seeded,
+)
+
+Colour = tuple[int, int, int]
+Pixels = NDArray[np.uint8]
+
+
+class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
+    """Images with a class for every pixel.
+
+    ``dataset[i]`` gives the image, float32 ``[3, H, W]``, normalised by :attr:`mean` and :attr:`std`, and the
+    target, int64 ``[H, W]``, holding class numbers and :attr:`ignore_index` where the class is unknown.
+    ``dataset[i, seed]`` draws the augmentation from ``seed`` instead of torch's global random state, which is
+    how :func:`~hwnas.segmentation.loaders.training_loader` makes it independent of the worker processes.
+
+    A subclass sets :attr:`classes` and :attr:`palette` and implements ``__len__``, :meth:`read` and
+    :meth:`name`; it calls ``super().__init__`` **last**, since ``cache=True`` reads every image there.
+
+    Args:
+        size: height and width to which images (bilinear) and labels (nearest) are brought; None keeps theirs.
+        augment: True for :class:`JointAugmentation` with its defaults, or one of your own.
+        cache: decode and resize once, and keep the bytes (4 per pixel) in memory.
+    """
+
+    classes: tuple[str, ...]
+    """Names, in the order of the class numbers."""
+    palette: tuple[Colour, ...]
+    """An RGB colour (0…255) for each class."""
+    ignore_index: int = VOID
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __init__(
+        self,
+        *,
+        size: tuple[int, int] | None = None,
+        augment: bool | JointAugmentation = False,
+        cache: bool = False,
+    ) -> None:
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise InvalidInput(f"size is (height, width), both at least 1; got {size}")
+        self.size = None if size is None else (int(size[0]), int(size[1]))
+        self.augment: JointAugmentation | None
+        if isinstance(augment, JointAugmentation):
+            self.augment = augment
+        else:
+            self.augment = JointAugmentation(mean=self.mean) if augment else None
+        self._cached: list[tuple[Tensor, Tensor]] | None = None
+        if cache:
+            self._cached = [self._load(index) for index in range(len(self))]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """The image, uint8 ``[H, W, 3]`` RGB, and its label map, uint8 ``[H, W]``, class numbers and 255."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """A short name of one image, fit for a file name."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes are learnt and scored."""
+        return len(self.classes)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        seed = None
+        if isinstance(index, tuple):
+            index, seed = index
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} in a data set of {len(self)} images")
+        index %= len(self)
+        image, label = self._load(index) if self._cached is None else self._cached[index]
+        if self.augment is None:
+            pixels = image.float() / 255
+        else:
+            with seeded(seed):
+                pixels, label = self.augment(image, label)
+        return self.normalise(pixels), label.long()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Colours in 0…1, ``[…, 3, H, W]``, as the network sees them: zero mean, unit deviation."""
+        return (pixels - _channels(self.mean)) / _channels(self.std)
+
+    def denormalise(self, image: Tensor) -> Tensor:
+        """The inverse of :meth:`normalise`, clipped to 0…1."""
+        return (image.cpu() * _channels(self.std) + _channels(self.mean)).clamp(0, 1)
+
+    def _load(self, index: int) -> tuple[Tensor, Tensor]:
+        pixels, labels = self.read(index)
+        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        label = torch.from_numpy(labels)
+        if self.size is None:
+            return image, label
+        return resize_image(image, self.size), resize_label(label, self.size)
+
+
+def _channels(values: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(values)[:, None, None]
+
+
+def distinct_colours(count: int) -> tuple[Colour, ...]:
+    """A colour for each of ``count`` classes, well apart: hues by the golden angle, three brightnesses."""
+    from colorsys import hsv_to_rgb
+
+    colours = []
+    for index in range(count):
+        red, green, blue = hsv_to_rgb(index * 0.381966 % 1, 0.75, (0.95, 0.7, 0.45)[index % 3])
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return tuple(colours)

@@ -1,0 +1,65 @@
+"""Batches, drawn so that a run can be repeated bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from hwnas.errors import InvalidInput
+from hwnas.segmentation.dataset import SegmentationDataset
+
+Batch = tuple[Tensor, Tensor]
+
+
+class SeededShuffle(Sampler[tuple[int, int]]):
+    """Every index once in random order, each with a seed for its augmentation.
+
+    A pass takes one number from torch's global random state and derives the rest from it. So what a pass yields
+    depends on that state alone, not on how many workers there are, whether they persist, or what else draws
+    random numbers meanwhile.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        seeds = torch.randint(2**62, (self.length,), generator=generator).tolist()
+        yield from zip(order, seeds, strict=True)
+
+
+def training_loader(
+    dataset: SegmentationDataset, batch_size: int, *, num_workers: int = 0, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """Shuffled batches of exactly ``batch_size``; the images left over are dropped, others in each pass.
+
+    Raises:
+        InvalidInput: if the data set does not fill one batch.
+    """
+    if not 1 <= batch_size <= len(dataset):
+        raise InvalidInput(
+            f"batch_size must lie in 1…{len(dataset)}, the size of the data set; got {batch_size}"
+        )
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=SeededShuffle(len(dataset)),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        drop_last=True,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def evaluation_loader(
+    dataset: SegmentationDataset, batch_size: int = 1, *, num_workers: int = 0, pin_memory: bool = False
+) -> DataLoader[Batch]:
+    """All images in order; the last batch may be smaller."""
+    return DataLoader(dataset, batch_size, num_workers=num_workers, pin_memory=pin_memory)

@@ -1,0 +1,106 @@
+"""Pictures of predictions, for a run's report."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwnas.errors import InvalidInput
+from hwnas.segmentation.dataset import Colour, Pixels, SegmentationDataset
+from hwnas.segmentation.transforms import VOID
+
+_GAP = 4
+"""White pixels between the panels."""
+
+
+def colourise(
+    labels: Tensor | Pixels, palette: Sequence[Colour], *, ignore_index: int = VOID, void: Colour = (0, 0, 0)
+) -> Pixels:
+    """A label map ``[H, W]`` as an RGB picture, uint8 ``[H, W, 3]``.
+
+    Raises:
+        InvalidInput: if a label is neither in the palette nor ``ignore_index``.
+    """
+    numbers = labels.cpu().numpy() if isinstance(labels, Tensor) else labels
+    strange = sorted(set(np.unique(numbers).tolist()) - set(range(len(palette))) - {ignore_index})
+    if strange:
+        raise InvalidInput(f"labels {strange} are not in the palette of {len(palette)} colours")
+    table = np.array([*palette, void], dtype=np.uint8)
+    return table[np.where(numbers == ignore_index, len(palette), numbers)]
+
+
+def save_triptych(
+    path: str | Path, dataset: SegmentationDataset, image: Tensor, target: Tensor, prediction: Tensor
+) -> Path:
+    """Write image, ground truth and prediction side by side as a PNG; returns the path.
+
+    Args:
+        path: file to write, replaced in one step; its folder is made if need be.
+        dataset: gives the palette, and undoes its own normalisation.
+        image: ``[3, H, W]`` as the data set gives it.
+        target: ``[H, W]`` class numbers; void is black.
+        prediction: ``[H, W]`` class numbers.
+    """
+    from PIL import Image
+
+    size = tuple(image.shape[-2:])
+    if tuple(target.shape) != size or tuple(prediction.shape) != size:
+        raise InvalidInput(
+            f"image, target and prediction must share their height and width; "
+            f"got {list(image.shape)}, {list(target.shape)} and {list(prediction.shape)}"
+        )
+    photo = (dataset.denormalise(image) * 255).round().byte().permute(1, 2, 0).numpy()
+    gap = np.full((size[0], _GAP, 3), 255, np.uint8)
+    truth = colourise(target, dataset.palette, ignore_index=dataset.ignore_index)
+    guess = colourise(prediction, dataset.palette, ignore_index=dataset.ignore_index)
+    picture = Image.fromarray(np.concatenate([photo, gap, truth, gap, guess], axis=1))
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            picture.save(file, format="PNG")
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+@torch.no_grad()
+def save_predictions(
+    network: nn.Module,
+    dataset: SegmentationDataset,
+    folder: str | Path,
+    indices: Iterable[int],
+    *,
+    device: str | torch.device = "cpu",
+) -> list[Path]:
+    """Write one triptych for each index, named after the image; the network is left in the mode it came in.
+
+    Args:
+        network: gives logits ``[1, C, H, W]`` for an image ``[1, 3, H, W]``; already on ``device``.
+        dataset: where the images come from; without augmentation, if you want to see the whole image.
+        folder: where the PNG files go.
+        indices: which images.
+        device: where to compute.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        paths = []
+        for index in indices:
+            image, target = dataset[index]
+            logits = network(image[None].to(device))
+            path = Path(folder) / f"{dataset.name(index)}.png"
+            paths.append(save_triptych(path, dataset, image, target, logits.argmax(dim=1)[0].cpu()))
+        return paths
+    finally:
+        network.train(was_training)

@@ -1,0 +1,81 @@
+"""From the name of a data set, as written on the command line, to the data set."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from hwnas.errors import InvalidInput
+from hwnas.segmentation.dataset import SegmentationDataset
+
+GROUP = "hwnas.datasets"
+"""Entry-point group in which other packages offer theirs."""
+
+_BUILT_IN = {
+    "synthetic": "hwnas.segmentation.synthetic:SyntheticScenes",
+    "camvid": "hwnas.segmentation.camvid:CamVid",
+    "cityscapes": "hwnas.segmentation.cityscapes:Cityscapes",
+    "idd_lite": "hwnas.segmentation.idd_lite:IddLite",
+    "folders": "hwnas.segmentation.folders:ImageLabelFolders",
+}
+
+
+def known_datasets() -> dict[str, str]:
+    """Name → ``package.module:Class``, of the built-in data sets and of those that other packages offer."""
+    return _BUILT_IN | {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def open_dataset(text: str, split: str = "train", **options: Any) -> SegmentationDataset:
+    """The data set that a text names.
+
+    Args:
+        text: ``"synthetic"``, ``"camvid:DIR"``, ``"cityscapes:DIR"``, ``"folders:DIR"``, another name from the
+            entry-point group ``hwnas.datasets``, or ``"package.module:Class"`` with or without ``":DIR"``.
+        split: its part, usually ``"train"`` or ``"val"``.
+        **options: passed to its constructor (``size``, ``augment``, ``cache`` …).
+
+    Raises:
+        InvalidInput: if there is no such data set, or it wants a folder and none is given, or the reverse.
+        DataError: if what lies in the folder is not such a data set.
+    """
+    name, _, rest = text.partition(":")
+    known = known_datasets()
+    if name in known:
+        module_name, _, class_name = known[name].partition(":")
+        root = rest
+    else:
+        module_name = name
+        class_name, _, root = rest.partition(":")
+    kind = _find_class(text, module_name, class_name, known)
+    parameters = inspect.signature(kind).parameters
+    if "root" not in parameters and root:
+        raise InvalidInput(f"{text.removesuffix(':' + root)} takes no folder; got {root!r}")
+    if "root" in parameters and parameters["root"].default is inspect.Parameter.empty and not root:
+        raise InvalidInput(f"{text} needs a folder: write {text.rstrip(':')}:DIR")
+    unknown = sorted(set(options) - set(parameters))
+    if unknown and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        taken = ", ".join(key for key in parameters if key not in ("root", "split"))
+        raise InvalidInput(f"{text} has no option {', '.join(unknown)}; it takes {taken}")
+    place = {"root": root} if root else {}
+    return kind(**place, split=split, **options)
+
+
+def _find_class(
+    text: str, module_name: str, class_name: str, known: dict[str, str]
+) -> type[SegmentationDataset]:
+    names = f"known are {', '.join(sorted(known))}, and package.module:Class"
+    if not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise InvalidInput(f"no data set is called {text!r}; {names}")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        # The named module, or a package around it, is not there; what it imports itself is another matter.
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise InvalidInput(f"no data set is called {text!r}; {names}") from None
+        raise
+    kind = getattr(module, class_name, None)
+    if not isinstance(kind, type) or not issubclass(kind, SegmentationDataset):
+        raise InvalidInput(f"{module_name}:{class_name} is not a SegmentationDataset; {names}")
+    return kind

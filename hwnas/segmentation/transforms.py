@@ -1,0 +1,149 @@
+"""Augmentation of an image together with its label map.
+
+The geometry is ours and the colour is kornia's; the measurements behind this are in
+``docs/decisions/0004-augmentation.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hwnas.errors import InvalidInput
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+VOID = 255
+"""The label of pixels that are neither learnt nor scored, in every data set of this wing."""
+
+
+@dataclass(frozen=True)
+class JointAugmentation:
+    """Random scale, crop, flip and colour, drawn from torch's global random state.
+
+    Applied to ``image`` uint8 ``[3, H, W]`` and ``label`` uint8 ``[H, W]``; gives ``image`` float32
+    ``[3, h, w]`` in 0…1 (not yet normalised) and ``label`` uint8 ``[h, w]``, where ``(h, w)`` is ``crop``.
+    A crop larger than the scaled image is filled with the mean colour (zero once normalised) and with void.
+    """
+
+    crop: tuple[int, int] | None = None
+    """Height and width of what comes out; ``None`` keeps those of what goes in."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Least and largest magnification, drawn uniformly."""
+    flip: float = 0.5
+    """Probability of a mirror image."""
+    brightness: float = 0.3
+    """Largest relative change; 0 leaves brightness alone. Likewise for contrast and saturation."""
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.0
+    """Largest turn of the colour circle, in 0…0.5. Ten times as costly as the other three together."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Colour of the padding, in 0…1."""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise InvalidInput(f"scale must be (least, largest) with 0 < least <= largest; got {self.scale}")
+        if not 0 <= self.flip <= 1:
+            raise InvalidInput(f"flip is a probability in 0…1; got {self.flip}")
+        if self.crop is not None and min(self.crop) < 1:
+            raise InvalidInput(f"crop is a (height, width) of at least one pixel; got {self.crop}")
+        for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
+            if not 0 <= getattr(self, name) <= most:
+                raise InvalidInput(f"{name} must lie in 0…{most:g}; got {getattr(self, name)}")
+
+    def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw one augmentation and apply it to both."""
+        height, width = label.shape
+        crop_height, crop_width = self.crop or (height, width)
+        low, high = self.scale
+        magnification = low + (high - low) * float(torch.rand(()))
+        # Only the window that the crop will show is resized: the cost does not grow with the magnification.
+        rows = _place(height, crop_height, magnification)
+        columns = _place(width, crop_width, magnification)
+        patch = resize_image(image[:, rows.source, columns.source], (rows.length, columns.length))
+        labels = resize_label(label[rows.source, columns.source], (rows.length, columns.length))
+        is_mirrored = float(torch.rand(())) < self.flip
+        pixels = self._recoloured(patch.float() / 255)
+
+        canvas = torch.tensor(self.mean)[:, None, None].repeat(1, crop_height, crop_width)
+        target = torch.full((crop_height, crop_width), VOID, dtype=torch.uint8)
+        canvas[:, rows.target, columns.target] = pixels
+        target[rows.target, columns.target] = labels
+        return (canvas.flip(-1), target.flip(-1)) if is_mirrored else (canvas, target)
+
+    def _recoloured(self, pixels: Tensor) -> Tensor:
+        strengths = (self.brightness, self.contrast, self.saturation, self.hue)
+        if not any(strengths):
+            return pixels
+        recoloured: Tensor = _colour_jitter(*strengths)(pixels[None])[0]
+        return recoloured
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """Along one axis: which pixels of the source are shown, and where in the crop they go."""
+
+    source: slice
+    target: slice
+
+    @property
+    def length(self) -> int:
+        return int(self.target.stop - self.target.start)
+
+
+def _place(extent: int, crop: int, magnification: float) -> _Placement:
+    """Put a crop at a random place over (or, where it is larger, around) a magnified axis."""
+    window = max(1, round(crop / magnification))
+    slack = extent - window
+    start = min(0, slack) + int(torch.randint(abs(slack) + 1, ()))
+    first, last = max(0, start), min(extent, start + window)
+    begin = round((first - start) * crop / window)
+    end = max(begin + 1, round((last - start) * crop / window))
+    if end > crop:  # one source pixel, less than half a crop pixel wide, at the far edge
+        begin, end = crop - 1, crop
+    return _Placement(slice(first, last), slice(begin, end))
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A uint8 image ``[3, H, W]`` at another ``(height, width)``: bilinear, averaging when it shrinks."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return functional.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+
+
+def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """A uint8 label map ``[H, W]`` at another ``(height, width)``: the value at the nearest pixel centre."""
+    if tuple(label.shape) == size:
+        return label
+    # "nearest" takes the corner pixel and so shifts labels against a bilinear image; "nearest-exact" does not.
+    return functional.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Run a block with torch's CPU random state set from ``seed``, and put the old state back; None: no change."""
+    if seed is None:
+        yield
+        return
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+@lru_cache(maxsize=8)
+def _colour_jitter(brightness: float, contrast: float, saturation: float, hue: float) -> Any:
+    from kornia.augmentation import ColorJitter  # 0.2 s to import
+
+    return ColorJitter(brightness, contrast, saturation, hue, p=1.0)
