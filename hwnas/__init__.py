@@ -1,0 +1,42 @@
+"""hwnas: hardware-aware neural architecture search.
+
+A search space gives a supernet, a latency table says what its ops cost on one device, and a differentiable search
+finds the network that does the task well within the milliseconds.
+"""
+
+from hwnas.core.arch import ArchParameters as ArchParameters
+from hwnas.core.arch import assigned as assigned
+from hwnas.core.choice import Choice as Choice
+from hwnas.core.choice import ChoiceBlock as ChoiceBlock
+from hwnas.core.choice import DepthBlock as DepthBlock
+from hwnas.core.choice import InputBlock as InputBlock
+from hwnas.core.derive import derive as derive
+from hwnas.core.expected import ExpectedLatency as ExpectedLatency
+from hwnas.core.fit import FitConfig as FitConfig
+from hwnas.core.fit import evaluate as evaluate
+from hwnas.core.fit import fit as fit
+from hwnas.core.genotype import Genotype as Genotype
+from hwnas.core.progress import Progress as Progress
+from hwnas.core.search import SearchConfig as SearchConfig
+from hwnas.core.search import SearchData as SearchData
+from hwnas.core.search import SearchResult as SearchResult
+from hwnas.core.search import search as search
+from hwnas.core.space import Metric as Metric
+from hwnas.core.space import Preset as Preset
+from hwnas.core.space import SearchSpace as SearchSpace
+from hwnas.errors import HwnasError as HwnasError
+from hwnas.errors import SpaceError as SpaceError
+from hwnas.layers import Add as Add
+from hwnas.layers import Concat as Concat
+from hwnas.layers import Conv as Conv
+from hwnas.layers import PoolLinear as PoolLinear
+from hwnas.layers import Resize as Resize
+from hwnas.ops import Op as Op
+from hwnas.ops import OpKey as OpKey
+from hwnas.ops import OpSpec as OpSpec
+from hwnas.ops import register_op as register_op
+from hwnas.record import record as record
+from hwnas.segmentation.losses import OhemCrossEntropy as OhemCrossEntropy
+from hwnas.segmentation.metrics import MeanIoU as MeanIoU
+
+__version__ = "0.1.0"

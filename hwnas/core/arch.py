@@ -74,7 +74,9 @@ class ArchParameters(nn.Module):
         """
         unknown = set(assignment) - set(self.rows)
         if unknown:
-            raise InvalidInput(f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}.")
+            raise InvalidInput(
+                f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}."
+            )
         index = []
         for choice in self.choices:
             option = assignment.get(choice.name, 0)
@@ -110,7 +112,9 @@ class ArchParameters(nn.Module):
                 offset += len(matrix)
         unknown = set(logits) - set(self.rows)
         if unknown:
-            raise InvalidInput(f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}.")
+            raise InvalidInput(
+                f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}."
+            )
 
     def by_name(self, values: Tensor) -> dict[str, list[float]]:
         """A matrix ``[choices, options]`` as lists by choice name, padding cut off; for logs."""
@@ -125,7 +129,9 @@ class ArchParameters(nn.Module):
 
 
 @contextmanager
-def assigned(supernet: nn.Module, arch: ArchParameters, draw: Draw, *, gradient: bool = True) -> Iterator[None]:
+def assigned(
+    supernet: nn.Module, arch: ArchParameters, draw: Draw, *, gradient: bool = True
+) -> Iterator[None]:
     """Give every block of ``supernet`` its share of ``draw`` for the body, and take it away again.
 
     Args:

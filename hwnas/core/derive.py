@@ -95,13 +95,13 @@ def _fold(module: nn.Module, assignment: Mapping[str, int], done: dict[int, nn.M
     return folded
 
 
-
-
 def _index(block: Block, assignment: Mapping[str, int]) -> int:
     choice = block.choice
     index = assignment.get(choice.name)
     if index is None:
         raise GenotypeError(f'the genotype decides nothing about "{choice.name}", which this network needs.')
     if not 0 <= index < len(choice.options):
-        raise GenotypeError(f'choice "{choice.name}" has options 0 to {len(choice.options) - 1}, got {index}.')
+        raise GenotypeError(
+            f'choice "{choice.name}" has options 0 to {len(choice.options) - 1}, got {index}.'
+        )
     return index

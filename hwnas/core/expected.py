@@ -77,7 +77,9 @@ class ExpectedLatency(nn.Module):
         # Shorter conditions are padded with one more factor that is always 1.
         padded = [list(group) + [len(factors)] * (longest - len(group)) for group in groups]
         self.register_buffer("factor_matrix", matrix)
-        self.register_buffer("group_factors", torch.tensor(padded, dtype=torch.long).reshape(len(groups), longest))
+        self.register_buffer(
+            "group_factors", torch.tensor(padded, dtype=torch.long).reshape(len(groups), longest)
+        )
         self.register_buffer("group_ms", torch.tensor(totals))
         self.register_buffer(
             "penalised_rows", torch.tensor([choice.penalised for choice in choices]).unsqueeze(-1)

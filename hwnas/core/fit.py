@@ -119,13 +119,20 @@ def fit(
                 step(value, optimiser)
                 values: dict[str, Any] = {"loss": float(value.detach())}
                 averages.add(**values)
-                run.log.write("step", epoch=epoch, step=run.step, lr=optimiser.param_groups[0]["lr"], **values)
+                run.log.write(
+                    "step", epoch=epoch, step=run.step, lr=optimiser.param_groups[0]["lr"], **values
+                )
                 report(Progress(epoch, config.epochs, run.step, False, values))
             values = {**averages.means(), "skipped_steps": step.skipped}
             last = epoch + 1 == config.epochs
             if val is not None and metric is not None and (last or (epoch + 1) % config.validate_every == 0):
                 found = evaluate_with(
-                    network, val, metric, device=device, precision=config.precision, channels_last=config.channels_last
+                    network,
+                    val,
+                    metric,
+                    device=device,
+                    precision=config.precision,
+                    channels_last=config.channels_last,
                 )
                 values["val"] = found
             values["seconds"] = time.perf_counter() - began

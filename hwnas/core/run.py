@@ -180,7 +180,9 @@ class Run:
             return
         if save:
             self._save()
-        saved = f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
+        saved = (
+            f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
+        )
         raise Interrupted(f"stopped in epoch {self._epoch} after {self.step} steps; saved in {saved}.")
 
     def _begin(self, resume: bool) -> int | None:
@@ -252,5 +254,7 @@ class Run:
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
-        return {key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}{name}.").items()}
+        return {
+            key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}{name}.").items()
+        }
     return {prefix.rstrip("."): value}

@@ -218,7 +218,9 @@ def search(
             net.train()
             for batch, arch_batch in run.batches(data.steps()):
                 if arch_batch is not None:
-                    loss, task, ms = _loss(space, net, arch, cost, config, temperature, generator, arch_batch, None)
+                    loss, task, ms = _loss(
+                        space, net, arch, cost, config, temperature, generator, arch_batch, None
+                    )
                     if arch_moves(arch):
                         step(loss, alphas)
                 penalised = cost if arch_batch is None else None
@@ -232,11 +234,15 @@ def search(
                     values["draw_ms"] = ms
                 averages.add(**values)
                 run.log.write("step", epoch=epoch, step=run.step, temperature=temperature, **values)
-                report(Progress(epoch, config.epochs, run.step, False, {"temperature": temperature, **values}))
+                report(
+                    Progress(epoch, config.epochs, run.step, False, {"temperature": temperature, **values})
+                )
             died = config.pruner.prune(arch, epoch)
             values = _epoch_values(arch, cost, averages, metric, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
-            if data.val is not None and ((epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs):
+            if data.val is not None and (
+                (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
+            ):
                 values["val"] = _validate(space, net, arch, data.val, device, config)
             values["seconds"] = time.perf_counter() - began
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
@@ -299,7 +305,12 @@ def _epoch_values(
 
 
 def _validate(
-    space: SearchSpace, net: nn.Module, arch: ArchParameters, val: Batches, device: torch.device, config: SearchConfig
+    space: SearchSpace,
+    net: nn.Module,
+    arch: ArchParameters,
+    val: Batches,
+    device: torch.device,
+    config: SearchConfig,
 ) -> dict[str, Any]:
     metric = space.metric()
     if metric is None:

@@ -26,9 +26,13 @@ def torch_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InvalidInput(f'"{name}" is no torch device; expected "auto", "cpu", "cuda" or "cuda:N".') from error
+        raise InvalidInput(
+            f'"{name}" is no torch device; expected "auto", "cpu", "cuda" or "cuda:N".'
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput(f'training on "{name}" was asked for, but torch sees no CUDA device here; use "cpu".')
+        raise InvalidInput(
+            f'training on "{name}" was asked for, but torch sees no CUDA device here; use "cpu".'
+        )
     return device
 
 
