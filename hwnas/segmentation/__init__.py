@@ -1,4 +1,4 @@
-"""Semantic segmentation: data sets, augmentation, loss and metric. A task wing that the search core knows nothing of."""
+"""Semantic segmentation: data sets, augmentation, loss and metric; a task that the core knows nothing of."""
 
 from hwnas.segmentation.camvid import CamVid as CamVid
 from hwnas.segmentation.cityscapes import Cityscapes as Cityscapes

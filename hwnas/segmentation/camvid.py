@@ -14,10 +14,10 @@ from hwnas.segmentation.transforms import VOID, JointAugmentation
 class CamVid(PairedFiles):
     """Street scenes from a driving car, 11 classes, 480×360 in SegNet's version (Brostow et al., 2009).
 
-    Layout: ``images/SPLIT/NAME.jpg``, ``labels/SPLIT/NAME.png`` (class number, 255 = void) and, where there is
-    one, ``SPLIT.txt`` with a name a line. Names begin with the sequence they were filmed in
-    (``0006R0_f00930``): neighbouring frames are near-duplicates, so hold out whole sequences when you choose
-    a recipe.
+    Layout: ``images/SPLIT/NAME.jpg``, ``labels/SPLIT/NAME.png`` (class number, 255 = void) and, where
+    there is one, ``SPLIT.txt`` with a name a line. Names begin with the sequence they were filmed in
+    (``0006R0_f00930``): neighbouring frames are near-duplicates, so hold out whole sequences when you
+    choose a recipe.
 
     Args:
         root: the folder that holds ``images`` and ``labels``.

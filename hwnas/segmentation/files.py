@@ -37,8 +37,8 @@ class PairedFiles(SegmentationDataset):
         cache: see there.
 
     Raises:
-        DataError: if there are no pairs, or a label file is missing; on reading, if an image cannot be read, if
-            the two sizes differ, or if a label holds a value outside ``values``.
+        DataError: if there are no pairs, or a label file is missing; on reading, if an image cannot be read,
+            if the two sizes differ, or if a label holds a value outside ``values``.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class PairedFiles(SegmentationDataset):
             )
         if image.shape[:2] != label.shape:
             raise DataError(
-                f"{pair.image} is {image.shape[1]}x{image.shape[0]} (width x height) but its label {pair.label} "
-                f"is {label.shape[1]}x{label.shape[0]}; they must be of one size"
+                f"{pair.image} is {image.shape[1]}x{image.shape[0]} (width x height) but its label "
+                f"{pair.label} is {label.shape[1]}x{label.shape[0]}; they must be of one size"
             )
         is_known = self._is_known[label]
         if not is_known.all():

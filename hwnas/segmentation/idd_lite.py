@@ -12,8 +12,8 @@ from hwnas.segmentation.transforms import VOID, JointAugmentation
 class IddLite(PairedFiles):
     """Indian street scenes, 7 classes, 320×227 (Varma et al., 2019).
 
-    Layout: ``leftImg8bit/SPLIT/SEQUENCE/*_image.jpg`` and ``gtFine/SPLIT/SEQUENCE/*_label.png`` (class number,
-    255 = void). The images are not all of one height: give a ``size`` to batch them.
+    Layout: ``leftImg8bit/SPLIT/SEQUENCE/*_image.jpg`` and ``gtFine/SPLIT/SEQUENCE/*_label.png`` (class
+    number, 255 = void). The images are not all of one height: give a ``size`` to batch them.
 
     Args:
         root: the folder that holds ``leftImg8bit`` and ``gtFine``.

@@ -17,9 +17,9 @@ Batch = tuple[Tensor, Tensor]
 class SeededShuffle(Sampler[tuple[int, int]]):
     """Every index once in random order, each with a seed for its augmentation.
 
-    A pass takes one number from torch's global random state and derives the rest from it. So what a pass yields
-    depends on that state alone, not on how many workers there are, whether they persist, or what else draws
-    random numbers meanwhile.
+    A pass takes one number from torch's global random state and derives the rest from it. So what a pass
+    yields depends on that state alone, not on how many workers there are, whether they persist, or what else
+    draws random numbers meanwhile.
     """
 
     def __init__(self, length: int) -> None:

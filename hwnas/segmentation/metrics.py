@@ -26,8 +26,8 @@ class MeanIoU:
     """Mean intersection over union from one confusion matrix over the whole set.
 
     IoU of a class = true positives / (true positives + false positives + false negatives), summed over all
-    images first: the mean of per-image scores is another number. Classes that occur neither in the targets nor
-    in the predictions are left out of the mean. The matrix is counted by torchmetrics.
+    images first: the mean of per-image scores is another number. Classes that occur neither in the targets
+    nor in the predictions are left out of the mean. The matrix is counted by torchmetrics.
 
     Args:
         num_classes: how many classes are scored.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -31,8 +32,8 @@ def open_dataset(text: str, split: str = "train", **options: Any) -> Segmentatio
     """The data set that a text names.
 
     Args:
-        text: ``"synthetic"``, ``"camvid:DIR"``, ``"cityscapes:DIR"``, ``"folders:DIR"``, another name from the
-            entry-point group ``hwnas.datasets``, or ``"package.module:Class"`` with or without ``":DIR"``.
+        text: ``"synthetic"``, ``"camvid:DIR"``, ``"cityscapes:DIR"``, ``"folders:DIR"``, another name from
+            the entry-point group ``hwnas.datasets``, or ``"package.module:Class"``, with or without a folder.
         split: its part, usually ``"train"`` or ``"val"``.
         **options: passed to its constructor (``size``, ``augment``, ``cache`` …).
 
@@ -59,12 +60,13 @@ def open_dataset(text: str, split: str = "train", **options: Any) -> Segmentatio
         taken = ", ".join(key for key in parameters if key not in ("root", "split"))
         raise InvalidInput(f"{text} has no option {', '.join(unknown)}; it takes {taken}")
     place = {"root": root} if root else {}
-    return kind(**place, split=split, **options)
+    dataset: SegmentationDataset = kind(**place, split=split, **options)
+    return dataset
 
 
 def _find_class(
     text: str, module_name: str, class_name: str, known: dict[str, str]
-) -> type[SegmentationDataset]:
+) -> Callable[..., SegmentationDataset]:
     names = f"known are {', '.join(sorted(known))}, and package.module:Class"
     if not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise InvalidInput(f"no data set is called {text!r}; {names}")

@@ -8,16 +8,17 @@ import numpy as np
 
 from hwnas.errors import InvalidInput
 from hwnas.segmentation.dataset import Colour, Pixels, SegmentationDataset
-from hwnas.segmentation.scene import draw_scene
+from hwnas.segmentation.scenes import draw_scene
 from hwnas.segmentation.transforms import JointAugmentation
 
 
 class SyntheticScenes(SegmentationDataset):
-    """Random streets in perspective, 8 classes and void, drawn by :func:`~hwnas.segmentation.scene.draw_scene`.
+    """Random streets in perspective, 8 classes and void, drawn by
+    :func:`~hwnas.segmentation.scenes.draw_scene`.
 
-    Image ``i`` of a split is the same whenever and wherever it is drawn: it depends on ``seed``, ``split``, ``i``
-    and ``size`` alone. Splits are different streets. Numbers obtained here say whether something learns; they say
-    nothing about real streets.
+    Image ``i`` of a split is the same whenever and wherever it is drawn: it depends on ``seed``, ``split``,
+    ``i`` and ``size`` alone. Splits are different streets. Numbers obtained here say whether something
+    learns; they say nothing about real streets.
 
     Args:
         split: any name; the usual are ``"train"`` and ``"val"``.

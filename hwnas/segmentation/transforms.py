@@ -124,13 +124,13 @@ def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
     """A uint8 label map ``[H, W]`` at another ``(height, width)``: the value at the nearest pixel centre."""
     if tuple(label.shape) == size:
         return label
-    # "nearest" takes the corner pixel and so shifts labels against a bilinear image; "nearest-exact" does not.
+    # "nearest" takes the corner pixel and so shifts labels against a bilinear image; this does not.
     return functional.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Run a block with torch's CPU random state set from ``seed``, and put the old state back; None: no change."""
+    """Run a block with torch's CPU random state set from ``seed``, if not None, and restored afterwards."""
     if seed is None:
         yield
         return
