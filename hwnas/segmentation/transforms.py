@@ -117,7 +117,10 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """A uint8 image ``[3, H, W]`` at another ``(height, width)``: bilinear, averaging when it shrinks."""
     if tuple(image.shape[-2:]) == size:
         return image
-    return functional.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+    # torch's fast kernel for bytes fails an internal assertion where the result is one pixel (seen in 2.13).
+    source = image.float() if size == (1, 1) else image
+    resized = functional.interpolate(source[None], size, mode="bilinear", align_corners=False, antialias=True)
+    return resized[0].round().byte() if size == (1, 1) else resized[0]
 
 
 def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,0 +1,122 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from hwnas.errors import InvalidInput
+from hwnas.segmentation import JointAugmentation, SegmentationDataset
+from hwnas.segmentation.dataset import distinct_colours
+
+
+class Squares(SegmentationDataset):
+    """A grey square on black, counted each time it is read."""
+
+    classes = ("black", "grey")
+    palette = ((0, 0, 0), (128, 128, 128))
+
+    def __init__(self, length=3, **options):
+        self.length = length
+        self.reads = 0
+        super().__init__(**options)
+
+    def __len__(self):
+        return self.length
+
+    def name(self, index):
+        return f"square_{index}"
+
+    def read(self, index):
+        self.reads += 1
+        label = np.zeros((9, 13), np.uint8)
+        label[2:6, 3 : 5 + index] = 1
+        label[0, 0] = 255
+        return np.repeat((label == 1)[..., None] * np.uint8(128), 3, axis=2), label
+
+
+def test_item_is_normalised_image_and_int64_target():
+    image, target = Squares()[1]
+    assert (image.dtype, tuple(image.shape)) == (torch.float32, (3, 9, 13))
+    assert (target.dtype, tuple(target.shape)) == (torch.int64, (9, 13))
+    assert target.unique().tolist() == [0, 1, 255]
+    # Red of a grey pixel: (128/255 - 0.485) / 0.229
+    assert image[0, 3, 3].item() == pytest.approx((128 / 255 - 0.485) / 0.229)
+
+
+def test_denormalise_undoes_normalise():
+    pixels = torch.rand(3, 4, 5)
+    assert torch.allclose(Squares().denormalise(Squares().normalise(pixels)), pixels, atol=1e-6)
+
+
+def test_size_resizes_both():
+    image, target = Squares(size=(17, 21))[0]
+    assert tuple(image.shape) == (3, 17, 21)
+    assert tuple(target.shape) == (17, 21)
+    assert set(target.unique().tolist()) <= {0, 1, 255}
+
+
+def test_padding_is_exactly_zero_once_normalised():
+    image, target = Squares(augment=JointAugmentation(scale=(0.5, 0.5)))[0]
+    assert (
+        image[:, target == 255].abs().max() <= (128 / 255) / 0.2
+    )  # the one real void pixel may be among them
+    corner_is_padding = target[:, 0].eq(255).all() or target[:, -1].eq(255).all()
+    assert corner_is_padding
+    edge = 0 if target[:, 0].eq(255).all() else -1
+    assert image[:, :, edge].abs().max() == 0
+
+
+def test_cache_reads_each_image_once_and_changes_nothing():
+    plain, cached = Squares(size=(8, 8)), Squares(size=(8, 8), cache=True)
+    for _ in range(3):
+        for index in range(3):
+            assert torch.equal(plain[index][0], cached[index][0])
+            assert torch.equal(plain[index][1], cached[index][1])
+    assert cached.reads == 3
+
+
+def test_augmenting_leaves_the_cache_alone():
+    dataset = Squares(cache=True, augment=True)
+    before = [(image.clone(), label.clone()) for image, label in dataset._cached]
+    for index in range(3):
+        dataset[index]
+    for (image, label), (old_image, old_label) in zip(dataset._cached, before, strict=True):
+        assert torch.equal(image, old_image)
+        assert torch.equal(label, old_label)
+
+
+def test_a_seed_decides_the_augmentation():
+    dataset = Squares(augment=True)
+    first = dataset[1, 7]
+    torch.manual_seed(0)
+    again = dataset[1, 7]
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(dataset[1, 8][0], first[0])
+
+
+def test_indices_end_where_the_data_ends():
+    dataset = Squares()
+    assert len(list(dataset)) == 3
+    assert torch.equal(dataset[-1][0], dataset[2][0])
+    with pytest.raises(IndexError, match="index 3 in a data set of 3 images"):
+        dataset[3]
+
+
+def test_size_must_be_positive():
+    with pytest.raises(InvalidInput, match=r"size is \(height, width\), both at least 1; got \(0, 4\)"):
+        Squares(size=(0, 4))
+
+
+def test_distinct_colours_are_distinct():
+    assert len(set(distinct_colours(60))) == 60
+
+
+def test_import_is_light():
+    code = (
+        "import sys, hwnas.segmentation as s; "
+        "print([m for m in ('kornia', 'torchmetrics', 'PIL', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,90 @@
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from hwnas.errors import DataError, InvalidInput
+from hwnas.segmentation import ImageLabelFolders, SyntheticScenes, known_datasets, open_dataset, registry
+
+
+class Mine(SyntheticScenes):
+    """Stands for a data set of somebody else's package."""
+
+
+def test_built_in_names():
+    assert {"synthetic", "camvid", "cityscapes", "folders", "idd_lite"} <= set(known_datasets())
+
+
+def test_names_point_to_what_is_there():
+    for text in known_datasets().values():
+        module, _, name = text.partition(":")
+        assert registry._find_class(text, module, name, {}).__name__ == name
+
+
+def test_synthetic_with_options():
+    dataset = open_dataset("synthetic", "val", size=(32, 48), length=3, augment=True)
+    assert type(dataset) is SyntheticScenes
+    assert (len(dataset), dataset.name(0)) == (3, "val_00000")
+    assert dataset.augment is not None
+
+
+def test_folders_with_a_folder(folders):
+    dataset = open_dataset(f"folders:{folders}", "train", size=(8, 8))
+    assert type(dataset) is ImageLabelFolders
+    assert tuple(dataset[0][0].shape) == (3, 8, 8)
+
+
+def test_camvid(real_data):
+    assert len(open_dataset(f"camvid:{real_data('camvid')}", "val")) == 101
+
+
+def test_a_class_by_its_place(folders):
+    assert type(open_dataset(f"{__name__}:Mine", "val", length=2)) is Mine
+    text = f"hwnas.segmentation.folders:ImageLabelFolders:{folders}"
+    assert len(open_dataset(text)) == 2
+
+
+def test_a_class_from_an_entry_point(monkeypatch):
+    point = EntryPoint("mine", f"{__name__}:Mine", "hwnas.datasets")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "hwnas.datasets" else [])
+    assert type(open_dataset("mine", "val", length=2)) is Mine
+
+
+@pytest.mark.parametrize("text", ["cityscape:/data", "nothing", "no.such.module:Class", "", ":x", "a b:C"])
+def test_unknown_names_list_the_known_ones(text):
+    with pytest.raises(InvalidInput) as caught:
+        open_dataset(text, "train")
+    assert f"no data set is called {text!r}; known are camvid, cityscapes, folders" in str(caught.value)
+
+
+def test_not_a_data_set():
+    with pytest.raises(InvalidInput, match="pathlib:Path is not a SegmentationDataset; known are"):
+        open_dataset("pathlib:Path")
+
+
+def test_a_folder_is_wanted():
+    with pytest.raises(InvalidInput, match="camvid needs a folder: write camvid:DIR"):
+        open_dataset("camvid", "train")
+
+
+def test_no_folder_is_wanted():
+    with pytest.raises(InvalidInput, match="synthetic takes no folder; got '/data'"):
+        open_dataset("synthetic:/data", "train")
+
+
+def test_unknown_option(folders):
+    with pytest.raises(InvalidInput, match=r"has no option colour; it takes size, augment, cache"):
+        open_dataset(f"folders:{folders}", "train", colour=True)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="no folder"):
+        open_dataset(f"cityscapes:{tmp_path / 'nowhere'}", "train")
+
+
+def test_a_module_that_fails_to_import_says_why(tmp_path, monkeypatch):
+    (tmp_path / "hasty_module.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+        open_dataset("hasty_module:Scenes")
+    assert "hasty_module" not in sys.modules

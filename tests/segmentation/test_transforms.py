@@ -1,0 +1,155 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from hwnas.errors import InvalidInput
+from hwnas.segmentation.transforms import VOID, JointAugmentation, resize_image, resize_label, seeded
+
+PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+
+
+def painted(height=24, width=30):
+    """An image whose colour is its label: 20 times the class number."""
+    label = torch.arange(height * width).reshape(height, width).div(width * height / 10).to(torch.uint8)
+    label[:, width // 2 :] += 1
+    return (label * 20)[None].repeat(3, 1, 1), label
+
+
+def test_identity_changes_nothing():
+    image, label = painted()
+    pixels, target = JointAugmentation(scale=(1, 1), flip=0, **PLAIN)(image, label)
+    assert torch.equal(pixels, image.float() / 255)
+    assert torch.equal(target, label)
+
+
+def test_flip_mirrors_both():
+    image, label = painted()
+    pixels, target = JointAugmentation(scale=(1, 1), flip=1, **PLAIN)(image, label)
+    assert torch.equal(pixels, image.flip(-1).float() / 255)
+    assert torch.equal(target, label.flip(-1))
+
+
+@pytest.mark.parametrize("crop", [(16, 16), (17, 23), (140, 150), None])
+def test_image_and_label_stay_together(crop):
+    # Colours tell the labels; only pixels at class borders, blended by the resizing, may differ.
+    image, label = painted(192, 240)
+    augment = JointAugmentation(crop=crop, **PLAIN)
+    for seed in range(30):
+        with seeded(seed):
+            pixels, target = augment(image, label)
+        assert pixels.shape == (3, *(crop or (192, 240)))
+        assert target.shape == pixels.shape[1:]
+        assert target.dtype == torch.uint8
+        is_known = target != VOID
+        off = (pixels[0] * 255 - target * 20.0).abs()[is_known]
+        assert (off < 0.6).float().mean() > 0.6
+        assert off.max() <= 20.6  # blended with a neighbour class at most, never misplaced by more
+
+
+def test_padding_is_mean_and_void():
+    image, label = painted()
+    mean = (0.1, 0.2, 0.3)
+    augment = JointAugmentation(scale=(0.5, 0.5), mean=mean)
+    with seeded(3):
+        pixels, target = augment(image, label)
+    # Half the height and half the width remain: a quarter of the area.
+    is_padding = target == VOID
+    assert int(is_padding.sum()) == 24 * 30 * 3 // 4
+    assert torch.equal(pixels[:, is_padding], torch.tensor(mean)[:, None].expand(3, int(is_padding.sum())))
+
+
+def test_magnified_crop_has_no_padding():
+    image, label = painted()
+    for seed in range(20):
+        with seeded(seed):
+            _, target = JointAugmentation(scale=(1.0, 2.0))(image, label)
+        assert int((target == VOID).sum()) == 0
+
+
+def test_crops_reach_every_corner():
+    label = torch.arange(36).reshape(6, 6).to(torch.uint8)
+    augment = JointAugmentation(crop=(3, 3), scale=(1, 1), flip=0, **PLAIN)
+    seen = {int(augment(label[None].repeat(3, 1, 1), label)[1][0, 0]) for _ in range(300)}
+    assert seen == {row * 6 + column for row in range(4) for column in range(4)}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 3), (33, 47)])
+@pytest.mark.parametrize("crop", [(1, 1), (5, 64), (31, 2)])
+def test_any_size_goes(shape, crop):
+    label = torch.zeros(shape, dtype=torch.uint8)
+    image = torch.full((3, *shape), 128, dtype=torch.uint8)
+    augment = JointAugmentation(crop=crop, scale=(0.05, 8.0))
+    for seed in range(25):
+        with seeded(seed):
+            pixels, target = augment(image, label)
+        assert pixels.shape == (3, *crop)
+        assert int((target == 0).sum()) >= 1
+
+
+def test_colour_leaves_labels_and_range_alone():
+    image, label = painted()
+    changed = 0
+    for seed in range(5):
+        with seeded(seed):
+            pixels, target = JointAugmentation(scale=(1, 1), flip=0, hue=0.05)(image, label)
+        assert torch.equal(target, label)
+        assert 0 <= float(pixels.min()) <= float(pixels.max()) <= 1
+        changed += not torch.allclose(pixels, image.float() / 255, atol=0.01)
+    assert changed == 5
+
+
+def test_torch_state_decides_everything():
+    image, label = painted()
+    augment = JointAugmentation(hue=0.05)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = [augment(image, label) for _ in range(3)]
+    torch.set_rng_state(state)
+    second = [augment(image, label) for _ in range(3)]
+    for (a, b), (c, d) in zip(first, second, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    assert not torch.equal(first[0][0], first[1][0])
+
+
+def test_seeded_puts_the_state_back():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    with seeded(99):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+    with seeded(99):
+        assert torch.equal(torch.rand(3), first)
+
+
+def test_resizing_keeps_label_over_image():
+    # Doubling: every pixel becomes a 2×2 block in the label.
+    label = torch.tensor([[0, 1], [2, 3]], dtype=torch.uint8)
+    assert resize_label(label, (4, 4)).tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
+    # Halving takes the average of the image and one of the labels.
+    image = torch.tensor([[0, 100], [100, 200]], dtype=torch.uint8)[None].repeat(3, 1, 1)
+    assert resize_image(image, (1, 1)).flatten().tolist() == [100, 100, 100]
+
+
+@pytest.mark.parametrize("size", [(20, 31), (7, 5), (1, 1), (1, 6), (40, 80), (9, 13)])
+def test_bytes_are_resized_as_floats_are(size):
+    # A window into a larger image, as the crop takes it: torch has a kernel of its own for bytes.
+    image = torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8)[:, 5:35, 9:48]
+    reference = functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    assert (resize_image(image, size).float() - reference).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": (2.0, 0.5)}, "0 < least <= largest; got (2.0, 0.5)"),
+        ({"flip": 2.0}, "flip is a probability in 0…1; got 2.0"),
+        ({"crop": (0, 5)}, "at least one pixel; got (0, 5)"),
+        ({"hue": 0.6}, "hue must lie in 0…0.5; got 0.6"),
+        ({"contrast": -1.0}, "contrast must lie in 0…1; got -1.0"),
+    ],
+)
+def test_impossible_settings_are_refused(arguments, message):
+    with pytest.raises(InvalidInput) as caught:
+        JointAugmentation(**arguments)
+    assert message in str(caught.value)
