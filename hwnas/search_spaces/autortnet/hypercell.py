@@ -32,6 +32,14 @@ class FirstExit(nn.Module):
         return self.bring(older_NCHW), younger_NCHW
 
 
+class NewestOnly(nn.Module):
+    """The exit of the last hyper-cell: nothing follows that would read the older tensor."""
+
+    def forward(self, older_NCHW: Tensor, younger_NCHW: Tensor) -> Tensor:
+        """The younger tensor."""
+        return younger_NCHW
+
+
 class HyperCell(nn.Module):
     """A hyper-cell (Section 3.2): cells in a row; the choice β says after how many of them it is left (Eq. 5).
 
@@ -75,11 +83,13 @@ class HyperCell(nn.Module):
                 reduction=index == 0,
             )
             steps.append(CellStep(cell))
-        first = None if last else FirstExit(c_in[1], c_out)
+        exits: list[nn.Module | None] = [FirstExit(c_in[1], c_out), *[None] * (cells - 1)]
+        if last:
+            exits = [NewestOnly() for _ in range(cells)]
         depth = Choice(name=f"{name}.depth", options=tuple(str(n + 1) for n in range(cells)), kind="depth")
-        self.cells = DepthBlock(depth, steps, [first, *[None] * (cells - 1)])
+        self.cells = DepthBlock(depth, steps, exits)
 
-    def forward(self, older_NCHW: Tensor, younger_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """``(C_{i-1}, C_i)`` at the exit i."""
-        older, younger = self.cells(older_NCHW, younger_NCHW)
-        return older, younger
+    def forward(self, older_NCHW: Tensor, younger_NCHW: Tensor) -> tuple[Tensor, ...]:
+        """``(C_{i-1}, C_i)`` at the exit i; ``(C_i,)`` from the last hyper-cell."""
+        leaving = self.cells(older_NCHW, younger_NCHW)
+        return (leaving,) if isinstance(leaving, Tensor) else tuple(leaving)

@@ -64,12 +64,12 @@ class AutoRTNetwork(nn.Module):
 
     def forward(self, x_N3HW: Tensor) -> Tensor:
         """Class logits for every pixel."""
-        older = self.stem[0](x_N3HW)
-        younger = self.stem[1](older)
+        first = self.stem[0](x_N3HW)
+        state = (first, self.stem[1](first))
         outputs = []
         for hypercell in self.hypercells:
-            older, younger = hypercell(older, younger)
-            outputs.append(younger)
+            state = hypercell(*state)
+            outputs.append(state[-1])
         logits: Tensor = self.resize(self.head(self.aggregation(*outputs)), x_N3HW)
         return logits
 
