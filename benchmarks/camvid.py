@@ -103,18 +103,22 @@ def say(name: str) -> Any:
     return report
 
 
+def predicted_ms(space: AutoRTNet, table: LatencyTable, assignment: dict[str, int]) -> float:
+    """The sum of table rows over the ops that one architecture runs."""
+    return sum(table.latency_ms(key) * n for key, n in space.record().count(assignment).items())
+
+
 def random_genotype(
     space: AutoRTNet, table: LatencyTable, wanted_ms: float, seed: int
 ) -> tuple[Genotype, float, int]:
     """The first random architecture within 10 % of ``wanted_ms`` by the table, its latency, and how many were drawn."""
     generator = torch.Generator().manual_seed(seed)
-    recording = space.record()
     for drawn in range(1, 20001):
         assignment = {
             name: int(torch.randint(len(choice.options), (), generator=generator))
             for name, choice in space.choices().items()
         }
-        ms = sum(table.latency_ms(key) * n for key, n in recording.count(assignment).items())
+        ms = predicted_ms(space, table, assignment)
         if abs(ms / wanted_ms - 1) <= 0.1:
             return space.genotype(assignment), ms, drawn
     raise SystemExit(f"no random architecture within 10 % of {wanted_ms:.2f} ms in 20000 draws")
@@ -173,9 +177,7 @@ def train_and_measure(
     report = export_onnx(network, [example], out / "net.onnx", dynamic_batch=True, check=True)
     timing = measure_network(network, [example], backend)
     save_predictions(network, CamVid(options.data, "val"), out / "predictions", indices=(0, 50, 100))
-    predicted = sum(
-        table.latency_ms(key) * n for key, n in space.record().count(space.assignment(genotype)).items()
-    )
+    predicted = predicted_ms(space, table, space.assignment(genotype))
     return {
         "genotype": genotype.short_id,
         "depth": {n: v for n, v in genotype.choices.items() if n.endswith(".depth")},
@@ -198,6 +200,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=sorted(SCALES), default="cpu")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--set", action="append", default=[], help="search.NAME=JSON or fit.NAME=JSON")
+    parser.add_argument("--genotype", type=Path, help="leave the search out and train this architecture")
     parser.add_argument("--until", choices=["profile", "search", "end"], default="end")
     options = parser.parse_args()
     scale = SCALES[options.scale]
@@ -225,22 +228,25 @@ def main() -> None:
     config = SearchConfig(**{**preset, **scale["search"]})
     train, val = loaders(options.data, scale["search_batch"], scale["search_size"], scale["workers"])
     search_began = time.perf_counter()
-    result = search(
-        space,
-        table,
-        SearchData(train=train, val=val),
-        config,
-        out=options.work,
-        resume=(options.work / "search.json").exists(),
-        on_progress=say("search"),
-    )
+    if options.genotype:
+        genotype = Genotype.load(options.genotype)
+    else:
+        genotype = search(
+            space,
+            table,
+            SearchData(train=train, val=val),
+            config,
+            out=options.work,
+            resume=(options.work / "search.json").exists(),
+            on_progress=say("search"),
+        ).genotype
     search_seconds = time.perf_counter() - search_began
-    print(f"found {result.genotype.short_id}: {result.predicted_ms:.2f} ms, {search_seconds:.0f} s", flush=True)
+    found_ms = predicted_ms(space, table, space.assignment(genotype))
+    print(f"found {genotype.short_id}: {found_ms:.3f} ms, {search_seconds:.0f} s", flush=True)
     if options.until == "search":
         return
-    assert result.predicted_ms is not None
-    chosen, random_ms, drawn = random_genotype(space, table, result.predicted_ms, seed=1)
-    found = train_and_measure("found", result.genotype, space, backend, table, options, scale)
+    chosen, random_ms, drawn = random_genotype(space, table, found_ms, seed=1)
+    found = train_and_measure("found", genotype, space, backend, table, options, scale)
     write_report(options.work)
     rival = train_and_measure("random", chosen, space, backend, table, options, scale)
     date = datetime.now(UTC).date().isoformat()
