@@ -55,7 +55,7 @@ def training_loader(
         pin_memory=pin_memory,
         drop_last=True,
         # DataLoader draws a seed for its workers, once or at every pass, depending on how many there are.
-        # Ours need none: it draws from a generator of its own, and the global state moves by one number a pass.
+        # Ours need none: it draws from its own generator, and the global state moves by one number a pass.
         generator=torch.Generator(),
         persistent_workers=num_workers > 0,
     )

