@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hwnas.errors import InvalidInput
-
-
-class IoUScores(TypedDict):
-    """What :meth:`MeanIoU.compute` gives; all numbers in percent."""
-
-    miou: float
-    """Mean over the classes that occur."""
-    per_class: dict[str, float | None]
-    """Intersection over union by class name; None where a class is neither labelled nor predicted."""
-    pixel_accuracy: float
-    """Part of the labelled pixels that is predicted right."""
 
 
 class MeanIoU:
@@ -88,8 +77,11 @@ class MeanIoU:
         )
         self._confusion = counts if self._confusion is None else self._confusion + counts.to(self._confusion)
 
-    def compute(self) -> IoUScores:
-        """The scores of everything counted so far.
+    def compute(self) -> dict[str, Any]:
+        """The scores of everything counted so far, in percent.
+
+        ``"miou"``: mean over the classes that occur; ``"per_class"``: a score by name, None where a class is
+        neither labelled nor predicted; ``"pixel_accuracy"``: part of the labelled pixels that is right.
 
         Raises:
             InvalidInput: if no labelled pixel has been counted.
