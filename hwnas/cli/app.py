@@ -1,0 +1,76 @@
+"""The group of all verbs; an error becomes a sentence on stderr and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from hwnas.errors import HwnasError, Interrupted
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_VERBS = {
+    "demo": "demo",
+    "devices": "devices",
+    "spaces": "spaces",
+    "doctor": "doctor",
+    "profile": "profile",
+    "search": "search",
+    "derive": "derive",
+    "fit": "fit",
+    "eval": "evaluate",
+    "export": "export",
+    "measure": "measure",
+    "table": "table",
+    "report": "report",
+}
+"""Verb → the module of hwnas.cli that has it, as ``command``; imported when the verb is used."""
+
+
+class Verbs(click.Group):
+    """Verbs that are imported when they are used, and whose errors end in an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order in which one meets them."""
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of that name."""
+        if cmd_name not in _VERBS:
+            return None
+        command: click.Command = import_module(f"hwnas.cli.{_VERBS[cmd_name]}").command
+        return command
+
+    def main(self, args: Any = None, *rest: Any, **extra: Any) -> Any:
+        """Run; the arguments are kept, so that an interrupted verb can say how to go on."""
+        self._arguments = list(sys.argv[1:] if args is None else args)
+        return super().main(args, *rest, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; hwnas's own errors become a message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except (Interrupted, KeyboardInterrupt) as error:
+            click.echo(f"Interrupted: {error}" if str(error) else "Interrupted.", err=True)
+            click.echo(f"Go on with:  {self._resuming()}", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except HwnasError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            ctx.exit(EXIT_ERROR)
+
+    def _resuming(self) -> str:
+        arguments = list(self._arguments)
+        if arguments[:1] in (["search"], ["fit"]) and "--resume" not in arguments:
+            arguments.append("--resume")
+        return shlex.join(["hwnas", *arguments])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hwnas")
+def main() -> None:
+    """Hardware-aware neural architecture search: from a device's milliseconds to a network within them."""

@@ -1,0 +1,128 @@
+"""Which images a run learns from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hwnas.cli.settings import validated
+from hwnas.core.space import SearchSpace
+from hwnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from hwnas.segmentation.dataset import SegmentationDataset
+    from hwnas.segmentation.loaders import Batch
+
+
+class DataChoice(BaseModel):
+    """A data set, its splits and how it is loaded. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "synthetic"
+    """``synthetic``, ``camvid:DIR``, ``cityscapes:DIR``, ``folders:DIR``, ``package.module:Class[:DIR]``."""
+    batch: int = Field(8, ge=1)
+    """Images in a training batch."""
+    train: str = "train"
+    """Split that trains; several are joined by "+"."""
+    val: str = "val"
+    """Split that evaluates."""
+    arch: str | None = None
+    """Split that trains α and β in steps of their own (bilevel); null: the training split does."""
+    workers: int = Field(0, ge=0)
+    """Processes that load images."""
+    augment: bool = True
+    """Whether training images are scaled, mirrored and recoloured at random."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What else the data set's class takes: ``length``, ``seed``, ``cache`` …"""
+
+    @classmethod
+    def of(cls, name: str, batch: int, settings: dict[str, Any]) -> DataChoice:
+        """A choice from the command line: ``settings`` are this class's fields or options of the data set."""
+        own = {key: value for key, value in settings.items() if key in cls.model_fields}
+        options = {key: value for key, value in settings.items() if key not in cls.model_fields}
+        if name == "synthetic":
+            # Scenes are drawn, which takes longer than a training step on a small network.
+            options = {"cache": True, **options}
+        return validated(cls, {"name": name, "batch": batch, "options": options, **own})
+
+    def dataset(self, split: str, size: tuple[int, int], *, augment: bool = False) -> SegmentationDataset:
+        """One split at ``size`` (height, width)."""
+        from hwnas.segmentation.registry import open_dataset
+
+        return open_dataset(self.name, split, size=size, augment=augment, **self.options)
+
+    def training(self, split: str, size: tuple[int, int]) -> DataLoader[Batch]:
+        """Shuffled, augmented batches."""
+        from hwnas.segmentation.loaders import training_loader
+
+        dataset = self.dataset(split, size, augment=self.augment)
+        return training_loader(dataset, self.batch, num_workers=self.workers)
+
+    def evaluation(self, split: str, size: tuple[int, int]) -> DataLoader[Batch]:
+        """All images of a split, in order."""
+        from hwnas.segmentation.loaders import evaluation_loader
+
+        return evaluation_loader(self.dataset(split, size), self.batch, num_workers=self.workers)
+
+
+def class_count(data: str) -> int:
+    """Number of classes of a data set; its folder is opened only where the class itself does not say.
+
+    Raises:
+        InvalidInput: there is no such data set.
+        DataError: the folder is not one of that data set.
+    """
+    from hwnas.segmentation.registry import known_datasets, open_dataset
+
+    name, _, _ = data.partition(":")
+    target = known_datasets().get(name)
+    if target is not None:
+        from importlib import import_module
+
+        module, _, attribute = target.partition(":")
+        classes = getattr(getattr(import_module(module), attribute), "classes", None)
+        if classes:
+            return len(classes)
+    return open_dataset(data).num_classes
+
+
+def image_size(space: SearchSpace) -> tuple[int, int]:
+    """Height and width of a space's images.
+
+    Raises:
+        InvalidInput: its inputs are no images.
+    """
+    shape = space.input_shape()
+    if len(shape) != 3:
+        raise InvalidInput(
+            f"{space.name} takes inputs of shape {shape}, not images (channels, height, width)."
+        )
+    return shape[1], shape[2]
+
+
+def require_maps(space: SearchSpace, classes: int) -> None:
+    """Refuse a space whose networks do not give a map of logits for these classes.
+
+    Raises:
+        InvalidInput: the outputs have another shape.
+    """
+    import torch
+
+    genotype = space.random(torch.Generator().manual_seed(0))
+    with torch.device("meta"):
+        network = space.build(genotype).eval()
+        outputs = network(torch.empty(1, *space.input_shape()))
+    expected = (1, classes, *image_size(space))
+    if tuple(outputs.shape) != expected:
+        raise InvalidInput(
+            f"the networks of {space.name} give {tuple(outputs.shape)}, these data want {expected} (batch, "
+            "classes, height, width). The command line trains on segmentation data; for another task call "
+            "hwnas.search(space, table, hwnas.SearchData(train=...)) from Python."
+            if len(outputs.shape) != 4
+            else f"the networks of {space.name} tell {outputs.shape[1]} classes apart, the data have "
+            f"{classes}: leave num_classes out, or use --set num_classes={classes}."
+        )

@@ -1,0 +1,63 @@
+"""``hwnas demo``: the whole way on this machine, in minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hwnas.cli.choosing import choose_space
+from hwnas.cli.console import note
+from hwnas.cli.data import DataChoice
+from hwnas.cli.derive import describe
+from hwnas.cli.evaluate import run_eval
+from hwnas.cli.export import run_export
+from hwnas.cli.fit import run_fit
+from hwnas.cli.folder import RunFolder
+from hwnas.cli.machine import Machine, profile_space
+from hwnas.cli.measure import lines, run_measure
+from hwnas.cli.report import write_report
+from hwnas.cli.search import run_search, search_config
+from hwnas.cli.settings import changed, validated
+from hwnas.core.fit import FitConfig
+
+SEARCH = {"epochs": 6, "depth_from_epoch": 2, "validate_every": 3}
+"""Half as long as the preset "small": enough to see the search move."""
+FIT = {"epochs": 6, "validate_every": 3}
+SCENES = {"length": 96}
+
+
+@click.command("demo")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/demo"), show_default=True
+)
+@click.option("--backend", default="onnxruntime", show_default=True)
+@click.option("--short", is_flag=True, help="One epoch on a dozen scenes: to see that everything works.")
+def command(out: Path, backend: str, short: bool) -> None:
+    """Profile this CPU, search a small AutoRTNet on drawn scenes, train it, measure it: about two minutes.
+
+    Run again, it goes on where it stopped.
+    """
+    settings = {"epochs": 1, "depth_from_epoch": 0} if short else SEARCH
+    chosen = choose_space("autortnet", "small", {}, "synthetic")
+    config = search_config(chosen, settings, None, None, None)
+    images = DataChoice.of("synthetic", 4 if short else 8, {"length": 12} if short else SCENES)
+    machine = Machine(device="cpu", backend=backend)
+    folder = RunFolder(out)
+
+    table = profile_space(chosen.space, machine, out / "table.json")
+    run_search(chosen, table, images, config, out, resume=True)
+    size = describe(folder.genotype)
+    note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")
+    base = validated(FitConfig, chosen.space.preset("small").fit).model_dump()
+    run_fit(folder, images, validated(FitConfig, changed(base, {"epochs": 1} if short else FIT)), resume=True)
+    scores = run_eval(folder, images, images.val)
+    exported = run_export(folder)
+    measured = run_measure(folder, machine)
+    report = write_report(folder)
+
+    click.echo(f"\nmIoU       {scores['miou']:8.1f} %    of {scores['images']} drawn scenes never trained on")
+    for line in lines(measured):
+        click.echo(line)
+    click.echo(f"network    {exported['path']}")
+    click.echo(f"report     {report}")

@@ -1,0 +1,51 @@
+"""``hwnas derive``: what a genotype is as a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hwnas.cli.console import result
+from hwnas.cli.names import space_of
+from hwnas.core.genotype import Genotype
+
+
+@click.command("derive")
+@click.argument("genotype", type=click.Path(path_type=Path))
+@click.option("--layers", is_flag=True, help="Also list every op that runs, with its input shapes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(genotype: Path, layers: bool, as_json: bool) -> None:
+    """Fold a GENOTYPE (a file, or a run folder) into its network: size and architecture as text."""
+    found = Genotype.load(genotype / "genotype.json" if genotype.is_dir() else genotype)
+    values = describe(found)
+    lines = [
+        f"{found.space} {found.short_id}",
+        f"{values['parameters']:,} parameters, {values['ops']} ops",
+        "",
+        *(f"{name:<24} {option}" for name, option in found.choices.items()),
+    ]
+    if layers:
+        lines += ["", *values["layers"]]
+    result(values, lines, as_json=as_json)
+
+
+def describe(genotype: Genotype) -> dict[str, Any]:
+    """Parameters and ops of the network that a genotype describes; only shapes are computed."""
+    import torch
+
+    from hwnas.record import record
+
+    space = space_of(genotype)
+    with torch.device("meta"):
+        network = space.build(genotype)
+        recording = record(network, [torch.empty(1, *space.input_shape())])
+    return {
+        "space": genotype.space,
+        "genotype": genotype.short_id,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "ops": len(recording.ops),
+        "choices": genotype.choices,
+        "layers": [str(use.key) for use in recording.ops],
+    }

@@ -1,0 +1,148 @@
+"""A run's folder, read by the verbs that come after a search."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hwnas.cli.data import DataChoice
+from hwnas.cli.names import space_of
+from hwnas.cli.settings import validated
+from hwnas.core.fit import load_weights
+from hwnas.core.genotype import Genotype
+from hwnas.core.runlog import read_log
+from hwnas.core.space import SearchSpace
+from hwnas.errors import CheckpointError, DataError, InvalidInput
+from hwnas.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwnas.latency.table import LatencyTable
+
+
+class RunSetup(BaseModel):
+    """What a run was started with and no other file of it says; JSON in ``RUN/run.json``. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: DataChoice
+    """Its images; later verbs use the same."""
+    preset: str | None = None
+    """Name of the preset, whose settings for training ``hwnas fit`` takes."""
+
+    def save(self, run: Path) -> None:
+        """Write ``RUN/run.json``, atomically."""
+        write_atomically(run / "run.json", (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, run: Path) -> RunSetup | None:
+        """What a run's folder says, or None where it says nothing.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = run / "run.json"
+        if not path.is_file():
+            return None
+        try:
+            return cls.model_validate_json(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path} does not describe a run: {error}\nName the data with --data.") from error
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``RUN/``: run.json, search.json, table.json, genotype.json, result.json, the logs, weights.pt,
+    eval.json, net.onnx, measure.json, predictions/ and report.html; whatever exists of them.
+    """
+
+    path: Path
+
+    @property
+    def genotype(self) -> Genotype:
+        """The architecture that was found.
+
+        Raises:
+            GenotypeError: there is none yet.
+        """
+        return Genotype.load(self.path / "genotype.json")
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that it was found in, rebuilt from the genotype."""
+        return space_of(self.genotype)
+
+    def network(self, *, trained: bool = True) -> nn.Module:
+        """The derived network in eval mode, with the weights of ``weights.pt`` or fresh ones.
+
+        Raises:
+            CheckpointError: ``trained``, and there are no weights.
+        """
+        genotype = self.genotype
+        network = space_of(genotype).build(genotype)
+        if trained:
+            path = self.path / "weights.pt"
+            if not path.is_file():
+                raise CheckpointError(f"no weights at {path}; train them first:  hwnas fit {self.path}")
+            load_weights(network, path)
+        return network.eval()
+
+    def data(self, name: str | None, settings: dict[str, Any]) -> DataChoice:
+        """The data named on the command line, else those of the search.
+
+        Raises:
+            InvalidInput: neither names any.
+        """
+        setup = RunSetup.load(self.path)
+        recorded = setup.data if setup else None
+        if name is not None and (recorded is None or name != recorded.name):
+            return DataChoice.of(name, recorded.batch if recorded else 8, settings)
+        if recorded is None:
+            raise InvalidInput(f"{self.path} does not say which data it is for; name them with --data.")
+        own = {key: value for key, value in settings.items() if key in DataChoice.model_fields}
+        options = {key: value for key, value in settings.items() if key not in own}
+        return validated(
+            DataChoice, {**recorded.model_dump(), **own, "options": {**recorded.options, **options}}
+        )
+
+    def table(self) -> LatencyTable | None:
+        """The table that the search used, or None."""
+        from hwnas.latency.table import LatencyTable
+
+        path = self.path / "table.json"
+        return LatencyTable.load(path) if path.is_file() else None
+
+    def read(self, name: str) -> dict[str, Any]:
+        """One JSON file of the folder; empty where it does not exist.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: {error}") from error
+        return dict(found)
+
+    def write(self, name: str, values: dict[str, Any]) -> None:
+        """Write one JSON file into the folder, atomically."""
+        write_atomically(self.path / name, (json.dumps(values, indent=1) + "\n").encode())
+
+    def epochs(self, name: str) -> list[dict[str, Any]]:
+        """The epochs that a log ("search" or "fit") tells of, in order."""
+        return [event for event in read_log(self.path / f"{name}.log.jsonl") if event["event"] == "epoch"]
+
+    @property
+    def target_ms(self) -> float | None:
+        """The milliseconds that the search was asked for, if it was."""
+        penalty = self.read("search.json").get("config", {}).get("penalty", {})
+        target: float | None = penalty.get("target_ms")
+        return target

@@ -1,0 +1,123 @@
+"""``hwnas measure``: the milliseconds of the network that was found, beside those that were predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hwnas.cli.console import note, result
+from hwnas.cli.folder import RunFolder
+from hwnas.cli.machine import Machine, machine_options
+from hwnas.cli.settings import parse, sort_out, validated
+
+
+@click.command("measure")
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@machine_options
+@click.option("--batch", type=click.IntRange(1), help="Images in one inference [default: the table's].")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
+              help="A field of the stopping rule, or backend.NAME; repeatable.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help='One JSON object on stdout; "median_ms" is the number.')
+def command(
+    run: Path,
+    device: str | None,
+    backend: str | None,
+    precision: str | None,
+    threads: int | None,
+    batch: int | None,
+    settings: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Measure RUN's whole network, by default under its table's conditions; writes RUN/measure.json."""
+    from hwnas.latency.profile import ProfileSettings
+
+    homes = sort_out(parse(settings), {"profile": list(ProfileSettings.model_fields), "backend": None})
+    values = run_measure(
+        RunFolder(run),
+        Machine(device, backend, precision, threads),
+        batch=batch,
+        settings=homes["profile"],
+        backend_options=homes["backend"],
+    )
+    result(values, lines(values), as_json=as_json)
+
+
+def lines(values: dict[str, Any]) -> list[str]:
+    """The three numbers for people: asked, predicted, measured."""
+    shown = []
+    if values["asked_ms"] is not None:
+        shown.append(f"asked      {values['asked_ms']:8.2f} ms")
+    if values["predicted_ms"] is not None:
+        shown.append(f"predicted  {values['predicted_ms']:8.2f} ms   (sum of the table's rows)")
+    under = f"{values['device']}, {values['backend']} {values['precision']}, batch {values['batch']}"
+    number = f"measured   {values['median_ms']:8.2f} ms ± {values['spread_ms']:.2f}"
+    shown.append(f"{number}   (median of {values['count']} readings on {under})")
+    return shown
+
+
+def run_measure(
+    folder: RunFolder,
+    machine: Machine,
+    *,
+    batch: int | None = None,
+    settings: dict[str, Any] | None = None,
+    backend_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure, and keep it in the folder; what was not asked for is as in the run's table."""
+    import torch
+
+    from hwnas.latency.profile import ProfileSettings, measure_network
+
+    table = folder.table()
+    if table is not None:
+        header = table.header
+        machine = Machine(
+            machine.device or header.device.alias,
+            machine.backend or header.backend,
+            machine.precision or header.precision,
+            machine.threads or header.threads,
+        )
+        batch = batch or header.batch
+    batch = batch or 1
+    trained = (folder.path / "weights.pt").is_file()
+    network = folder.network(trained=trained)
+    if not trained:
+        note("no weights yet: measuring with fresh ones, which take the same time")
+    backend = machine.make(**(backend_options or {}))
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(batch, *folder.space.input_shape(), generator=generator)]
+    timing = measure_network(network, inputs, backend, validated(ProfileSettings, settings or {}))
+    predicted = folder.read("result.json").get("predicted_ms")
+    if predicted is not None and table is not None and not _same(table.header, backend, batch):
+        note(
+            "the run's table was measured under other conditions: its prediction is not for this measurement"
+        )
+        predicted = None
+    values = {
+        "median_ms": timing.median_ms,
+        "spread_ms": timing.spread_ms,
+        "count": timing.count,
+        "rounds": timing.rounds,
+        "asked_ms": folder.target_ms,
+        "predicted_ms": predicted,
+        "device": backend.device.name,
+        "backend": backend.name,
+        "precision": backend.precision,
+        "threads": backend.threads,
+        "batch": batch,
+        "trained": trained,
+        "versions": backend.versions(),
+    }
+    folder.write("measure.json", values)
+    return values
+
+
+def _same(header: Any, backend: Any, batch: int) -> bool:
+    return bool(
+        header.device.matches(backend.device)
+        and (header.backend, header.precision, header.batch) == (backend.name, backend.precision, batch)
+        and (header.device.kind != "cpu" or header.threads == backend.threads)
+    )

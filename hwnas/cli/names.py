@@ -1,0 +1,95 @@
+"""From the names written on the command line to classes; the only place that looks them up by string."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from hwnas.core.genotype import Genotype
+from hwnas.core.space import SearchSpace
+from hwnas.errors import GenotypeError, InvalidInput
+
+if TYPE_CHECKING:
+    from hwnas.latency.backend import LatencyBackend
+
+_SPACES = {
+    "autortnet": "hwnas.search_spaces.autortnet:AutoRTNet",
+    "chain": "hwnas.search_spaces.chain:Chain",
+}
+_BACKENDS = {
+    "torch": "hwnas.latency.torch:TorchBackend",
+    "onnxruntime": "hwnas.latency.onnxruntime:OnnxRuntimeBackend",
+    "fake": "hwnas.latency.fake:FakeBackend",
+}
+
+
+def known_spaces() -> dict[str, str]:
+    """Name → ``package.module:Class`` of the spaces: built-in, and the entry points."""
+    return _SPACES | {point.name: point.value for point in entry_points(group="hwnas.search_spaces")}
+
+
+def known_backends() -> dict[str, str]:
+    """Name → ``package.module:Class`` of the backends: built-in, and the entry points."""
+    return _BACKENDS | {point.name: point.value for point in entry_points(group="hwnas.latency_backends")}
+
+
+def find_space(name: str) -> type[SearchSpace]:
+    """The search space that ``name`` names.
+
+    Raises:
+        InvalidInput: there is none, or the class is no search space.
+    """
+    found = _find("search space", name, known_spaces())
+    if not isinstance(found, type) or not issubclass(found, SearchSpace):
+        raise InvalidInput(f'"{name}" names {found!r}, which is not a SearchSpace.')
+    return found
+
+
+def find_backend(name: str) -> type[LatencyBackend]:
+    """The latency backend that ``name`` names.
+
+    Raises:
+        InvalidInput: there is none, or the class is no latency backend.
+    """
+    from hwnas.latency.backend import LatencyBackend
+
+    found = _find("latency backend", name, known_backends())
+    if not isinstance(found, type) or not issubclass(found, LatencyBackend):
+        raise InvalidInput(f'"{name}" names {found!r}, which is not a LatencyBackend.')
+    return found
+
+
+def space_of(genotype: Genotype) -> SearchSpace:
+    """The space that a genotype was found in, rebuilt from what the genotype says.
+
+    Raises:
+        GenotypeError: its fields do not fit that space.
+    """
+    kind = find_space(genotype.space)
+    try:
+        return kind(**genotype.fields)
+    except ValueError as error:
+        raise GenotypeError(f"the genotype's fields do not fit {genotype.space}: {error}") from error
+
+
+def _find(what: str, name: str, known: dict[str, str]) -> Any:
+    target = known.get(name, name)
+    module_name, _, attribute = target.partition(":")
+    names = f"Known: {', '.join(sorted(known))}; or write package.module:Class."
+    parts = module_name.split(".")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in parts):
+        raise InvalidInput(f'no {what} is called "{name}". {names}')
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        # The named module, or a package around it, is missing; what it imports itself is another matter.
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise InvalidInput(f'no {what} is called "{name}": there is no {error.name}. {names}') from None
+        raise
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise InvalidInput(
+            f'no {what} is called "{name}": {module_name} has no {attribute}. {names}'
+        ) from None

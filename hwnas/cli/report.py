@@ -1,0 +1,216 @@
+"""``hwnas report``: a run as one page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hwnas.cli import drawing
+from hwnas.cli.derive import describe
+from hwnas.cli.diagram import architecture
+from hwnas.cli.folder import RunFolder
+from hwnas.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--png",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write the plots as PNG into this folder.",
+)
+def command(runs: Sequence[Path], png: Path | None) -> None:
+    """Write report.html into each of RUNS: curves, architecture, scores, predictions, milliseconds."""
+    for run in runs:
+        click.echo(str(write_report(RunFolder(run), png / run.name if png and len(runs) > 1 else png)))
+
+
+def write_report(folder: RunFolder, png: Path | None = None) -> Path:
+    """Write ``RUN/report.html`` from whatever the folder holds; returns its path.
+
+    Args:
+        folder: a run with at least a genotype.
+        png: folder for the plots as PNG files.
+
+    Raises:
+        GenotypeError: the run has found nothing yet.
+        MissingExtra: matplotlib is not installed.
+    """
+    figures = plots(folder)
+    if png is not None:
+        for name, (_, drawn) in figures.items():
+            drawing.save_png(drawn, png / f"{name}.png")
+    sections = [_numbers(folder), _architecture_text(folder)]
+    sections += [_section(title, drawing.as_svg(drawn)) for title, drawn in figures.values()]
+    sections += [_scores(folder), _predictions(folder), _conditions(folder)]
+    title = f"{folder.genotype.space} {folder.genotype.short_id}"
+    page = _PAGE.format(title=html.escape(title), body="\n".join(section for section in sections if section))
+    path = folder.path / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def plots(folder: RunFolder) -> dict[str, tuple[str, Figure]]:
+    """Every plot that the folder holds data for: file name → (title, figure)."""
+    genotype, space = folder.genotype, folder.space
+    choices = space.choices()
+    searched, fitted = folder.epochs("search"), folder.epochs("fit")
+    probabilities = searched[-1].get("probabilities", {}) if searched else {}
+    depths = {name: len(choice.options) for name, choice in choices.items() if choice.kind == "depth"}
+    options = {name: choice.options for name, choice in choices.items()}
+    measured = folder.read("measure.json")
+    # A measurement under other conditions than the table's has no place in the table's plot.
+    measured_ms = measured.get("median_ms") if measured.get("predicted_ms") is not None else None
+    makers: dict[str, tuple[str, Callable[[], Figure | None]]] = {
+        "architecture": (
+            "The network that was found",
+            lambda: architecture(
+                genotype.choices, {name: most for name, most in depths.items() if name in genotype.choices}
+            ),
+        ),
+        "depth": ("Number of cells during the search", lambda: drawing.depth_curves(searched)),
+        "latency": (
+            "Predicted latency during the search",
+            lambda: drawing.latency_curve(searched, folder.target_ms, measured_ms),
+        ),
+        "search_quality": ("Quality during the search", lambda: drawing.quality_curve(searched, "supernet")),
+        "fit_quality": ("Quality during training", lambda: drawing.quality_curve(fitted, "derived network")),
+        "probabilities": (
+            "Probabilities at the end of the search",
+            lambda: drawing.probability_map(options, probabilities),
+        ),
+    }
+    made = {name: (title, make()) for name, (title, make) in makers.items()}
+    return {name: (title, drawn) for name, (title, drawn) in made.items() if drawn is not None}
+
+
+def _numbers(folder: RunFolder) -> str:
+    measured = folder.read("measure.json")
+    predicted = folder.read("result.json").get("predicted_ms")
+    scores = folder.read("eval.json")
+    rows = []
+    if folder.target_ms is not None:
+        rows.append(("asked", f"{folder.target_ms:g} ms", "the target of the search"))
+    if predicted is not None:
+        rows.append(("predicted", f"{predicted:.2f} ms", "sum of the latency table's rows"))
+    if measured:
+        where = (
+            f"{measured['device']}, {measured['backend']} {measured['precision']}, batch {measured['batch']}"
+        )
+        if measured["predicted_ms"] is None and predicted is not None:
+            where += " (other conditions than the table's)"
+        rows.append(
+            (
+                "measured",
+                f"{measured['median_ms']:.2f} ± {measured['spread_ms']:.2f} ms",
+                f"{where}; {measured['count']} readings",
+            )
+        )
+    if scores:
+        name = scores["headline"]
+        label = "mIoU" if name == "miou" else name
+        rows.append(
+            (
+                label,
+                f"{scores[name]:.1f} %",
+                f"{scores['images']} images of {scores['data']}, split {scores['split']}",
+            )
+        )
+    size = describe(folder.genotype)
+    rows.append(("parameters", f"{size['parameters']:,}", f"{size['ops']} ops"))
+    return _table("In numbers", rows)
+
+
+def _architecture_text(folder: RunFolder) -> str:
+    choices = folder.genotype.choices
+    lines = "\n".join(f"{name:<24} {option}" for name, option in choices.items())
+    return f"<details><summary>Genotype</summary><pre>{html.escape(lines)}</pre></details>"
+
+
+def _scores(folder: RunFolder) -> str:
+    per_class = folder.read("eval.json").get("per_class")
+    if not per_class:
+        return ""
+    rows = [
+        (
+            name,
+            "–" if value is None else f"{value:.1f}",
+            f'<div class="bar" style="width:{value or 0:.1f}%"></div>',
+        )
+        for name, value in per_class.items()
+    ]
+    cells = "".join(
+        f'<tr><td>{html.escape(name)}</td><td class="n">{value}</td><td class="w">{bar}</td></tr>'
+        for name, value, bar in rows
+    )
+    return _section("Intersection over union by class [%]", f"<table>{cells}</table>")
+
+
+def _predictions(folder: RunFolder) -> str:
+    pictures = sorted((folder.path / "predictions").glob("*.png"))
+    if not pictures:
+        return ""
+    shown = "".join(
+        f'<figure><img alt="{html.escape(path.stem)}" src="data:image/png;base64,'
+        f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
+        for path in pictures
+    )
+    return _section("Image, truth and prediction", shown)
+
+
+def _conditions(folder: RunFolder) -> str:
+    table = folder.table()
+    config = folder.read("search.json").get("config", {})
+    rows = []
+    if table is not None:
+        header = table.header
+        where = f"{header.device.name}, batch {header.batch}, {header.threads} threads"
+        about = f"{where}, {len(table.rows)} rows, {header.created}"
+        rows.append(("latency table", f"{header.backend} {header.precision}", about))
+    rows += [(f"search.{name}", str(value), "") for name, value in config.items()]
+    rows += [
+        (f"{folder.genotype.space}.{name}", str(value), "") for name, value in folder.genotype.fields.items()
+    ]
+    return "<details><summary>Conditions and settings</summary>" + _table("", rows) + "</details>"
+
+
+def _table(title: str, rows: Sequence[tuple[str, Any, str]]) -> str:
+    cells = "".join(
+        f'<tr><td>{html.escape(name)}</td><td class="n">{html.escape(str(value))}</td>'
+        f"<td>{html.escape(note)}</td></tr>"
+        for name, value, note in rows
+    )
+    return _section(title, f"<table>{cells}</table>")
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>{f'<h2>{html.escape(title)}</h2>' if title else ''}{body}</section>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }}
+body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin: 2rem 0 .5rem; }}
+table {{ border-collapse: collapse; }}
+td {{ padding: .15rem .8rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }}
+td.n {{ font-variant-numeric: tabular-nums; white-space: nowrap; }} td.w {{ width: 16rem; }}
+.bar {{ background: #0072B2; height: .8rem; margin-top: .3rem; }}
+svg, img {{ max-width: 100%; height: auto; }} figure {{ margin: 0 0 1rem; }}
+figcaption {{ color: #666; font-size: .85rem; }}
+summary {{ cursor: pointer; margin-top: 1rem; }} details td.n {{ white-space: normal; }}
+</style></head><body>
+<h1>{title}</h1>
+{body}
+</body></html>
+"""

@@ -1,0 +1,195 @@
+"""``hwnas search``: find a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
+from hwnas.cli.console import note, result, watching
+from hwnas.cli.data import DataChoice, image_size, require_maps
+from hwnas.cli.folder import RunSetup
+from hwnas.cli.machine import Machine, default_table_path, machine_options, profile_space
+from hwnas.cli.names import find_space
+from hwnas.cli.settings import changed, parse, sort_out, validated
+from hwnas.core.search import SearchConfig, SearchData, SearchResult, search
+from hwnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from hwnas.latency.table import LatencyTable
+
+
+@click.command("search")
+@click.argument("space", required=False)
+@click.option(
+    "--lut",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A latency table, or none [default: profile here].",
+)
+@space_options
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Run folder [default: runs/SPACE]."
+)
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; its table and data are its own.")
+@click.option("--target-ms", type=float, help="Milliseconds to stay under (a hinge penalty).")
+@click.option("--latency-weight", type=float, help="λ, how much latency weighs against the task's loss.")
+@click.option(
+    "--penalty", type=click.Choice(["log", "linear", "target", "hinge"]), help="Form of the penalty."
+)
+@click.option("--batch", type=click.IntRange(1), help="Images in a training batch [default: the preset's].")
+@machine_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(
+    space: str | None,
+    lut: Path | None,
+    preset: str | None,
+    data: str | None,
+    settings: Sequence[str],
+    out: Path | None,
+    resume: bool,
+    target_ms: float | None,
+    latency_weight: float | None,
+    penalty: str | None,
+    batch: int | None,
+    device: str | None,
+    backend: str | None,
+    precision: str | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Search SPACE (default: autortnet) for a network that is good at the task and fast by a latency table.
+
+    --device, --backend, --precision and --threads say where latency is meant, and must match the table;
+    where to train is --set search.device=cuda. With nothing given: this machine's own table, a small preset,
+    drawn scenes.
+    """
+    machine = Machine(device, backend, precision, threads)
+    out = out or Path("runs") / (space or DEFAULT_SPACE).replace(":", "-")
+    kind = find_space(space or DEFAULT_SPACE)
+    config_fields = list(SearchConfig.model_fields)
+    homes = sort_out(
+        parse(settings), {"space": list(kind.model_fields), "search": config_fields, "data": None}
+    )
+    without = lut == Path("none")
+    table = None if without else _given_table(lut, out, resume, machine)
+    chosen = choose_space(
+        space, preset, homes["space"], data, table_fields=_fields_of(table, kind.name) if table else None
+    )
+    config = search_config(chosen, homes["search"], target_ms, latency_weight, penalty)
+    preset_batch = chosen.preset.batch if chosen.preset else 8
+    images = DataChoice.of(chosen.data, batch or preset_batch, homes["data"])
+    for assumption in chosen.assumed:
+        note(f"assuming {assumption}")
+    if table is None and not without:
+        path = default_table_path(chosen.space, machine)
+        note(f"assuming latency on this machine, by its own table {path} (--lut FILE for another)")
+        table = profile_space(chosen.space, machine, path)
+    found = run_search(chosen, table, images, config, out, resume=resume)
+    report_search(found, out, config, table, as_json=as_json)
+
+
+def run_search(
+    chosen: Chosen,
+    table: LatencyTable | None,
+    images: DataChoice,
+    config: SearchConfig,
+    out: Path,
+    *,
+    resume: bool,
+) -> SearchResult:
+    """Search, watched, with the table and the choice of data kept in the run's folder."""
+    space = chosen.space
+    size = image_size(space)
+    train = images.training(images.train, size)
+    require_maps(space, train.dataset.num_classes)  # type: ignore[attr-defined]  # DataLoader forgets which data set
+    search_data = SearchData(
+        train=train,
+        arch=images.training(images.arch, size) if images.arch else None,
+        val=images.evaluation(images.val, size),
+    )
+    if resume or not (out / "search.json").exists():
+        # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
+        if table is not None:
+            table.save(out / "table.json")
+        RunSetup(data=images, preset=chosen.preset_name).save(out)
+    with watching("search", len(train)) as on_progress:
+        return search(space, table, search_data, config, out=out, resume=resume, on_progress=on_progress)
+
+
+def search_config(
+    chosen: Chosen,
+    settings: Mapping[str, Any],
+    target_ms: float | None,
+    latency_weight: float | None,
+    penalty: str | None,
+) -> SearchConfig:
+    """The preset's config, changed by the options.
+
+    Raises:
+        InvalidInput: values that do not fit, or a penalty that lacks its target.
+    """
+    base = validated(SearchConfig, chosen.preset.search if chosen.preset else {}).model_dump()
+    options: dict[str, Any] = {}
+    form = penalty or ("hinge" if target_ms is not None else None)
+    if form in ("hinge", "target") and target_ms is None:
+        raise InvalidInput(f"--penalty {form} pulls towards a target: give --target-ms X as well.")
+    if form in ("log", "linear") and target_ms is not None:
+        raise InvalidInput(
+            f"--penalty {form} knows no target; use --penalty hinge or target with --target-ms."
+        )
+    if form is not None:
+        options["penalty.form"] = form
+    if target_ms is not None:
+        options["penalty.target_ms"] = target_ms
+    if latency_weight is not None:
+        options["penalty.weight"] = latency_weight
+    return validated(SearchConfig, changed(base, {**options, **settings}))
+
+
+def report_search(
+    found: SearchResult, out: Path, config: SearchConfig, table: LatencyTable | None, *, as_json: bool
+) -> None:
+    """Print what a search found."""
+    asked_ms = getattr(config.penalty, "target_ms", None)
+    values: dict[str, Any] = {
+        "run": str(out),
+        "genotype": found.genotype.short_id,
+        "asked_ms": asked_ms,
+        "predicted_ms": found.predicted_ms,
+        "expected_ms": found.expected_ms,
+    }
+    line = f"found {found.genotype.short_id}"
+    if table is not None:
+        header = table.header
+        values |= {"device": header.device.name, "backend": header.backend, "precision": header.precision}
+        under = f"{header.device.name}, {header.backend} {header.precision}, batch {header.batch}"
+        line += f": {found.predicted_ms:.2f} ms predicted on {under}"
+        line += f", asked for {asked_ms:g} ms" if asked_ms is not None else ""
+    result(
+        values,
+        [line, f"next:  hwnas fit {out} && hwnas measure {out} && hwnas report {out}"],
+        as_json=as_json,
+    )
+
+
+def _given_table(lut: Path | None, out: Path, resume: bool, machine: Machine) -> LatencyTable | None:
+    from hwnas.latency.table import LatencyTable
+
+    kept = out / "table.json"
+    path = lut or (kept if resume and kept.is_file() else None)
+    if path is None:
+        return None
+    table = LatencyTable.load(path)
+    machine.require(table, path)
+    return table
+
+
+def _fields_of(table: LatencyTable, space: str) -> Mapping[str, Any] | None:
+    made_for = table.header.space
+    if isinstance(made_for, Mapping) and made_for.get("name") == space:
+        fields = made_for.get("fields")
+        return fields if isinstance(fields, Mapping) else None
+    return None

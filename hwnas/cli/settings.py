@@ -1,0 +1,94 @@
+"""``--set name=value``: from the command line into the fields of a search space, a config or a data set."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hwnas.errors import InvalidInput
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def parse(settings: Sequence[str]) -> dict[str, Any]:
+    """``("epochs=3", "relaxation.hard=false")`` as names and values; a value is JSON, or else a string.
+
+    Raises:
+        InvalidInput: one of them has no "=".
+    """
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.strip():
+            raise InvalidInput(f'--set wants name=value, got "{setting}".')
+        try:
+            values[name.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name.strip()] = text
+    return values
+
+
+def sort_out(
+    settings: Mapping[str, Any], homes: Mapping[str, Sequence[str] | None]
+) -> dict[str, dict[str, Any]]:
+    """Give each setting to the one home that has such a field.
+
+    Args:
+        settings: names (dotted for a field of a field) and values.
+        homes: home → its fields, or None for one that takes anything, but only by its full name. A setting
+            may name its home (``data.length``), and must where several have the field.
+
+    Raises:
+        InvalidInput: a name that no home has, or that several have.
+    """
+    sorted_out: dict[str, dict[str, Any]] = {home: {} for home in homes}
+    for name, value in settings.items():
+        head, _, rest = name.partition(".")
+        own = [home for home, fields in homes.items() if fields is not None and head in fields]
+        if not own and head in homes and rest:
+            fields = homes[head]
+            if fields is None or rest.partition(".")[0] in fields:
+                sorted_out[head][rest] = value
+                continue
+        if len(own) == 1:
+            sorted_out[own[0]][name] = value
+            continue
+        if own:
+            both = " or ".join(f"{home}.{name}" for home in own)
+            raise InvalidInput(f"--set {name} is ambiguous: write {both}.")
+        lines = [f"  {home}: {', '.join(fields)}" for home, fields in homes.items() if fields]
+        raise InvalidInput(f'--set knows no "{name}". Known names:\n' + "\n".join(lines))
+    return sorted_out
+
+
+def changed(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with values set under dotted names; a new ``form`` clears the fields of the old one."""
+    values = copy.deepcopy(dict(base))
+    for name, value in sorted(settings.items(), key=lambda item: not item[0].endswith(".form")):
+        *path, last = name.split(".")
+        place = values
+        for part in path:
+            inner = place.get(part)
+            place[part] = inner if isinstance(inner, dict) else {}
+            place = place[part]
+        if last == "form" and path:
+            place.clear()
+        place[last] = value
+    return values
+
+
+def validated(model: type[_Model], values: Mapping[str, Any]) -> _Model:
+    """A model made of values.
+
+    Raises:
+        InvalidInput: the values do not fit; the message names each one that does not.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        wrong = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise InvalidInput(f"{model.__name__} refuses these values:\n" + "\n".join(wrong)) from error

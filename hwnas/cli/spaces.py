@@ -1,0 +1,97 @@
+"""``hwnas spaces``: which search spaces there are, and what one of them holds."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from hwnas.cli.choosing import choose_space, space_options
+from hwnas.cli.console import result
+from hwnas.cli.names import find_space, known_spaces
+from hwnas.cli.settings import parse, sort_out
+from hwnas.core.space import SearchSpace
+
+
+@click.group("spaces", invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """List the search spaces, or show one: hwnas spaces show autortnet."""
+    if ctx.invoked_subcommand is not None:
+        return
+    for name, target in known_spaces().items():
+        about = (inspect.getdoc(find_space(name)) or target).splitlines()[0]
+        click.echo(f"{name:<12} {about}")
+
+
+@command.command("show")
+@click.argument("name")
+@space_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(name: str, preset: str | None, data: str | None, settings: Sequence[str], as_json: bool) -> None:
+    """Print a space's fields, presets, choices, op keys, number of networks and parameters."""
+    kind = find_space(name)
+    fields = sort_out(parse(settings), {"space": list(kind.model_fields)})["space"]
+    space = (
+        choose_space(name, preset, fields, data).space if preset or data else kind.from_preset(None, **fields)
+    )
+    values = describe(space)
+    lines = [*_fields(kind, space), ""]
+    lines += [f"preset {key}: {preset.about}" for key, preset in kind.presets.items()]
+    lines += ["", *(f"{key:<24} {', '.join(options)}" for key, options in values["choices"].items()), ""]
+    lines += [
+        f"choices      {len(values['choices'])}",
+        f"op keys      {values['op_keys']} (rows of its latency table), {values['op_uses']} uses",
+        f"networks     {values['cardinality']:.3g}",
+        f"parameters   {values['parameters_typical']:,} in a random network (median of 9), "
+        f"{values['parameters_supernet']:,} in the supernet",
+    ]
+    result(values, lines, as_json=as_json)
+
+
+def describe(space: SearchSpace) -> dict[str, Any]:
+    """Fields, choices and sizes of a space; nothing is computed but shapes."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    genotypes = [space.random(generator) for _ in range(9)]
+    with torch.device("meta"):
+        supernet = space.supernet()
+        sizes = []
+        for genotype in genotypes:
+            network = space.build(genotype, supernet)
+            sizes.append(sum(parameter.numel() for parameter in network.parameters()))
+    recording = space.record()
+    return {
+        "name": space.name,
+        "fields": space.model_dump(mode="json"),
+        "choices": {name: list(choice.options) for name, choice in space.choices().items()},
+        "op_keys": len(recording.keys()),
+        "op_uses": len(recording.ops),
+        "cardinality": space.cardinality(),
+        "parameters_typical": sorted(sizes)[len(sizes) // 2],
+        "parameters_supernet": sum(parameter.numel() for parameter in supernet.parameters()),
+    }
+
+
+def _fields(kind: type[SearchSpace], space: SearchSpace) -> list[str]:
+    about = _field_docs(kind)
+    values = space.model_dump(mode="json")
+    return [f"{name:<20} {values[name]!s:<16} {about.get(name, '')}" for name in kind.model_fields]
+
+
+def _field_docs(kind: type[SearchSpace]) -> dict[str, str]:
+    """The string below each field, which Python itself throws away."""
+    import ast
+    import textwrap
+
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for before, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):  # noqa: SIM102 - two questions
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                docs[before.target.id] = " ".join(str(after.value.value).split())
+    return docs
