@@ -1,94 +1,155 @@
-"""What every runtime that can time a module has to offer."""
+"""What a runtime must be able to do to fill a table: make a reader for a module."""
 
 from __future__ import annotations
 
+import math
+import platform
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import metadata
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from hwnas.errors import InvalidInput
-from hwnas.latency.device import Device
+from hwnas.errors import BackendUnavailable, InvalidInput
+from hwnas.latency.device import Device, here
+from hwnas.latency.timing import Reader
 
 Precision = Literal["fp32", "fp16", "bf16"]
-"""Number format of weights and activations. "fp32" is the real one: TF32 is switched off where it can be."""
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
-"""PyTorch's type for each precision."""
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class LatencyBackend(ABC):
-    """A runtime on one device, in one precision: it turns a module into a reader of its latency.
+    """A runtime on a device, in a precision: it turns a module and its inputs into a reader.
 
     A subclass sets :attr:`name` and writes :meth:`check`, :meth:`versions` and :meth:`prepare`; entries of the
-    entry-point group ``hwnas.latency_backends`` are found by name. :func:`hwnas.testing.check_backend` says
-    whether it behaves.
+    is not its work.
 
     Args:
-        device: what to time on.
-        precision: number format of weights and activations.
-        threads: CPU threads that one inference may use; means nothing on a GPU.
+        device: a :class:`Device`, or an alias for :meth:`Device.find`.
+        precision: of weights and activations.
+        threads: of the CPU; on a GPU, of its host.
 
     Raises:
-        InvalidInput: an unknown precision, or fewer than one thread.
+        DeviceNotFound: the alias names nothing in this machine.
+        InvalidInput: an unknown precision, or less than one thread.
     """
 
     name: ClassVar[str]
-    """Registered name, as on the command line."""
+    """As ``hwnas profile --backend`` takes it and table headers have it."""
 
-    def __init__(self, device: Device, precision: Precision = "fp32", threads: int = 1) -> None:
+    def __init__(
+        self, device: Device | str = "auto", precision: Precision = "fp32", threads: int = 1
+    ) -> None:
         if precision not in get_args(Precision):
-            raise InvalidInput(f'precision "{precision}" is not one of {", ".join(get_args(Precision))}.')
+            raise InvalidInput(
+                f'precision must be one of {", ".join(get_args(Precision))}; got "{precision}".'
+            )
         if threads < 1:
-            raise InvalidInput(f"threads is {threads}; at least 1 is needed to run anything.")
-        self.device = device
+            raise InvalidInput(f"threads must be 1 or more; got {threads}.")
+        self.device = Device.find(device) if isinstance(device, str) else device
         self.precision: Precision = precision
         self.threads = threads
 
-    @property
-    def label(self) -> str:
-        """What a table calls this backend: the name, and whatever else of its set-up changes the numbers."""
-        return self.name
+    @abstractmethod
+    def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
+        """A reader for ``module`` in inference on ``inputs``: each call gives milliseconds of one inference.
+
+        The module and the inputs may lie on the CPU in fp32; neither is changed (a copy is converted). All that
+        is done once (compiling, choosing kernels, a first warm-up) is done here and not in the reader.
+
+        Raises:
+            MeasurementFailed: the module cannot run.
+            ExportError: the module cannot be brought to this runtime.
+            BackendUnavailable: the runtime cannot run as asked.
+        """
 
     @abstractmethod
     def check(self) -> None:
-        """Make sure that a measurement would run where and how it was asked for.
+        """Raise unless this backend can measure here and now.
 
         Raises:
-            BackendUnavailable: it would not; the message says what is missing and how to get it.
+            BackendUnavailable: the runtime is not here, or would run somewhere else than asked.
+            MissingExtra: its package is not installed.
         """
 
-    @abstractmethod
     def versions(self) -> dict[str, str]:
-        """Versions of everything whose change can change a latency; they head the table."""
+        """Versions that decide its numbers; two tables that differ here do not mix."""
+        return {"torch": torch.__version__}
 
-    @abstractmethod
-    def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Callable[[], float]:
-        """Get ``module`` ready to run on ``inputs`` and return a reader of its latency.
+    def settings(self) -> dict[str, str]:
+        """Switches that decide its numbers, as text; two tables that differ here do not mix."""
+        return {}
 
-        The module is timed in evaluation mode, as a copy: neither it nor the inputs are changed. Warming up,
-        compiling and moving data happen here, outside of every reading.
+    def remarks(self) -> list[str]:
+        """What a reader of the table ought to know about the readings taken so far."""
+        return []
 
-        Args:
-            module: what to time, with float32 weights on the CPU.
-            inputs: its positional arguments, float32 on the CPU, batch first.
+    def _require_here(self) -> None:
+        """For :meth:`check`: raise unless the device is one of this machine's, so that no table bears a wrong name."""
+        devices = here()
+        if not any(self.device.matches(device) for device in devices):
+            listing = ", ".join(map(str, devices))
+            raise BackendUnavailable(
+                f"{self.device} is not in this machine; here are: {listing}. "
+                "Numbers measured here must not bear its name."
+            )
 
-        Returns:
-            A function without arguments. Each call takes one reading: milliseconds of one inference of the whole
-            batch, positive.
+    def __str__(self) -> str:
+        return f"{self.name} {self.precision} on {self.device}"
 
-        Raises:
-            BackendUnavailable: the runtime would run it somewhere else than asked.
-            ExportError: the module cannot be brought into the runtime's form.
-        """
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.label} on {self.device}, {self.precision}, {self.threads} threads)"
-        )
+def host_versions() -> dict[str, str]:
+    """Versions that are on record but decide no number: Python and hwnas."""
+    return {"python": platform.python_version(), "hwnas": metadata.version("hwnas")}
+
+
+def wall_clock_reader(
+    run: Callable[[], object],
+    *,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+    finish: Callable[[], object] | None = None,
+    min_block_ms: float = 0.5,
+) -> Reader:
+    """A reader from a synchronous ``run``: the mean over a block of back-to-back calls, by the wall clock.
+
+    The clock is ``time.perf_counter_ns`` (monotonic, some 50 ns a call); a block is as many calls as last
+    ``min_block_ms``, found here, so that the clock's own cost is below 0.01 %.
+
+    Args:
+        run: one inference.
+        around: makes a context that holds during each block, outside the clock.
+        finish: called at the end of each block, inside the clock: where ``run`` only enqueues, the synchronise.
+        min_block_ms: shortest block.
+    """
+
+    def block_ms(calls: int) -> float:
+        with around():
+            start = time.perf_counter_ns()
+            for _ in range(calls):
+                run()
+            if finish is not None:
+                finish()
+            return (time.perf_counter_ns() - start) / 1e6
+
+    calls = calls_per_block(block_ms, min_block_ms)
+    return lambda: block_ms(calls) / calls
+
+
+def calls_per_block(block_ms: Callable[[int], float], min_block_ms: float) -> int:
+    """How many calls a block needs to last ``min_block_ms``; warms up on the way.
+
+    Args:
+        block_ms: milliseconds that a block of so many calls took.
+        min_block_ms: what to reach.
+    """
+    block_ms(1)
+    calls = 1
+    while (taken := block_ms(calls)) < min_block_ms:
+        # Aim a fifth above, and at most tenfold at once: the first blocks still hold warm-up.
+        calls = max(calls + 1, min(10 * calls, math.ceil(1.2 * calls * min_block_ms / max(taken, 1e-6))))
+    return calls
