@@ -125,12 +125,12 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback ``(done, total)``: a live bar on a terminal, a line at each quarter elsewhere."""
+def counting(what: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A callback ``(done, total, what)``: a live bar on a terminal, a line at each quarter elsewhere."""
     if not sys.stderr.isatty():
         said: set[int] = set()
 
-        def say(done: int, total: int) -> None:
+        def say(done: int, total: int, item: str) -> None:
             quarter = 4 * done // max(1, total)
             if quarter not in said and quarter > 0:
                 said.add(quarter)
@@ -145,4 +145,4 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn(what), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, total=total, completed=done)
+        yield lambda done, total, item: bar.update(task, total=total, completed=done)

@@ -90,8 +90,8 @@ def class_count(data: str) -> int:
     return open_dataset(data).num_classes
 
 
-def image_size(space: SearchSpace) -> tuple[int, int]:
-    """Height and width of a space's images.
+def image_shape(space: SearchSpace) -> tuple[int, int, int]:
+    """Channels, height and width of a space's images.
 
     Raises:
         InvalidInput: its inputs are no images.
@@ -101,7 +101,7 @@ def image_size(space: SearchSpace) -> tuple[int, int]:
         raise InvalidInput(
             f"{space.name} takes inputs of shape {shape}, not images (channels, height, width)."
         )
-    return shape[1], shape[2]
+    return shape[0], shape[1], shape[2]
 
 
 def require_maps(space: SearchSpace, classes: int) -> None:
@@ -116,7 +116,7 @@ def require_maps(space: SearchSpace, classes: int) -> None:
     with torch.device("meta"):
         network = space.build(genotype).eval()
         outputs = network(torch.empty(1, *space.input_shape()))
-    expected = (1, classes, *image_size(space))
+    expected = (1, classes, *image_shape(space)[1:])
     if tuple(outputs.shape) != expected:
         raise InvalidInput(
             f"the networks of {space.name} give {tuple(outputs.shape)}, these data want {expected} (batch, "

@@ -45,7 +45,7 @@ def command(out: Path, backend: str, short: bool) -> None:
     machine = Machine(device="cpu", backend=backend)
     folder = RunFolder(out)
 
-    table = profile_space(chosen.space, machine, out / "table.json")
+    table = profile_space(chosen.space, machine.make(), out / "table.json")
     run_search(chosen, table, images, config, out, resume=True)
     size = describe(folder.genotype)
     note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hwnas.cli.console import result
-from hwnas.cli.data import DataChoice, image_size, require_maps
+from hwnas.cli.data import DataChoice, image_shape, require_maps
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.fit import evaluate
@@ -57,7 +57,7 @@ def run_eval(
     from hwnas.segmentation.predictions import save_predictions
 
     space = folder.space
-    loader = images.evaluation(split, image_size(space))
+    loader = images.evaluation(split, image_shape(space)[1:])
     dataset: Any = loader.dataset
     require_maps(space, dataset.num_classes)
     network = folder.network()

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hwnas.cli.console import result, watching
-from hwnas.cli.data import DataChoice, image_size, require_maps
+from hwnas.cli.data import DataChoice, image_shape, require_maps
 from hwnas.cli.evaluate import named_metric
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.settings import changed, parse, sort_out, validated
@@ -48,7 +48,7 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
     import torch
 
     space = folder.space
-    size = image_size(space)
+    size = image_shape(space)[1:]
     train = images.training(images.train, size)
     val = images.evaluation(images.val, size)
     require_maps(space, val.dataset.num_classes)  # type: ignore[attr-defined]  # DataLoader forgets which data set

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hwnas.cli.console import counting, note
+from hwnas.cli.data import image_shape
 from hwnas.cli.names import find_backend
 from hwnas.core.space import SearchSpace
-from hwnas.errors import DeviceNotFound, InvalidInput, TableMismatch
+from hwnas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
-    from hwnas.latency.device import Device
+    from hwnas.latency.profile import ProfileSettings
     from hwnas.latency.table import LatencyTable
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -43,16 +44,6 @@ class Machine:
     precision: str | None = None
     threads: int | None = None
 
-    def find(self) -> Device:
-        """The device in this machine.
-
-        Raises:
-            DeviceNotFound: it is not here.
-        """
-        from hwnas.latency.device import Device
-
-        return Device.find(self.device or "auto")
-
     def make(self, **options: Any) -> LatencyBackend:
         """The backend on that device, checked to work.
 
@@ -64,93 +55,87 @@ class Machine:
             BackendUnavailable: the runtime is not.
             InvalidInput: an argument that the backend does not take.
         """
-        device = self.find()
         name = self.backend or "onnxruntime"
         kind = find_backend(name)
         taken = inspect.signature(kind).parameters
-        arguments: dict[str, Any] = {
-            "device": device,
+        unknown = [option for option in options if option not in taken]
+        if unknown:
+            raise InvalidInput(f"backend {name} takes no {', '.join(unknown)}; it takes {', '.join(taken)}.")
+        conditions = {
+            "device": self.device or "auto",
             "precision": self.precision or "fp32",
             "threads": self.threads or 1,
         }
-        if device.kind == "cuda":
-            arguments["provider"] = "cuda"
-        arguments = {key: value for key, value in arguments.items() if key in taken}
-        unknown = [key for key in options if key not in taken]
-        if unknown:
-            raise InvalidInput(f"backend {name} takes no {', '.join(unknown)}; it takes {', '.join(taken)}.")
-        backend = kind(**{**arguments, **options})
+        arguments: dict[str, Any] = {**conditions, **options}
+        backend = kind(**arguments)
         backend.check()
         return backend
 
-    def require(self, table: LatencyTable, where: Path) -> None:
+    def require(self, table: LatencyTable) -> None:
         """Refuse a table that was measured under other conditions than those asked for.
 
         Raises:
             TableMismatch: the message lists each difference.
         """
-        header = table.header
-        if self.device is not None and self.device != header.device.alias:
-            try:
-                table.check(device=self.find())
-            except DeviceNotFound as error:
-                raise TableMismatch(
-                    f"{where} was measured on {header.device.name} ({header.device.alias}), "
-                    f"--device asks for {self.device}."
-                ) from error
-        table.check(backend=self.backend, precision=self.precision, threads=self.threads)
+        from hwnas.latency.device import Device
+
+        precision: Any = self.precision
+        table.check(
+            device=Device.find("auto") if self.device == "auto" else self.device,
+            backend=self.backend,
+            precision=precision,
+            threads=self.threads,
+        )
 
 
-def default_table_path(space: SearchSpace, machine: Machine) -> Path:
+def default_table_path(space: SearchSpace, backend: LatencyBackend, batch: int) -> Path:
     """Where the table of a space under these conditions lies unless --out or --lut says otherwise.
 
     The name holds a digest of the space's fields, since a table of other fields is another table.
     """
-    digest = hashlib.sha256(json.dumps(space.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[
-        :6
+    text = json.dumps(space.model_dump(mode="json"), sort_keys=True)
+    parts = [
+        space.name,
+        hashlib.sha256(text.encode()).hexdigest()[:6],
+        backend.device.alias,
+        backend.name,
+        backend.precision,
+        f"batch{batch}",
     ]
-    device = machine.find()
-    parts = [space.name, digest, device.alias or device.kind, machine.backend or "onnxruntime",
-             machine.precision or "fp32"]  # fmt: skip
-    if device.kind == "cpu":
-        parts.append(f"{machine.threads or 1}threads")
-    return Path("tables") / ("-".join(part.replace(":", "").replace(" ", "_") for part in parts) + ".json")
+    if backend.device.kind == "cpu":
+        parts.append(f"threads{backend.threads}")
+    return Path("tables") / f"{'-'.join(parts)}.json"
 
 
 def profile_space(
     space: SearchSpace,
-    machine: Machine,
+    backend: LatencyBackend,
     path: Path,
     *,
     batch: int = 1,
-    backend_options: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: ProfileSettings | None = None,
 ) -> LatencyTable:
-    """Measure every op of ``space`` on ``machine`` into the table at ``path``; rows that are there stay.
+    """Measure every op of ``space`` into the table at ``path``; rows that are there stay.
 
     Args:
         space: whose ops.
-        machine: where, and how.
+        backend: where, and how.
         path: the table's file; a table measured under other conditions is refused.
         batch: images in one inference.
-        backend_options: further arguments of the backend.
-        settings: fields of ProfileSettings.
+        settings: how much to read.
     """
-    from hwnas.latency.profile import ProfileSettings, profile_keys
-
-    backend = machine.make(**dict(backend_options or {}))
-    from hwnas.cli.settings import validated
+    from hwnas.latency.profile import profile_keys
 
     keys = space.record(batch=batch).keys()
-    note(f"profiling {len(keys)} ops of {space.name} on {backend.device.name}, {backend.name}")
+    note(f"latency of the {len(keys)} ops of {space.name}: {backend}, in {path}")
     with counting("profiling") as on_progress:
         return profile_keys(
             keys,
             backend,
             batch=batch,
-            input_shape=space.input_shape(),
+            input_shape=image_shape(space),
             path=path,
-            space={"name": space.name, "fields": space.model_dump(mode="json")},
-            settings=validated(ProfileSettings, dict(settings or {})),
+            space={"name": space.name, **space.model_dump(mode="json")},
+            settings=settings,
             on_progress=on_progress,
         )

@@ -11,7 +11,7 @@ import click
 from hwnas.cli.console import note, result
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.machine import Machine, machine_options
-from hwnas.cli.settings import parse, sort_out, validated
+from hwnas.cli.settings import changed, parse, sort_out, validated
 
 
 @click.command("measure")
@@ -89,7 +89,9 @@ def run_measure(
     backend = machine.make(**(backend_options or {}))
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(batch, *folder.space.input_shape(), generator=generator)]
-    timing = measure_network(network, inputs, backend, validated(ProfileSettings, settings or {}))
+    timing = measure_network(
+        network, inputs, backend, validated(ProfileSettings, changed({}, settings or {}))
+    )
     predicted = folder.read("result.json").get("predicted_ms")
     if predicted is not None and table is not None and not _same(table.header, backend, batch):
         note(

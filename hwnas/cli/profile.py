@@ -11,7 +11,7 @@ from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import note, result
 from hwnas.cli.machine import Machine, default_table_path, machine_options, profile_space
 from hwnas.cli.names import find_space
-from hwnas.cli.settings import parse, sort_out
+from hwnas.cli.settings import changed, parse, sort_out, validated
 
 
 @click.command("profile")
@@ -44,19 +44,17 @@ def command(
     """
     from hwnas.latency.profile import ProfileSettings
 
-    machine = Machine(device, backend, precision, threads)
-    machine.find()
     fields = list(find_space(space or "autortnet").model_fields)
     homes = sort_out(
         parse(settings), {"space": fields, "profile": list(ProfileSettings.model_fields), "backend": None}
     )
+    measuring = Machine(device, backend, precision, threads).make(**homes["backend"])
     chosen = choose_space(space, preset, homes["space"], data)
     for assumption in chosen.assumed:
         note(f"assuming {assumption}")
-    path = out or default_table_path(chosen.space, machine)
-    table = profile_space(
-        chosen.space, machine, path, batch=batch, backend_options=homes["backend"], settings=homes["profile"]
-    )
+    path = out or default_table_path(chosen.space, measuring, batch)
+    reading = validated(ProfileSettings, changed({}, homes["profile"]))
+    table = profile_space(chosen.space, measuring, path, batch=batch, settings=reading)
     header = table.header
     values = {
         "table": str(path),

@@ -10,7 +10,7 @@ import click
 
 from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
 from hwnas.cli.console import note, result, watching
-from hwnas.cli.data import DataChoice, image_size, require_maps
+from hwnas.cli.data import DataChoice, image_shape, require_maps
 from hwnas.cli.folder import RunSetup
 from hwnas.cli.machine import Machine, default_table_path, machine_options, profile_space
 from hwnas.cli.names import find_space
@@ -84,9 +84,9 @@ def command(
     for assumption in chosen.assumed:
         note(f"assuming {assumption}")
     if table is None and not without:
-        path = default_table_path(chosen.space, machine)
-        note(f"assuming latency on this machine, by its own table {path} (--lut FILE for another)")
-        table = profile_space(chosen.space, machine, path)
+        measuring = machine.make()
+        note(f"assuming latency as measured here: {measuring} (--lut FILE for another table)")
+        table = profile_space(chosen.space, measuring, default_table_path(chosen.space, measuring, 1))
     found = run_search(chosen, table, images, config, out, resume=resume)
     report_search(found, out, config, table, as_json=as_json)
 
@@ -102,7 +102,7 @@ def run_search(
 ) -> SearchResult:
     """Search, watched, with the table and the choice of data kept in the run's folder."""
     space = chosen.space
-    size = image_size(space)
+    size = image_shape(space)[1:]
     train = images.training(images.train, size)
     require_maps(space, train.dataset.num_classes)  # type: ignore[attr-defined]  # DataLoader forgets which data set
     search_data = SearchData(
@@ -183,13 +183,10 @@ def _given_table(lut: Path | None, out: Path, resume: bool, machine: Machine) ->
     if path is None:
         return None
     table = LatencyTable.load(path)
-    machine.require(table, path)
+    machine.require(table)
     return table
 
 
 def _fields_of(table: LatencyTable, space: str) -> Mapping[str, Any] | None:
-    made_for = table.header.space
-    if isinstance(made_for, Mapping) and made_for.get("name") == space:
-        fields = made_for.get("fields")
-        return fields if isinstance(fields, Mapping) else None
-    return None
+    fields = dict(table.header.space)
+    return fields if fields.pop("name", None) == space else None

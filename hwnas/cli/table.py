@@ -9,6 +9,7 @@ import click
 
 from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
+from hwnas.cli.data import image_shape
 from hwnas.cli.machine import Machine, machine_options
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import parse, sort_out
@@ -69,12 +70,12 @@ def check(
     from hwnas.latency.table import LatencyTable
 
     found = LatencyTable.load(table)
-    Machine(device, backend, precision, threads).require(found, table)
+    Machine(device, backend, precision, threads).require(found)
     said = f"{table}: sound, {len(found.rows)} rows"
     if space is not None:
         fields = sort_out(parse(settings), {"space": list(find_space(space).model_fields)})["space"]
         chosen = choose_space(space, preset, fields, data).space
-        found.check(input_shape=chosen.input_shape())
+        found.check(input_shape=image_shape(chosen))
         keys = chosen.record(batch=found.header.batch).keys()
         found.require(keys)
         said += f", all {len(keys)} of {chosen.name}"
