@@ -107,9 +107,10 @@ class Softmax(Relaxation):
 class GumbelSoftmax(Relaxation):
     """``Z = softmax((log α + G) / τ)``, ``G = −log(−log u)``, ``u ~ U(0, 1)`` (Eq. 3 and 6).
 
-    ``hard`` (the default) draws one option of each choice, straight-through: the value is one-hot, the gradient
-    that of the soft sample. Only the drawn op is computed, so the gradient reaches α through the drawn option's
-    weight alone, as in GDAS (Dong and Yang 2019). Soft samples are what the AutoRTNet paper mixes.
+    ``hard`` (the default) draws one option of each choice, straight-through: the value is one-hot, the
+    gradient that of the soft sample. Only the drawn op is computed, so the gradient reaches α through the
+    drawn option's weight alone, as in GDAS (Dong and Yang 2019). Soft samples are what the AutoRTNet paper
+    mixes.
     """
 
     form: Literal["gumbel"] = "gumbel"
@@ -127,7 +128,7 @@ class GumbelSoftmax(Relaxation):
         """One sample, hard or soft."""
         uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
         tiny = torch.finfo(uniform.dtype).tiny
-        noise = -torch.log(-torch.log(uniform.clamp_min(tiny)).clamp_min(tiny))
+        noise = -torch.log((-torch.log(uniform.clamp_min(tiny))).clamp_min(tiny))
         perturbed = masked(logits, alive) + noise.to(logits.device)
         soft = torch.softmax(perturbed / temperature, dim=-1)
         if not self.hard:
