@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from hwnas import FitConfig, Genotype, MeanIoU, Progress, SearchConfig, SearchData, fit, search
+from hwnas.cli.folder import RunFolder
 from hwnas.cli.report import write_report
 from hwnas.core.fit import load_weights
 from hwnas.latency.backend import LatencyBackend
@@ -36,8 +38,8 @@ SCALES: dict[str, dict[str, Any]] = {
         "search_size": (180, 240),
         "search_batch": 8,
         "search": {
-            "epochs": 40,
-            "depth_from_epoch": 10,
+            "epochs": 24,
+            "depth_from_epoch": 6,
             "arch_lr": 0.01,
             "penalty": {"form": "log", "weight": 0.1},
             "precision": "bf16",
@@ -45,12 +47,12 @@ SCALES: dict[str, dict[str, Any]] = {
         },
         "fit_batch": 8,
         "fit": {
-            "epochs": 24,
+            "epochs": 14,
             "lr": 0.05,
             "warmup_epochs": 1,
             "precision": "bf16",
             "device": "cpu",
-            "validate_every": 8,
+            "validate_every": 7,
         },
         "workers": 0,
     },
@@ -217,7 +219,7 @@ def main() -> None:
         backend,
         batch=1,
         input_shape=space.input_shape(),
-        space=space.name,
+        space={"name": space.name, **space.model_dump(mode="json")},
         path=options.work / "table.json",
         on_progress=lambda done, total, key: None,
     )
@@ -247,7 +249,7 @@ def main() -> None:
         return
     chosen, random_ms, drawn = random_genotype(space, table, found_ms, seed=1)
     found = train_and_measure("found", genotype, space, backend, table, options, scale)
-    write_report(options.work)
+    write_report(RunFolder(options.work))
     rival = train_and_measure("random", chosen, space, backend, table, options, scale)
     date = datetime.now(UTC).date().isoformat()
     summary = {
@@ -271,7 +273,8 @@ def main() -> None:
         "random": rival,
     }
     options.results.mkdir(parents=True, exist_ok=True)
-    stem = options.results / f"camvid_{table.header.device.slug}_{date}"
+    device = re.sub("[^a-z0-9]+", "-", table.header.device.name.lower()).strip("-")
+    stem = options.results / f"camvid_{device}_{date}"
     stem.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
     stem.with_suffix(".md").write_text(markdown(summary))
     print(markdown(summary))
