@@ -1,7 +1,7 @@
 """hwnas: hardware-aware neural architecture search.
 
-A search space gives a supernet, a latency table says what its ops cost on one device, and a differentiable search
-finds the network that does the task well within the milliseconds.
+A search space gives a supernet, a latency table says what its ops cost on one device, and a differentiable
+search finds the network that does the task well within the milliseconds.
 """
 
 from hwnas.core.arch import ArchParameters as ArchParameters

@@ -1,1 +1,1 @@
-"""The generic differentiable search core: choices, relaxations, expected latency, search, derivation, training."""
+"""The differentiable search core: choices, relaxations, expected latency, search, derivation, training."""

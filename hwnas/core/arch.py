@@ -15,11 +15,12 @@ from hwnas.errors import GenotypeError, InvalidInput
 
 
 class ArchParameters(nn.Module):
-    """All logits of a supernet (log α and log β), beside it: ``supernet.parameters()`` are weights and nothing else.
+    """All logits of a supernet (log α, log β), beside it: ``supernet.parameters()`` are weights only.
 
-    The logits of each kind of choice are one padded matrix, so that a kind can be frozen or given an optimiser
-    setting of its own. All matrices together are :attr:`logits`, ``[choices, options]``, with :attr:`alive`
-    marking the options that exist and have not been pruned. Logits begin at zero: every option equally likely.
+    The logits of each kind of choice are one padded matrix, so that a kind can be frozen or given an
+    optimiser setting of its own. All matrices together are :attr:`logits`, ``[choices, options]``, with
+    :attr:`alive` marking the options that exist and have not been pruned. Logits begin at zero: every option
+    equally likely.
 
     Args:
         supernet: a module with blocks in it, or its choices.
@@ -46,7 +47,7 @@ class ArchParameters(nn.Module):
 
     @property
     def logits(self) -> Tensor:
-        """log α of every choice, shape ``[choices, options]``; padding has no meaning."""
+        """The log α of every choice, shape ``[choices, options]``; padding has no meaning."""
         return torch.cat(list(self.matrices.values()))
 
     def probabilities(self) -> Tensor:
@@ -56,7 +57,7 @@ class ArchParameters(nn.Module):
     def draw(
         self, relaxation: Relaxation, temperature: float, generator: torch.Generator | None = None
     ) -> Draw:
-        """One assignment of all choices; one synchronisation with the device, however many choices there are."""
+        """One assignment of all choices; one synchronisation with the device, however many they are."""
         return relaxation.draw(self.logits, self.alive, temperature, generator)
 
     def argmax(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, in a file that cannot execute code."""
+"""Checkpoints: all that a run needs to go on as if it had never stopped; they cannot execute code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random generator that a data pipeline may use: torch (all devices), numpy, random."""
+    """The state of every global random generator that data may use: torch (all devices), numpy, random."""
     version, internal, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
     return {
@@ -58,7 +58,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         version = int(state["schema_version"])
-    except Exception as error:  # noqa: BLE001 - torch raises whatever the damaged bytes lead it to
+    except Exception as error:  # torch raises whatever the damaged bytes lead it to
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}\nStart again without --resume, in another --out."
         ) from error

@@ -80,7 +80,8 @@ class Block(nn.Module):
         if self._assignment is None:
             raise SpaceError(
                 f'the supernet was called, but choice "{self.choice.name}" has no assignment. '
-                "Call it inside `with assigned(supernet, draw):`, or derive a network with space.build(genotype)."
+                "Call it inside `with assigned(supernet, arch, draw):`, or derive a network with "
+                "space.build(genotype)."
             )
         return self._assignment
 
@@ -93,7 +94,8 @@ class ChoiceBlock(Block):
     """One of several modules: ``y = Σ_k Z^k · O^k(x)`` (Eq. 2 of the AutoRTNet paper).
 
     With a drawn index only that option is computed; its output is multiplied by its straight-through weight,
-    which is exactly 1 and carries the gradient. With a soft assignment all live options are computed and mixed.
+    which is exactly 1 and carries the gradient. With a soft assignment all live options are computed and
+    mixed.
 
     Args:
         choice: the architecture variable.
@@ -134,10 +136,10 @@ class ChoiceBlock(Block):
 
 
 class DepthBlock(Block):
-    """How many of these steps run: ``out = Σ_i Z^i · exit_i(state_i)``, ``state_i = step_i(state_{i-1})`` (Eq. 5).
+    """How many of these steps run: ``y = Σ_i Z^i · exit_i(s_i)``, ``s_i = step_i(s_{i-1})`` (Eq. 5).
 
-    Option ``i`` of the choice means that the first ``i + 1`` steps run. With a drawn index the steps behind the
-    exit are not computed; with a soft assignment all up to the last live exit are.
+    Option ``i`` of the choice means that the first ``i + 1`` steps run. With a drawn index the steps behind
+    the exit are not computed; with a soft assignment all up to the last live exit are.
 
     Args:
         choice: the architecture variable, of kind ``"depth"``.

@@ -43,10 +43,10 @@ class Pick(nn.Module):
 
 
 def derive(supernet: nn.Module, assignment: Mapping[str, int], *, affine: bool = True) -> nn.Module:
-    """Fold every block of ``supernet`` by ``assignment`` and return a plain network with copies of the weights.
+    """Fold every block of ``supernet`` by ``assignment``: a plain network with copies of the weights.
 
-    The result computes what the supernet computes in eval mode under that one-hot assignment, holds none of the
-    ops that were not chosen, and needs no hwnas to be traced, exported or trained.
+    The result computes what the supernet computes in eval mode under that one-hot assignment, holds none of
+    the ops that were not chosen, and needs no hwnas to be traced, exported or trained.
 
     Args:
         supernet: left untouched.

@@ -1,4 +1,4 @@
-"""Expected latency: a lookup table folded with a recording into a differentiable function of an assignment."""
+"""Expected latency: a table folded with a recording into a differentiable function of an assignment."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class LatencySource(Protocol):
 class ExpectedLatency(nn.Module):
     """The expected milliseconds of a supernet as a function of an assignment Z ``[choices, options]``.
 
-    ``latency(Z) = Σ_uses t(key) · Π_choices Σ_options Z``, multilinear in Z: with Z = probabilities it is the exact
-    expectation over independent draws; at one-hot it is the sum of table rows of that network; with the relaxed
-    sample it is the paper's form (Eq. 4 and 7), in which depth enters cumulatively.
+    ``latency(Z) = Σ_uses t(key) · Π_choices Σ_options Z``, multilinear in Z: with Z = probabilities it is the
+    exact expectation over independent draws; at one-hot it is the sum of table rows of that network; with the
+    relaxed sample it is the paper's form (Eq. 4 and 7), in which depth enters cumulatively.
 
     Op uses with equal conditions are added up beforehand; what is left is one product with a 0/1 matrix, a
     gather, a product and a dot.
@@ -90,8 +90,9 @@ class ExpectedLatency(nn.Module):
         return self._group_probabilities(weights) @ self.group_ms.to(weights.dtype)
 
     def penalised(self, weights: Tensor) -> Tensor:
-        """The same number, with no gradient to choices that bear no penalty (the paper's aggregation cell)."""
-        return self(torch.where(self.penalised_rows, weights, weights.detach()))
+        """The same number, without gradient to choices that bear no penalty (the aggregation cell's)."""
+        latency_ms: Tensor = self(torch.where(self.penalised_rows, weights, weights.detach()))
+        return latency_ms
 
     def total(self, weights: Tensor) -> float:
         """Milliseconds of one assignment as a plain number."""
@@ -99,7 +100,7 @@ class ExpectedLatency(nn.Module):
             return float(self(weights))
 
     def by_block(self, weights: Tensor, depth: int = 1) -> dict[str, float]:
-        """Milliseconds by part of the network: the first ``depth`` names of each op's path in the module tree."""
+        """Milliseconds by part of the network: by the first ``depth`` names of the ops' module paths."""
         return self._split(weights, [".".join(use.path.split(".")[:depth]) for use in self.uses])
 
     def by_kind(self, weights: Tensor) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hwnas.core.checkpoint import load_checkpoint, save_checkpoint
 from hwnas.core.progress import Progress
-from hwnas.core.run import Averages, Run
+from hwnas.core.run import Averages, Run, Stateful
 from hwnas.core.space import Metric
 from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
 from hwnas.errors import CheckpointError, InvalidInput
@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class FitConfig(BaseModel):
-    """How to train a derived network. The defaults are the AutoRTNet paper's retraining where it states them."""
+    """How to train a derived network. The defaults are the AutoRTNet paper's where it states them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,7 +89,7 @@ def fit(
     out = Path(out) if out is not None else None
     if val is not None and metric is None:
         raise InvalidInput("fit() got validation data but no metric to evaluate: pass metric=space.metric().")
-    steps = len(train) if hasattr(train, "__len__") else 0
+    steps = len(train) if isinstance(train, Sized) else 0
     if steps == 0:
         raise InvalidInput("fit() got no training batches; is the data set smaller than one batch?")
     torch.manual_seed(config.seed)
@@ -101,7 +101,7 @@ def fit(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     averages, step = Averages(), GuardedStep(network, clip=config.gradient_clip)
-    parts = {"network": network, "optimiser": optimiser, "averages": averages}
+    parts: dict[str, Stateful] = {"network": network, "optimiser": optimiser, "averages": averages}
     identity = {"network": _signature(network), "config": config.model_dump(mode="json")}
     report = on_progress or (lambda progress: None)
     found: dict[str, Any] = {}
@@ -188,7 +188,7 @@ def evaluate_with(
                 metric.update(network(inputs).float(), targets)
     finally:
         network.train(training)
-    return metric.compute()
+    return dict(metric.compute())
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -214,7 +214,7 @@ def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:
     if step < warmup:
         return config.lr * (step + 1) / math.ceil(warmup)
     done = (step - warmup) / max(1.0, config.epochs * steps_in_epoch - warmup)
-    return config.lr * (1.0 - done) ** config.power
+    return config.lr * math.pow(1.0 - done, config.power)
 
 
 def _signature(network: nn.Module) -> dict[str, list[int]]:

@@ -38,8 +38,8 @@ class NoPruning(Pruner):
 class ThresholdPruner(Pruner):
     """From an epoch on, options whose probability falls below ``share`` of an even share die.
 
-    With ``kinds=("depth",)`` this is cell-level pruning: once the late exits of a hyper-cell are dead, its last
-    cells are computed no more, neither in the soft mixture nor by any draw.
+    With ``kinds=("depth",)`` this is cell-level pruning: once the late exits of a hyper-cell are dead, its
+    last cells are computed no more, neither in the soft mixture nor by any draw.
     """
 
     form: Literal["threshold"] = "threshold"

@@ -87,10 +87,11 @@ class Run:
                 for batch in run.batches(loader):
                     ...
 
-    A checkpoint is written at the end of each epoch, after every ``every_steps`` steps, and when Ctrl-C or SIGTERM
-    asks the run to stop (then :class:`Interrupted` is raised). Resuming restores ``parts`` and every global random
-    generator, and skips the batches of a begun epoch that were done: a resumed run goes on bit for bit as the
-    uninterrupted one, provided the loader's order comes from the global generators (as torch's DataLoader's does).
+    A checkpoint is written at the end of each epoch, after every ``every_steps`` steps, and when Ctrl-C or
+    SIGTERM asks the run to stop (then :class:`Interrupted` is raised). Resuming restores ``parts`` and every
+    global random generator, and skips the batches of a begun epoch that were done: a resumed run goes on bit
+    for bit as the uninterrupted one, provided the loader's order comes from the global generators (as torch's
+    DataLoader's does).
 
     Args:
         out: the run's folder, or None to keep nothing on disk.
@@ -146,7 +147,7 @@ class Run:
             self._stop_if_asked()
 
     def batches(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
-        """The batches of this epoch still to do; a step is counted, and maybe saved, after the body of each."""
+        """The batches of this epoch to do; after each one's body a step is counted, and maybe saved."""
         if self._epoch_random is None:
             self._epoch_random = random_state()
         else:
@@ -196,7 +197,8 @@ class Run:
         if not resume:
             if path.exists():
                 raise InvalidInput(
-                    f"{self.out} holds a {self.name} already. Go on with it (--resume), or name another folder (--out)."
+                    f"{self.out} holds a {self.name} already. "
+                    "Go on with it (--resume), or name another folder (--out)."
                 )
             write_atomically(path, (json.dumps(self._identity, indent=1) + "\n").encode())
             return None

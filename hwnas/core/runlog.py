@@ -9,21 +9,21 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 
 class RunLog:
-    """An append-only file of events, ``{"event": "epoch", "epoch": 3, …}``; each line is flushed when written.
+    """An append-only file of events, ``{"event": "epoch", "epoch": 3, …}``, flushed line by line.
 
     Args:
         path: the file; its folder is made. None keeps no log.
-        resume_at: length in bytes of what is to be kept: what an interrupted run wrote after its last checkpoint
-            will be written again. None begins a new file.
+        resume_at: length in bytes of what is to be kept: what an interrupted run wrote after its last
+            checkpoint will be written again. None begins a new file.
         tensorboard: also write numbers as TensorBoard scalars into ``<folder>/tensorboard``.
     """
 
     def __init__(self, path: Path | None, *, resume_at: int | None = None, tensorboard: bool = True) -> None:
-        self._file = None
+        self._file: BinaryIO | None = None
         self._board: Any = None
         if path is None:
             return
@@ -35,7 +35,7 @@ class RunLog:
             self._file.truncate(min(resume_at, path.stat().st_size))
             self._file.seek(0, os.SEEK_END)
         if tensorboard and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional
+            from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(log_dir=str(path.parent / "tensorboard"))
 

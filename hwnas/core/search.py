@@ -18,11 +18,11 @@ from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
-from hwnas.core.progress import Progress
 from hwnas.core.penalty import AnyPenalty, LogPenalty
+from hwnas.core.progress import Progress
 from hwnas.core.prune import AnyPruner, NoPruning
 from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
-from hwnas.core.run import Averages, GeneratorState, Run
+from hwnas.core.run import Averages, GeneratorState, Run, Stateful
 from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
 from hwnas.errors import InvalidInput
@@ -39,7 +39,7 @@ class SearchConfig(BaseModel):
     seed: int = 0
     """Of the weights' initialisation, the data's order and the Gumbel noise."""
     device: str = "auto"
-    """Where to train: "auto", "cpu", "cuda" or "cuda:N". Not where latency is meant for: the table knows that."""
+    """Where to train: "auto", "cpu", "cuda" or "cuda:N". What latency is meant for, the table knows."""
     precision: Precision = "fp32"
     """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
     channels_last: bool = False
@@ -86,7 +86,8 @@ class SearchData:
     """The data of a search: anything iterable that yields ``(inputs, targets)`` batches, such as DataLoaders.
 
     Attributes:
-        train: trains the weights, and, when ``arch`` is None, α and β in the same back-propagation (single-level).
+        train: trains the weights, and, when ``arch`` is None, α and β in the same back-propagation
+            (single-level).
         arch: trains α and β in steps of their own (bilevel).
         val: evaluates the most likely architecture after an epoch.
     """
@@ -157,8 +158,9 @@ def search(
 ) -> SearchResult:
     """Search ``space`` for a network that does the task well and is fast by ``lut``.
 
-    Minimises ``task loss + penalty(expected latency)`` (Eq. 8 of the AutoRTNet paper) over weights and architecture
-    parameters, with one draw of all choices in each step. The result is the most likely architecture.
+    Minimises ``task loss + penalty(expected latency)`` (Eq. 8 of the AutoRTNet paper) over weights and
+    architecture parameters, with one draw of all choices in each step. The result is the most likely
+    architecture.
 
     Args:
         space: what can be chosen.
@@ -196,7 +198,7 @@ def search(
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
     metric = space.metric()
-    parts = {
+    parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
         "gumbel": GeneratorState(generator), "averages": averages,
     }  # fmt: skip
@@ -229,7 +231,7 @@ def search(
                 )
                 step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
-                values = {"loss": float(loss.detach()), "task_loss": task}
+                values: dict[str, Any] = {"loss": float(loss.detach()), "task_loss": task}
                 if ms is not None:
                     values["draw_ms"] = ms
                 averages.add(**values)
@@ -297,7 +299,7 @@ def _epoch_values(
         values["expected_ms"] = cost.total(probabilities)
         values["argmax_ms"] = cost.total(arch.one_hot(arch.argmax()).weights)
     if metric is not None:
-        values["train"] = metric.compute()
+        values["train"] = dict(metric.compute())
         metric.reset()
     values["depth"] = depth_summary(arch)
     values["probabilities"] = arch.by_name(probabilities)
@@ -355,7 +357,7 @@ def _set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def _thaw(arch: ArchParameters, epoch: int, config: SearchConfig) -> None:
-    # A matrix without requires_grad gets no gradient, and Adam leaves parameters without one alone altogether.
+    # A matrix without requires_grad gets no gradient, and Adam leaves parameters without one alone.
     for kind, matrix in arch.matrices.items():
         matrix.requires_grad_(
             epoch >= config.arch_from_epoch and (kind != "depth" or epoch >= config.depth_from_epoch)

@@ -27,7 +27,7 @@ class Metric(Protocol):
         """Take in one batch: the network's outputs and the targets."""
         ...
 
-    def compute(self) -> dict[str, Any]:
+    def compute(self) -> Mapping[str, Any]:
         """The result so far; the first entry is the headline number, in percent where it is a rate."""
         ...
 
@@ -117,7 +117,7 @@ class SearchSpace(BaseModel, ABC):
         return cls.presets[preset]
 
     def record(self, batch: int = 1) -> Recording:
-        """All op uses of the supernet with their conditions, at this space's input shape; nothing is computed."""
+        """All op uses of the supernet with their conditions at this space's input shape; computes nothing."""
         if batch not in self._recordings:
             with torch.device("meta"):
                 supernet = self.supernet()
@@ -133,7 +133,7 @@ class SearchSpace(BaseModel, ABC):
         return dict(self._choices)
 
     def genotype(self, assignment: Mapping[str, int]) -> Genotype:
-        """The canonical genotype of an assignment (name → option index): choices that cannot matter are dropped.
+        """The canonical genotype of an assignment (name → option index), without choices that cannot matter.
 
         Raises:
             GenotypeError: a choice that matters is missing.
@@ -150,7 +150,8 @@ class SearchSpace(BaseModel, ABC):
         """The option indices that ``genotype`` names, checked against this space.
 
         Raises:
-            GenotypeError: another space, other fields, an unknown choice or option, or a choice that matters missing.
+            GenotypeError: another space, other fields, an unknown choice or option, or a choice that matters
+            missing.
         """
         if genotype.space != self.name:
             raise GenotypeError(f'the genotype is of the space "{genotype.space}", not of "{self.name}".')
@@ -199,7 +200,7 @@ class SearchSpace(BaseModel, ABC):
         return self.genotype(assignment)
 
     def cardinality(self) -> int:
-        """How many different networks there are: assignments that differ only where it cannot matter count once.
+        """How many different networks there are: assignments that differ where it cannot matter count once.
 
         Choices that decide whether other choices matter are enumerated, the rest multiplied.
         """

@@ -46,8 +46,8 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 class GuardedStep:
     """Optimiser steps that are skipped, not taken, when the loss or a gradient is not finite.
 
-    Low precision overflows now and then, and one NaN in a running statistic or a momentum buffer spoils all that
-    follows. Statistics that the bad forward pass spoiled begin anew.
+    Low precision overflows now and then, and one NaN in a running statistic or a momentum buffer spoils all
+    that follows. Statistics that the bad forward pass spoiled begin anew.
 
     Args:
         network: whose weights are clipped and whose batch norms are watched.

@@ -1,4 +1,4 @@
-"""A small classification space: a row of stages, each with a choice of op and a depth. It keeps the core honest."""
+"""A small classification space: a row of stages, each with a choice of op and a depth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hwnas import Choice, ChoiceBlock, Conv, DepthBlock, PoolLinear, SearchSpace
 
 
 class Chain(SearchSpace):
-    """Image classifiers: stages that halve the image, of one to ``depth`` layers, each layer a choice of kernel.
+    """Image classifiers: stages that halve the image, each of one to ``depth`` layers of a chosen kernel.
 
     The layers of a stage share their choice, so a stage is decided by one kernel and one depth.
     """

@@ -14,8 +14,8 @@ from hwnas.search_spaces.autortnet.ops import AGGREGATION_OPS
 class Wiring(BaseModel):
     """The graph of an aggregation cell, as data.
 
-    A node's level says at which hyper-cell's resolution it lies (1, 2 or 3). An edge to the same level has stride
-    1, one to the next level stride 2, and one to an earlier level is followed by a bilinear resize.
+    A node's level says at which hyper-cell's resolution it lies (1, 2 or 3). An edge to the same level has
+    stride 1, one to the next level stride 2, and one to an earlier level is followed by a bilinear resize.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ WIRINGS: dict[str, Wiring] = {
         output_level=1,
     ),
 }
-"""Seven nodes and seven edges each. The paper's figure is lost: "paper" meets every fact that its text states."""
+"""Seven nodes and seven edges each. The figure is lost: "paper" meets every fact that the text states."""
 
 
 class AggregationCell(nn.Module):
@@ -75,7 +75,7 @@ class AggregationCell(nn.Module):
             down = wiring.levels[target] - wiring.levels[source]
             if down > 1:
                 raise SpaceError(
-                    f"edge {source}→{target} goes down {down} levels; an op halves the resolution at most once."
+                    f"edge {source}→{target} goes down {down} levels; an op halves the size at most once."
                 )
             stride = 2 if down == 1 else 1
             choice = Choice(name=f"agg.{source}-{target}", options=tuple(AGGREGATION_OPS), penalised=False)

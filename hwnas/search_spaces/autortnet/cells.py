@@ -25,7 +25,7 @@ def edge_choices(prefix: str, nodes: int) -> list[Choice]:
 
 
 class Cell(nn.Module):
-    """A cell (Section 3.1): ``x_j = Σ_{i<j} Σ_k Z^k_ij · O^k_ij(x_i)``, the output the concatenation of the nodes.
+    """A cell (Section 3.1): nodes ``x_j = Σ_{i<j} Σ_k Z^k_ij · O^k_ij(x_i)``, concatenated.
 
     Both inputs are first brought to the node width by a 1×1 convolution, the older one to the younger one's
     resolution as well. In a reduction cell the edges from the inputs have stride 2.

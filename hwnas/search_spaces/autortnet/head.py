@@ -1,4 +1,4 @@
-"""The multi-scale head: local and global context, then the classifier. The paper leaves its structure open."""
+"""The multi-scale head: local and global context, then the classifier; the paper leaves its form open."""
 
 from __future__ import annotations
 

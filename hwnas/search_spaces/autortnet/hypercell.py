@@ -21,7 +21,7 @@ class CellStep(nn.Module):
 
 
 class FirstExit(nn.Module):
-    """The exit behind the reduction cell, where C_{i-1} is the hyper-cell's own input, brought to C_i's shape."""
+    """The exit behind the reduction cell: the hyper-cell's own input, C_{i-1}, is brought to C_i's shape."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -41,10 +41,10 @@ class NewestOnly(nn.Module):
 
 
 class HyperCell(nn.Module):
-    """A hyper-cell (Section 3.2): cells in a row; the choice β says after how many of them it is left (Eq. 5).
+    """A hyper-cell (Section 3.2): cells in a row; β decides after how many of them it is left (Eq. 5).
 
-    The next hyper-cell's inputs are the output of the cell at the exit and that of the cell before it, both mixed
-    with the same weights. The normal cells share their choices; the reduction cell has its own.
+    The next hyper-cell's inputs are the output of the cell at the exit and that of the cell before it, both
+    mixed with the same weights. The normal cells share their choices; the reduction cell has its own.
 
     Args:
         name: prefix of its choices: ``<name>.depth``, ``<name>.reduction.…``, ``<name>.normal.…``.

@@ -1,7 +1,7 @@
 """The candidate ops of AutoRTNet's cells (ten) and of its aggregation cell (five).
 
-Ops that convolve are convolution, batch norm, ReLU in this order, which every runtime fuses. The stride sits on
-the first convolution of a repeat. Every strided op gives ``ceil(n / 2)``, so that odd sizes agree.
+Ops that convolve are convolution, batch norm, ReLU in this order, which every runtime fuses. The stride sits
+on the first convolution of a repeat. Every strided op gives ``ceil(n / 2)``, so that odd sizes agree.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Zero(Op):
 
 @register_op("autortnet.reduce_skip")
 class ReduceSkip(Op):
-    """A skip connection of stride 2: the factorised reduction of DARTS, two 1×1 convolutions on shifted grids.
+    """A skip connection of stride 2: DARTS's factorised reduction, two 1×1 convolutions on shifted grids.
 
-    ``(N, C, H, W) → (N, C, ceil(H/2), ceil(W/2))``; the second grid is padded at the far edges, so odd sizes work.
-    A skip of stride 1 is ``nn.Identity``: it executes nothing and has no row.
+    ``(N, C, H, W) → (N, C, ceil(H/2), ceil(W/2))``; the second grid is padded at the far edges, so odd sizes
+    work. A skip of stride 1 is ``nn.Identity``: it executes nothing and has no row.
     """
 
     def __init__(self, channels: int) -> None:
@@ -132,4 +132,4 @@ AGGREGATION_OPS: dict[str, Callable[[int, int], nn.Module]] = {
     "dil_sep_conv_3x3_d4_x2": lambda channels, stride: SepConv(channels, stride=stride, dilation=4, repeat=2),
     "dil_sep_conv_3x3_d8_x2": lambda channels, stride: SepConv(channels, stride=stride, dilation=8, repeat=2),
 }
-"""The five ops of an edge of the aggregation cell (Section 3.3), by option name: ``(channels, stride) → module``."""
+"""The five ops of an aggregation edge (Section 3.3), by option name: ``(channels, stride) → module``."""

@@ -77,8 +77,8 @@ class AutoRTNetwork(nn.Module):
 class AutoRTNet(SearchSpace):
     """Real-time segmentation networks after AutoRTNet (Sun et al., arXiv 2003.14226).
 
-    Searched together: the op on each edge of the cells, the number of cells of each hyper-cell (and with it where
-    the network downsamples), and the ops that aggregate features of three resolutions. Node widths are
+    Searched together: the op on each edge of the cells, the number of cells of each hyper-cell (and with it
+    where the network downsamples), and the ops that aggregate features of three resolutions. Node widths are
     ``init_channels · channel_multiplier^h`` in hyper-cell h.
     """
 
@@ -135,7 +135,7 @@ class AutoRTNet(SearchSpace):
     nodes: int = Field(2, ge=1, le=4)
     """Nodes of a cell."""
     init_channels: int = Field(8, ge=1)
-    """Channels before the first reduction; a node has ``init_channels · channel_multiplier^h`` in hyper-cell h."""
+    """Channels before the first reduction; a node of hyper-cell h has ``init_channels · multiplier^h``."""
     channel_multiplier: int = Field(3, ge=1)
     """Factor of the channels at each reduction."""
     stem_channels: tuple[int, int] = (24, 24)
