@@ -131,7 +131,9 @@ def _graph(axes: Any, edges: Edges, colours: Mapping[str, str]) -> None:
         for position, node in enumerate(nodes)
     }
     for (source, target), op in edges.items():
+        # A long edge bows outwards, so that it does not run into the nodes and edges that it passes.
         bend = 0.22 if rank[target] - rank[source] > 1 else 0.0
+        bend = -bend if place[source][1] >= place[target][1] else bend
         axes.annotate(
             "",
             xy=place[target],
@@ -143,7 +145,7 @@ def _graph(axes: Any, edges: Edges, colours: Mapping[str, str]) -> None:
                 "linestyle": _line(op),
                 "shrinkA": 8,
                 "shrinkB": 8,
-                "connectionstyle": f"arc3,rad={-bend}",
+                "connectionstyle": f"arc3,rad={bend}",
             },
         )
     for node, (x, y) in place.items():

@@ -177,6 +177,7 @@ def probability_map(
             groups.setdefault(tuple(options[name]), []).append(name)
     if not groups:
         return None
+    highest = max(max(values) for values in probabilities.values())
     heights = [len(names) + 3.5 for names in groups.values()]
     with styled():
         drawn = figure(7.4, 0.21 * sum(heights) + 0.4)
@@ -184,7 +185,7 @@ def probability_map(
         image: Any = None
         for axes, (columns, names) in zip(panels[:, 0], groups.items(), strict=True):
             values = [list(probabilities[name]) for name in names]
-            image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            image = axes.imshow(values, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
             for row, value in enumerate(values):
                 axes.plot([value.index(max(value))], [row], marker="s", color=LINES[1], markersize=4)
             axes.set_xticks(range(len(columns)), columns, rotation=25, ha="right", fontsize=7)

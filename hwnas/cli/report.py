@@ -73,7 +73,8 @@ def plots(folder: RunFolder) -> dict[str, tuple[str, Figure]]:
         "architecture": (
             "The network that was found",
             lambda: architecture(
-                genotype.choices, {name: most for name, most in depths.items() if name in genotype.choices}
+                {name: genotype.choices[name] for name in choices if name in genotype.choices},
+                {name: most for name, most in depths.items() if name in genotype.choices},
             ),
         ),
         "depth": ("Number of cells during the search", lambda: drawing.depth_curves(searched)),
