@@ -101,17 +101,17 @@ class Device(BaseModel):
         return f"cuda:{self.index}" if self.kind == "cuda" else "cpu"
 
     def answers_to(self, alias: str) -> bool:
-        """Whether ``alias`` (``"titanxp"``, ``"cuda"``, ``"cpu"``; case does not matter) names this device."""
+        """Whether ``alias`` (``"titanxp"``, ``"cuda"``, ``"cpu"``, in any case) names this device."""
         alias = _normal(alias)
         if alias in ALIASES:
             return self.kind == "cuda" and re.search(ALIASES[alias], self.name, re.IGNORECASE) is not None
         return alias in (self.kind, self.torch_name)
 
     def differences(self, other: Device) -> list[str]:
-        """What tells two devices apart, one readable line each; empty where numbers of one hold for the other.
+        """What tells two devices apart, a line each; empty where numbers of one hold for the other.
 
-        Compared are kind, name, cores, instruction sets, compute capability and power cap, each only where both
-        are known. Memory, driver and CUDA version are on record but do not make another device.
+        Compared are kind, name, cores, instruction sets, compute capability and power cap, each only where
+        both are known. Memory, driver and CUDA version are on record but do not make another device.
         """
         lines = []
         for field, label in (
@@ -145,8 +145,8 @@ class Device(BaseModel):
         """The device of this machine that ``alias`` names.
 
         Args:
-            alias: ``"auto"`` (the first CUDA device, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or one of
-                :data:`ALIASES` such as ``"titanxp"``. Case, spaces, ``-`` and ``_`` do not matter.
+            alias: ``"auto"`` (the first CUDA device, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or
+                one of :data:`ALIASES` such as ``"titanxp"``. Case, spaces, ``-`` and ``_`` do not matter.
 
         Raises:
             DeviceNotFound: it is not in this machine, or nobody knows the name.

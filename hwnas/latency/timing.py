@@ -1,0 +1,282 @@
+"""How often to read, what to keep, how to summarise: the discipline of timing, without torch or hardware.
+
+A *reader* is a function whose one call gives one reading: the milliseconds of one inference. All readers of a
+table are visited in random order, again and again, in *rounds*: a machine that slows down for a second then
+disturbs one round of many entries instead of every reading of one. The value of an entry is the median over
+its rounds of the median within each round.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hwnas.errors import HwnasError, Interrupted, MeasurementFailed
+
+QUANTILES = (0.05, 0.16, 0.25, 0.5, 0.75, 0.84, 0.95)
+"""Which quantiles of all readings :attr:`Timing.quantiles_ms` holds."""
+
+K = TypeVar("K")
+Reader = Callable[[], float]
+"""One call gives one reading: milliseconds of one inference."""
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """Linear interpolation between the two nearest of the sorted values."""
+    position = share * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+class Timing(BaseModel):
+    """What was measured for one op or network: a median that never travels without its spread and count.
+
+    All times are milliseconds for one call on the whole batch (not per sample). Make one from readings with
+    :meth:`from_rounds`. ``status`` is ``"ok"``; ``"partial"`` while rounds are still missing; ``"failed"``
+    where no number could be had. A failed timing's numbers are infinite, so that no sum over it can pass for
+    a latency, and ``error`` says why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    median_ms: float = Field(ge=0)
+    """Median over the rounds of each round's median."""
+    spread_ms: float = Field(ge=0)
+    """Half the width of the central 68 % of all readings: a robust standard deviation of one reading."""
+    count: int = Field(ge=0)
+    """Number of readings kept (warm-up excluded)."""
+    rounds: int = Field(default=1, ge=0)
+    """Number of rounds that the readings come from."""
+    quantiles_ms: tuple[float, ...] = ()
+    """The :data:`QUANTILES` of all readings, or empty."""
+    readings_ms: tuple[tuple[float, ...], ...] = ()
+    """Every reading, one tuple a round, rounded to the nanosecond; or empty."""
+    status: Literal["ok", "partial", "failed"] = "ok"
+    error: str | None = None
+    """Why there is no number; only where ``status`` is ``"failed"``."""
+
+    @model_validator(mode="after")
+    def _believable(self) -> Self:
+        numbers = (
+            self.median_ms,
+            self.spread_ms,
+            *self.quantiles_ms,
+            *(r for v in self.readings_ms for r in v),
+        )
+        if self.status == "failed":
+            if not self.error or self.count or not math.isinf(self.median_ms):
+                raise ValueError("a failed timing has an error, no readings, and infinite numbers")
+            return self
+        if self.error is not None:
+            raise ValueError("only a failed timing has an error")
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError(f"a latency must be finite and not negative; here are {numbers[:4]}…")
+        if self.count < 1 or self.rounds < 1:
+            raise ValueError("a timing needs at least one reading")
+        if self.readings_ms and (self.rounds, self.count) != (
+            len(self.readings_ms),
+            sum(map(len, self.readings_ms)),
+        ):
+            raise ValueError("count and rounds disagree with the readings")
+        return self
+
+    @classmethod
+    def from_rounds(
+        cls, rounds_ms: Sequence[Sequence[float]], *, status: Literal["ok", "partial"] = "ok"
+    ) -> Timing:
+        """Summarise readings: one sequence of milliseconds for each round, none of them empty.
+
+        Raises:
+            MeasurementFailed: there is no reading, or one is negative, NaN or infinite.
+        """
+        readings = tuple(tuple(round(value, 6) for value in values) for values in rounds_ms)
+        every = sorted(value for values in readings for value in values)
+        if not readings or not all(readings):
+            raise MeasurementFailed("expected at least one reading in every round; got none.")
+        if not all(math.isfinite(value) and value >= 0 for value in every):
+            raise MeasurementFailed(
+                f"a reading must be finite and not negative; got {every[0]} … {every[-1]} ms."
+            )
+        return cls(
+            median_ms=round(statistics.median(statistics.median(values) for values in readings), 9),
+            spread_ms=round((_quantile(every, 0.84) - _quantile(every, 0.16)) / 2, 9),
+            count=len(every),
+            rounds=len(readings),
+            quantiles_ms=tuple(round(_quantile(every, share), 9) for share in QUANTILES),
+            readings_ms=readings,
+            status=status,
+        )
+
+    @classmethod
+    def failed(cls, error: str) -> Timing:
+        """The record of a measurement that gave no number."""
+        return cls(median_ms=math.inf, spread_ms=math.inf, count=0, rounds=0, status="failed", error=error)
+
+    @property
+    def round_medians_ms(self) -> tuple[float, ...]:
+        """The median of each round, in the order in which they were measured; empty without readings."""
+        return tuple(statistics.median(values) for values in self.readings_ms)
+
+    @property
+    def interval_ms(self) -> tuple[float, float]:
+        """Lowest and highest round median (the median itself twice where the readings are not kept).
+
+        For n independent rounds it holds the true median with probability 1 − 2·0.5ⁿ: 97 % for six.
+        """
+        medians = self.round_medians_ms or (self.median_ms,)
+        return min(medians), max(medians)
+
+    def __str__(self) -> str:
+        if self.status == "failed":
+            return f"failed: {self.error}"
+        return f"{self.median_ms:.4g} ms ± {self.spread_ms:.2g} (n={self.count}, {self.rounds} rounds)"
+
+
+class StoppingRule(BaseModel):
+    """When one visit to one reader has read enough.
+
+    After ``warmup_readings`` that are thrown away, reading goes on until ``min_readings`` are there, and then
+    until any of these holds: ``max_readings``; ``max_seconds`` since the first kept reading; or at least
+    ``min_seconds`` have passed and the standard error of the visit's median is at most ``relative_noise`` of
+    it.
+
+    The defaults give about 25 ms a visit: 100 entries in 6 rounds take some 15 s.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warmup_readings: int = Field(default=1, ge=0)
+    """Thrown away at the start of each visit: the entry before it has left its own data in the caches."""
+    min_readings: int = Field(default=3, ge=1)
+    max_readings: int = Field(default=30, ge=1)
+    min_seconds: float = Field(default=0.005, ge=0)
+    max_seconds: float = Field(default=0.025, ge=0)
+    relative_noise: float = Field(default=0.005, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_readings > self.max_readings or self.min_seconds > self.max_seconds:
+            raise ValueError("a minimum of a stopping rule is above its maximum")
+        return self
+
+    def is_enough(self, readings_ms: Sequence[float], seconds: float) -> bool:
+        """Whether a visit with these readings, this long after its first, may end."""
+        count = len(readings_ms)
+        if count < self.min_readings:
+            return False
+        # Readings that are all equal come from a formula, and more of them would tell nothing.
+        all_equal = count > 1 and min(readings_ms) == max(readings_ms)
+        if all_equal or count >= self.max_readings or seconds >= self.max_seconds:
+            return True
+        if seconds < self.min_seconds:
+            return False
+        ordered = sorted(readings_ms)
+        # 1.25 = sqrt(pi/2): the standard error of a median, over that of a mean, for normal noise.
+        error = 1.25 * (_quantile(ordered, 0.84) - _quantile(ordered, 0.16)) / 2 / math.sqrt(count)
+        return error <= self.relative_noise * _quantile(ordered, 0.5)
+
+
+def _checked(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise MeasurementFailed(f"a reading must be finite and above 0 ms; the backend gave {value!r}.")
+    return float(value)
+
+
+def visit(reader: Reader, rule: StoppingRule, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """Read once through: warm-up, then readings (milliseconds) until ``rule`` is content.
+
+    Raises:
+        MeasurementFailed: the reader raised, or a reading was not a finite number above 0.
+    """
+    try:
+        for _ in range(rule.warmup_readings):
+            _checked(reader())
+        readings: list[float] = []
+        start = clock()
+        while not readings or not rule.is_enough(readings, clock() - start):
+            readings.append(_checked(reader()))
+    except HwnasError:
+        raise
+    except Exception as error:
+        # Runtimes raise classes of their own; whatever it is, this entry has no number and the others go on.
+        raise MeasurementFailed(f"the reader failed: {type(error).__name__}: {error}") from error
+    return readings
+
+
+def measure_interleaved(
+    readers: Mapping[K, Reader],
+    rule: StoppingRule | None = None,
+    rounds: int = 6,
+    seed: int = 0,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    *,
+    earlier: Mapping[K, Sequence[Sequence[float]]] | None = None,
+    on_visit: Callable[[K, list[list[float]]], None] | None = None,
+) -> dict[K, Timing]:
+    """Time all ``readers`` in rounds, each round in a new random order; one :class:`Timing` for each.
+
+    An entry whose reader raises or gives no believable number is not visited again; its timing is
+    :meth:`Timing.failed` and the others go on.
+
+    Args:
+        readers: name → reader.
+        rule: when a visit has read enough.
+        rounds: visits to each reader.
+        seed: of the orders.
+        on_progress: called after each visit with (visits done, visits in all, the entry's text).
+        earlier: readings of rounds that an interrupted run finished; only the missing rounds are measured.
+        on_visit: called after each visit with the entry and its readings so far, by round.
+    """
+    rule = rule or StoppingRule()
+    readings: dict[K, list[list[float]]] = {
+        key: [list(values) for values in (earlier or {}).get(key, ())] for key in readers
+    }
+    failures: dict[K, str] = {}
+    total = sum(max(0, rounds - len(readings[key])) for key in readers)
+    done = 0
+    for index in range(rounds):
+        due = [key for key in readers if key not in failures and len(readings[key]) <= index]
+        random.Random(f"{seed}:{index}").shuffle(due)
+        for key in due:
+            try:
+                readings[key].append(visit(readers[key], rule))
+            except Interrupted:
+                raise
+            except HwnasError as error:
+                failures[key] = str(error)
+                done += rounds - index - 1
+            else:
+                if on_visit is not None:
+                    on_visit(key, readings[key])
+            done += 1
+            if on_progress is not None:
+                on_progress(done, total, str(key))
+    return {
+        key: Timing.failed(failures[key]) if key in failures else Timing.from_rounds(values)
+        for key, values in readings.items()
+    }
+
+
+def slowdown_by_round(timings: Sequence[Timing]) -> list[float]:
+    """How much slower than usual each round was: the median over entries of round median ÷ entry's median.
+
+    1.0 throughout on a steady machine. A round at 1.3 ran on a throttled or busy one. Only entries with the
+    most common number of rounds count; empty where readings were not kept.
+    """
+    kept = [timing for timing in timings if timing.readings_ms and timing.median_ms > 0]
+    if not kept:
+        return []
+    rounds = statistics.mode(timing.rounds for timing in kept)
+    ratios = [
+        [median / timing.median_ms for median in timing.round_medians_ms]
+        for timing in kept
+        if timing.rounds == rounds
+    ]
+    return [statistics.median(entry[index] for entry in ratios) for index in range(rounds)]
