@@ -115,15 +115,21 @@ class Recorder:
     def _condition(self) -> Condition:
         return tuple(sorted(self._held.items()))
 
-    def _enter_op(self, path: str, op: Op, inputs: tuple[Any, ...]) -> None:
+    def _enter_op(self, path: str, op: Op, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         # An op inside an op is part of it: only the outermost has a row.
         if self._op_depth == 0:
             tensors = [value for value in inputs if isinstance(value, Tensor)]
-            if len(tensors) != len(inputs):
-                kinds = ", ".join(type(value).__name__ for value in inputs)
+            if len(tensors) != len(inputs) or named:
+                kinds = ", ".join(
+                    [
+                        *(type(value).__name__ for value in inputs),
+                        *(f"{name}={type(value).__name__}" for name, value in named.items()),
+                    ]
+                )
                 raise SpaceError(
-                    f"{op.spec} at {path} was called with ({kinds}); an op takes tensors only, because its "
-                    "latency row is identified by their shapes. Pass other values to its constructor."
+                    f"{op.spec} at {path} was called with ({kinds}); an op takes positional tensors only, "
+                    "because its latency row is identified by their shapes. "
+                    "Pass other values to its constructor."
                 )
             shapes = tuple(tuple(value.shape) for value in tensors)
             key = OpKey(spec=op.spec, input_shapes=shapes)
@@ -164,11 +170,11 @@ def record(network: nn.Module, inputs: Sequence[Tensor]) -> Recording:
     for path, module in network.named_modules():
         if isinstance(module, Op):
 
-            def enter(op: nn.Module, args: tuple[Any, ...], path: str = path) -> None:
+            def enter(op: nn.Module, args: tuple[Any, ...], named: dict[str, Any], path: str = path) -> None:
                 assert isinstance(op, Op)
-                recorder._enter_op(path, op, args)
+                recorder._enter_op(path, op, args, named)
 
-            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(lambda *_: recorder._leave_op()))
     token = _ACTIVE.set(recorder)
     try:

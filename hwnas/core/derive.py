@@ -88,8 +88,10 @@ def _fold(module: nn.Module, assignment: Mapping[str, int], done: dict[int, nn.M
     elif isinstance(module, InputBlock):
         folded = Pick(_index(module, assignment))
     else:
-        for name, child in list(module.named_children()):
-            module._modules[name] = _fold(child, assignment, done)
+        # Not named_children(): it leaves out the second name of a child that has two.
+        for name, child in list(module._modules.items()):
+            if child is not None:
+                module._modules[name] = _fold(child, assignment, done)
         folded = module
     done[id(module)] = folded
     return folded

@@ -101,7 +101,12 @@ def fit(
         network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
     averages, step = Averages(), GuardedStep(network, clip=config.gradient_clip)
-    parts: dict[str, Stateful] = {"network": network, "optimiser": optimiser, "averages": averages}
+    parts: dict[str, Stateful] = {
+        "network": network,
+        "optimiser": optimiser,
+        "averages": averages,
+        "guard": step,
+    }
     identity = {"network": _signature(network), "config": config.model_dump(mode="json")}
     report = on_progress or (lambda progress: None)
     found: dict[str, Any] = {}

@@ -200,7 +200,7 @@ def search(
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
-        "gumbel": GeneratorState(generator), "averages": averages,
+        "gumbel": GeneratorState(generator), "averages": averages, "guard": step,
     }  # fmt: skip
     identity = {
         "space": space.name,

@@ -136,14 +136,19 @@ class SearchSpace(BaseModel, ABC):
         """The canonical genotype of an assignment (name → option index), without choices that cannot matter.
 
         Raises:
-            GenotypeError: a choice that matters is missing.
+            GenotypeError: a choice that matters is missing, or its index is out of range.
         """
         choices = self.choices()
         live = self.record().live_choices(assignment)
         missing = [name for name in live if name not in assignment]
         if missing:
             raise GenotypeError(f"nothing is decided about {', '.join(missing)}.")
-        named = {name: choices[name].options[assignment[name]] for name in sorted(live)}
+        named: dict[str, str] = {}
+        for name in sorted(live):
+            options, index = choices[name].options, assignment[name]
+            if not 0 <= index < len(options):
+                raise GenotypeError(f'choice "{name}" has options 0 to {len(options) - 1}, got {index}.')
+            named[name] = options[index]
         return Genotype(space=self.name, fields=self.model_dump(mode="json"), choices=named)
 
     def assignment(self, genotype: Genotype) -> dict[str, int]:

@@ -62,6 +62,15 @@ class GuardedStep:
         self.skipped_in_a_row = 0
         self.skipped = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of skipped steps."""
+        return {"skipped_in_a_row": self.skipped_in_a_row, "skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put the counts back."""
+        self.skipped_in_a_row = state_dict["skipped_in_a_row"]
+        self.skipped = state_dict["skipped"]
+
     def __call__(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> bool:
         """Clear the gradients, back-propagate ``loss`` and step; True if the step was taken.
 
@@ -73,7 +82,16 @@ class GuardedStep:
         loss.backward()  # type: ignore[no-untyped-call]
         moved = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([parameter.grad for parameter in moved if parameter.grad is not None])
-        if bool(torch.isfinite(loss.detach() + norm.to(loss.device))):
+        # The optimisers may move more than the network: architecture parameters.
+        others = [
+            parameter.grad
+            for optimiser in optimisers
+            for group in optimiser.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        size = loss.detach() + norm.to(loss.device) + nn.utils.get_total_norm(others).to(loss.device)
+        if bool(torch.isfinite(size)):
             if self.clip is not None:
                 nn.utils.clip_grads_with_norm_(moved, self.clip, norm)
             for optimiser in optimisers:
