@@ -42,7 +42,8 @@ SCALES: dict[str, dict[str, Any]] = {
             "depth_from_epoch": 6,
             "arch_lr": 0.01,
             "penalty": {"form": "log", "weight": 0.1},
-            "precision": "bf16",
+            "precision": "fp32",
+            "channels_last": True,
             "device": "cpu",
         },
         "fit_batch": 8,
@@ -50,7 +51,8 @@ SCALES: dict[str, dict[str, Any]] = {
             "epochs": 14,
             "lr": 0.05,
             "warmup_epochs": 1,
-            "precision": "bf16",
+            "precision": "fp32",
+            "channels_last": True,
             "device": "cpu",
             "validate_every": 7,
         },
@@ -113,7 +115,7 @@ def predicted_ms(space: AutoRTNet, table: LatencyTable, assignment: dict[str, in
 def random_genotype(
     space: AutoRTNet, table: LatencyTable, wanted_ms: float, seed: int
 ) -> tuple[Genotype, float, int]:
-    """The first random architecture within 10 % of ``wanted_ms`` by the table, its latency, and how many were drawn."""
+    """The first random architecture within 10 % of ``wanted_ms``, its latency, and how many were drawn."""
     generator = torch.Generator().manual_seed(seed)
     for drawn in range(1, 20001):
         assignment = {
@@ -290,8 +292,8 @@ def markdown(summary: dict[str, Any]) -> str:
     for name, net in (("searched", found), ("random, similar table latency", rival)):
         depths = ", ".join(net["depth"].values())
         rows.append(
-            f"| {name} ({net['genotype']}) | {net['miou']:.2f} | {net['parameters'] / 1e6:.2f} "
-            f"| {net['predicted_ms']:.3f} | {net['measured_ms']:.3f} | {depths} |"
+            f"| {name} ({net['genotype']}) | {net['miou']:.2f} "
+            f"| {net['parameters'] / 1e6:.2f} | {net['predicted_ms']:.3f} | {net['measured_ms']:.3f} | {depths} |"
         )
     classes = ["| class | searched | random |", "|---|---|---|"]
     for name, value in found["per_class"].items():
@@ -302,8 +304,8 @@ def markdown(summary: dict[str, Any]) -> str:
             "",
             f"{summary['device']['name']}, {summary['backend']}, torch {summary['torch']}, {summary['date']}. "
             f"Search: {summary['search']['epochs']} epochs at {summary['search_size']}, batch "
-            f"{summary['search_batch']}, seed {summary['search']['seed']}. Fit: {summary['fit']['epochs']} epochs at "
-            f"360x480, batch {summary['fit_batch']}, no pre-training. "
+            f"{summary['search_batch']}, seed {summary['search']['seed']}. "
+            f"Fit: {summary['fit']['epochs']} epochs at 360x480, batch {summary['fit_batch']}, no pre-training. "
             f"Wall time of the last run: {summary['wall_seconds_this_run']:.0f} s "
             f"(search {summary['search_seconds_this_run']:.0f} s).",
             "",

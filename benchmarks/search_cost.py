@@ -1,7 +1,7 @@
 """What a search step costs: hard single-path sampling against the soft mixture, on the paper's space.
 
-Each variant runs in a process of its own (peak memory belongs to a process), steps of the two take turns in rounds,
-and the result is the ratio. Run:  python benchmarks/search_cost.py --out benchmarks/results
+Each variant runs in a process of its own (peak memory belongs to a process), steps of the two take turns, and
+the result is the ratio. Run:  python benchmarks/search_cost.py --out benchmarks/results
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hwnas.search_spaces.autortnet import AutoRTNet
 
 
 def worker(hard: bool, height: int, width: int, batch: int) -> None:
-    """Read "step" lines, do one search step for each, print its seconds; "end" prints the peak memory in MiB."""
+    """Read "step" lines, do a search step for each, print its seconds; "end" prints peak MiB."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     space = AutoRTNet.from_preset("paper", height=height, width=width)
@@ -36,7 +36,7 @@ def worker(hard: bool, height: int, width: int, batch: int) -> None:
     alphas = torch.optim.Adam(arch.parameters(), lr=1e-3)
     x = torch.rand(batch, 3, height, width)
     y = torch.randint(space.num_classes, (batch, height, width))
-    print("ready", flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
     for line in sys.stdin:
         if line.strip() == "end":
             break
@@ -82,9 +82,11 @@ def main() -> None:
         child.stdin.flush()
         return float(child.stdout.readline())
 
-    for child in children.values():
+    # What the interpreter, the libraries and the weights take before the first step, the same for both.
+    before = {}
+    for name, child in children.items():
         assert child.stdout is not None
-        child.stdout.readline()
+        before[name] = float(child.stdout.readline())
     seconds: dict[str, list[float]] = {"hard": [], "soft": []}
     for round_number in range(options.rounds + 1):
         # A hard step's cost depends on the depth drawn: four of them for each soft one.
@@ -105,9 +107,11 @@ def main() -> None:
         "steps": {name: len(values) for name, values in seconds.items()},
         "mean_seconds": mean,
         "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "process_mib_before_first_step": before,
         "peak_process_mib": peak,
         "soft_over_hard_seconds": mean["soft"] / mean["hard"],
-        "soft_over_hard_memory": peak["soft"] / peak["hard"],
+        "soft_over_hard_peak_process": peak["soft"] / peak["hard"],
+        "soft_over_hard_step_memory": (peak["soft"] - before["soft"]) / (peak["hard"] - before["hard"]),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"search_cost_cpu_{result['date']}.json"
