@@ -91,8 +91,7 @@ class FakeBackend(LatencyBackend):
         if not uses:
             raise MeasurementFailed(
                 f"{type(module).__name__} calls no op (no subclass of hwnas.Op), so the fake backend has "
-                f"nothing "
-                "to add up. Time it with the torch backend."
+                "nothing to add up. Time it with the torch backend."
             )
         if any(use.condition for use in uses):
             raise MeasurementFailed(
