@@ -263,8 +263,9 @@ class LatencyTable:
             changes["backend"] = backend
         given = {"precision": precision, "batch": batch, "threads": threads}
         changes |= {name: value for name, value in given.items() if value is not None}
-        if input_shape is not None:
-            changes["input_shape"] = tuple(input_shape)
+        if input_shape is not None and tuple(input_shape) != header.input_shape:
+            # Whose network that is, the caller alone knows: the command must not name the table's space.
+            changes |= {"input_shape": tuple(input_shape), "space": {}}
         lines = []
         if isinstance(device, Device):
             changes["device"] = device
@@ -278,7 +279,8 @@ class LatencyTable:
                 f"{self.path or 'the table'} was measured under other conditions than those asked for "
                 "(table against asked):\n"
                 + "\n".join(f"  {line}" for line in lines)
-                + f"\nUse a table of these conditions, or measure one:  {asked.command(device=alias)}"
+                + "\nUse a table of these conditions, or measure one (with the --preset and --set of your space, "
+                + f"if any):  {asked.command(device=alias)}"
             )
 
     def with_rows(self, rows: Mapping[OpKey, Timing]) -> LatencyTable:

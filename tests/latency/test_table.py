@@ -288,8 +288,8 @@ def test_mismatch_prints_each_difference(path):
         "  precision: fp16 against fp32\n"
         "  batch: 1 against 4\n"
         "  input_shape: 3x360x480 against 3x512x1024\n"
-        "Use a table of these conditions, or measure one:  hwnas profile autortnet --device h200 "
-        "--backend torch --precision fp32 --batch 4 --threads 1 --out FILE"
+        "Use a table of these conditions, or measure one (with the --preset and --set of your space, if any):  "
+        "hwnas profile SPACE --device h200 --backend torch --precision fp32 --batch 4 --threads 1 --out FILE"
     )
 
 
@@ -297,7 +297,7 @@ def test_mismatch_with_a_device_by_its_short_name(table):
     with pytest.raises(TableMismatch) as caught:
         table.check(device="v100")
     assert 'device: NVIDIA TITAN Xp (titanxp) against "v100"' in str(caught.value)
-    assert "--device v100 " in str(caught.value)
+    assert "hwnas profile autortnet --device v100 " in str(caught.value)
 
 
 def test_threads_matter_on_a_cpu_only():
