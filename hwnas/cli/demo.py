@@ -21,10 +21,9 @@ from hwnas.cli.search import run_search, search_config
 from hwnas.cli.settings import changed, validated
 from hwnas.core.fit import FitConfig
 
-SEARCH = {"epochs": 6, "depth_from_epoch": 2, "validate_every": 3}
-"""Half as long as the preset "small": enough to see the search move."""
-FIT = {"epochs": 6, "validate_every": 3}
-SCENES = {"length": 96}
+SEARCH = {"epochs": 10, "depth_from_epoch": 3, "validate_every": 5}
+FIT = {"epochs": 24, "validate_every": 6}
+SCENES = {"length": 128}
 
 
 @click.command("demo")

@@ -123,7 +123,7 @@ def _strips(axes: Any, choices: Mapping[str, str], depths: Mapping[str, int]) ->
 def _graph(axes: Any, edges: Edges, colours: Mapping[str, str]) -> None:
     rank = ranks(list(edges))
     by_rank: dict[int, list[str]] = {}
-    for node, column in rank.items():
+    for node, column in sorted(rank.items()):
         by_rank.setdefault(column, []).append(node)
     place = {
         node: (float(column), (len(nodes) - 1) / 2 - position + 0.18 * (column % 2))

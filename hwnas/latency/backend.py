@@ -26,8 +26,8 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 class LatencyBackend(ABC):
     """A runtime on a device, in a precision: it turns a module and its inputs into a reader.
 
-    A subclass sets :attr:`name` and writes :meth:`check`, :meth:`versions` and :meth:`prepare`; entries of the
-    is not its work.
+    A subclass sets :attr:`name` and writes :meth:`check`, :meth:`versions` and :meth:`prepare`; entries of
+    the is not its work.
 
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.
@@ -59,8 +59,8 @@ class LatencyBackend(ABC):
     def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
         """A reader for ``module`` in inference on ``inputs``: each call gives milliseconds of one inference.
 
-        The module and the inputs may lie on the CPU in fp32; neither is changed (a copy is converted). All that
-        is done once (compiling, choosing kernels, a first warm-up) is done here and not in the reader.
+        The module and the inputs may lie on the CPU in fp32; neither is changed (a copy is converted). All
+        that is done once (compiling, choosing kernels, a first warm-up) is done here and not in the reader.
 
         Raises:
             MeasurementFailed: the module cannot run.
@@ -90,7 +90,7 @@ class LatencyBackend(ABC):
         return []
 
     def _require_here(self) -> None:
-        """For :meth:`check`: raise unless the device is one of this machine's, so that no table bears a wrong name."""
+        """For :meth:`check`: raise unless the device is one of this machine's."""
         devices = here()
         if not any(self.device.matches(device) for device in devices):
             listing = ", ".join(map(str, devices))
@@ -123,7 +123,8 @@ def wall_clock_reader(
     Args:
         run: one inference.
         around: makes a context that holds during each block, outside the clock.
-        finish: called at the end of each block, inside the clock: where ``run`` only enqueues, the synchronise.
+        finish: called at the end of each block, inside the clock: where ``run`` only enqueues, the
+            synchronise.
         min_block_ms: shortest block.
     """
 

@@ -1,0 +1,196 @@
+"""Timing in ONNX Runtime, with inputs and outputs bound so that no transfer is in the number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed, MissingExtra
+from hwnas.latency.backend import DTYPES, LatencyBackend, Precision, wall_clock_reader
+from hwnas.latency.device import Device
+from hwnas.latency.export import OPSET, input_names, onnx_bytes
+from hwnas.latency.timing import Reader
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+
+PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+
+
+class OnnxRuntimeBackend(LatencyBackend):
+    """ONNX Runtime on one execution provider, and on no other.
+
+    ONNX Runtime falls back to the CPU without a word where a provider cannot start; a session that runs on
+    another provider than the one asked for is refused here.
+
+    One intra-op pool of ``threads`` threads, graph optimisation as by default, one sequential graph. A
+    reading is a block of runs by the wall clock with bound buffers; on a GPU the runs are enqueued and
+    synchronised once.
+
+    Args:
+        device: a :class:`Device`, or an alias for :meth:`Device.find`.
+        provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None takes the one of the device's kind.
+        precision: the model is exported in it; bf16 not on a CPU.
+        threads: of the CPU.
+
+    Raises:
+        InvalidInput: the provider does not run on the device's kind.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def __init__(
+        self,
+        device: Device | str = "auto",
+        provider: Provider | None = None,
+        precision: Precision = "fp32",
+        threads: int = 1,
+    ) -> None:
+        if provider is not None and provider not in PROVIDERS:
+            raise InvalidInput(f'provider must be one of {", ".join(PROVIDERS)}; got "{provider}".')
+        if device == "auto" and provider is not None:
+            device = "cpu" if provider == "cpu" else "cuda"
+        super().__init__(device, precision, threads)
+        self.provider: Provider = provider or ("cuda" if self.device.kind == "cuda" else "cpu")
+        if (self.provider == "cpu") != (self.device.kind != "cuda"):
+            raise InvalidInput(
+                f"provider {self.provider} does not run on {self.device}; leave it out, or mend --device."
+            )
+
+    def check(self) -> None:
+        """Raise unless a session really runs on the provider asked for."""
+        if self.precision == "bf16" and self.provider == "cpu":
+            raise BackendUnavailable(
+                "ONNX Runtime has no bf16 kernels on a CPU. Use --precision fp32, or the torch backend for "
+                "bf16."
+            )
+        self._require_here()
+        self._session(onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)], precision=self.precision))
+
+    def versions(self) -> dict[str, str]:
+        """ONNX Runtime's version with the distribution that it came in, and the opset."""
+        runtime = _runtime()
+        return {"onnxruntime": f"{runtime.__version__} ({_distribution()})", "onnx_opset": str(OPSET)}
+
+    def settings(self) -> dict[str, str]:
+        """The provider, and what its thread pool does between runs."""
+        return {"provider": self.provider} | (
+            {"spinning": "stopped after each run"} if self.threads > 1 else {}
+        )
+
+    def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
+        """A reader for ``module`` exported at the shapes of ``inputs``."""
+        session = self._session(onnx_bytes(module, inputs, precision=self.precision))
+        try:
+            return self._reader(session, inputs)
+        except HwnasError:
+            raise
+        except Exception as error:
+            raise MeasurementFailed(
+                f"{type(module).__name__} does not run in ONNX Runtime ({self.provider}, {self.precision}) "
+                f"on inputs "
+                f"{[tuple(x.shape) for x in inputs]}: {type(error).__name__}: {error}"
+            ) from error
+
+    def _session(self, model: bytes) -> Any:
+        runtime = _runtime()
+        wanted = PROVIDERS[self.provider]
+        available = runtime.get_available_providers()
+        if wanted not in available:
+            raise BackendUnavailable(
+                f"{wanted} was asked for, and {_distribution()} {runtime.__version__} has only "
+                f"{', '.join(available)}. The GPU providers come with:  pip uninstall onnxruntime && "
+                "pip install 'hwnas[onnxruntime-gpu]'"
+            )
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4 if self.provider == "cpu" else 3
+        if self.threads > 1:
+            # A table holds a hundred sessions; the pool of the one before must not spin on while this one is
+            # timed.
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        providers: list[Any] = [wanted]
+        if self.provider != "cpu":
+            # A node that fell back to the CPU would bring two transfers into the number: fail instead.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            providers = [(wanted, {"device_id": str(self.device.index)})]
+        if self.provider == "tensorrt":
+            providers.append((PROVIDERS["cuda"], {"device_id": str(self.device.index)}))
+        try:
+            session = runtime.InferenceSession(model, options, providers=providers)
+        except Exception as error:
+            raise MeasurementFailed(
+                f"ONNX Runtime {runtime.__version__} cannot build a session ({self.provider}, "
+                f"{self.precision}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        running = session.get_providers()[0]
+        if running != wanted:
+            raise BackendUnavailable(
+                f"{wanted} was asked for, and ONNX Runtime would run on {running}. Its libraries (CUDA, "
+                f"cuDNN, "
+                "TensorRT) or the driver could not be loaded; set ORT's log level to 0 to see which. "
+                "Nothing was measured."
+            )
+        return session
+
+    def _reader(self, session: Any, inputs: Sequence[Tensor]) -> Reader:
+        runtime = _runtime()
+        where, index = ("cpu", 0) if self.provider == "cpu" else ("cuda", self.device.index)
+        binding = session.io_binding()
+        named = dict(zip(input_names(len(inputs)), inputs, strict=True))
+        bound = []
+        # The model has only the inputs that it uses.
+        for node in session.get_inputs():
+            tensor = named[node.name].detach().cpu()
+            array = tensor.to(
+                DTYPES[self.precision] if tensor.is_floating_point() else tensor.dtype
+            ).contiguous()
+            value = runtime.OrtValue.ortvalue_from_numpy(array.numpy(), where, index)
+            # The value may share the array's memory: both must outlive the reader.
+            bound.append((array, value))
+            binding.bind_ortvalue_input(node.name, value)
+        for node in session.get_outputs():
+            binding.bind_output(node.name, where, index)
+        if self.provider == "cpu":
+            return wall_clock_reader(_keeping(lambda: session.run_with_iobinding(binding), bound))
+        run_options = runtime.RunOptions()
+        run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return wall_clock_reader(
+            _keeping(lambda: session.run_with_iobinding(binding, run_options), bound),
+            finish=binding.synchronize_outputs,
+            min_block_ms=2.0,
+        )
+
+
+def _keeping(run: Any, alive: object) -> Any:
+    """``run``, which holds on to ``alive``."""
+    return lambda keep=alive: run()
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "onnxruntime", "time models in ONNX Runtime") from error
+    return onnxruntime
+
+
+def _distribution() -> str:
+    """Which of the two distributions that share the module's name is installed."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return " and ".join(found) or "onnxruntime"
