@@ -279,8 +279,8 @@ class LatencyTable:
                 f"{self.path or 'the table'} was measured under other conditions than those asked for "
                 "(table against asked):\n"
                 + "\n".join(f"  {line}" for line in lines)
-                + "\nUse a table of these conditions, or measure one (with the --preset and --set of your space, "
-                + f"if any):  {asked.command(device=alias)}"
+                + "\nUse a table of these conditions, or measure one (with the --preset and --set of your "
+                + f"space, if any):  {asked.command(device=alias)}"
             )
 
     def with_rows(self, rows: Mapping[OpKey, Timing]) -> LatencyTable:
