@@ -26,8 +26,8 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 class LatencyBackend(ABC):
     """A runtime on a device, in a precision: it turns a module and its inputs into a reader.
 
-    A subclass sets :attr:`name` and writes :meth:`check`, :meth:`versions` and :meth:`prepare`; entries of
-    the is not its work.
+    A subclass sets :attr:`name` and writes :meth:`check`, :meth:`versions` and :meth:`prepare`. When to read, how
+    often, what to discard, how to summarise and store is the profiler's work, not the backend's.
 
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.
