@@ -289,7 +289,8 @@ def test_mismatch_prints_each_difference(path):
         "  batch: 1 against 4\n"
         "  input_shape: 3x360x480 against 3x512x1024\n"
         "Use a table of these conditions, or measure one (with the --preset and --set of your space, if any)"
-        ":  hwnas profile SPACE --device h200 --backend torch --precision fp32 --batch 4 --threads 1 --out FILE"
+        ":  hwnas profile SPACE --device h200 "
+        "--backend torch --precision fp32 --batch 4 --threads 1 --out FILE"
     )
 
 
