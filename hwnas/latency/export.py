@@ -2,7 +2,7 @@
 
 The exporter is PyTorch's TorchScript one. It takes 5 ms for an op where the newer one takes 700 ms (torch
 2.13), and a table needs a hundred; using it for whole networks too keeps one definition of what a runtime is
-given. See docs/decisions/0003-onnx-exporter.md.
+given. See docs/decisions/0005-onnx-exporter.md.
 """
 
 from __future__ import annotations
