@@ -97,6 +97,11 @@ class ArchParameters(nn.Module):
         Raises:
             InvalidInput: an unknown choice, or a wrong number of values.
         """
+        unknown = set(logits) - set(self.rows)
+        if unknown:
+            raise InvalidInput(
+                f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}."
+            )
         offset = 0
         with torch.no_grad():
             for matrix in self.matrices.values():
@@ -111,11 +116,6 @@ class ArchParameters(nn.Module):
                             )
                         matrix[row, : len(values)] = values
                 offset += len(matrix)
-        unknown = set(logits) - set(self.rows)
-        if unknown:
-            raise InvalidInput(
-                f"no such choice: {', '.join(sorted(unknown))}. Known: {', '.join(self.rows)}."
-            )
 
     def by_name(self, values: Tensor) -> dict[str, list[float]]:
         """A matrix ``[choices, options]`` as lists by choice name, padding cut off; for logs."""
