@@ -16,6 +16,7 @@ from hwnas.core.fit import FitConfig as FitConfig
 from hwnas.core.fit import evaluate as evaluate
 from hwnas.core.fit import fit as fit
 from hwnas.core.genotype import Genotype as Genotype
+from hwnas.core.profiling import profile as profile
 from hwnas.core.progress import Progress as Progress
 from hwnas.core.search import SearchConfig as SearchConfig
 from hwnas.core.search import SearchData as SearchData
@@ -26,6 +27,12 @@ from hwnas.core.space import Preset as Preset
 from hwnas.core.space import SearchSpace as SearchSpace
 from hwnas.errors import HwnasError as HwnasError
 from hwnas.errors import SpaceError as SpaceError
+from hwnas.latency.backend import LatencyBackend as LatencyBackend
+from hwnas.latency.device import Device as Device
+from hwnas.latency.fake import FakeBackend as FakeBackend
+from hwnas.latency.onnxruntime import OnnxRuntimeBackend as OnnxRuntimeBackend
+from hwnas.latency.table import LatencyTable as LatencyTable
+from hwnas.latency.torch import TorchBackend as TorchBackend
 from hwnas.layers import Add as Add
 from hwnas.layers import Concat as Concat
 from hwnas.layers import Conv as Conv

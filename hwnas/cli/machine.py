@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hwnas.cli.console import counting, note
-from hwnas.cli.data import image_shape
 from hwnas.cli.names import find_backend
+from hwnas.core.profiling import profile
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
 
@@ -124,18 +124,7 @@ def profile_space(
         batch: images in one inference.
         settings: how much to read.
     """
-    from hwnas.latency.profile import profile_keys
-
     keys = space.record(batch=batch).keys()
     note(f"latency of the {len(keys)} ops of {space.name}: {backend}, in {path}")
     with counting("profiling") as on_progress:
-        return profile_keys(
-            keys,
-            backend,
-            batch=batch,
-            input_shape=image_shape(space),
-            path=path,
-            space={"name": space.name, **space.model_dump(mode="json")},
-            settings=settings,
-            on_progress=on_progress,
-        )
+        return profile(space, backend, batch=batch, path=path, settings=settings, on_progress=on_progress)

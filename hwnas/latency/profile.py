@@ -67,7 +67,7 @@ def profile_keys(
     backend: LatencyBackend,
     *,
     batch: int = 1,
-    input_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     path: str | Path | None = None,
     space: Mapping[str, Any] | None = None,
     settings: ProfileSettings | None = None,
