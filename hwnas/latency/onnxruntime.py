@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed, MissingExtra
-from hwnas.latency.backend import DTYPES, LatencyBackend, Precision, wall_clock_reader
+from hwnas.latency.backend import DTYPES, LatencyBackend, Precision, host_clock, host_reader
 from hwnas.latency.device import Device
 from hwnas.latency.export import OPSET, input_names, onnx_bytes
 from hwnas.latency.timing import Reader
@@ -31,8 +32,8 @@ class OnnxRuntimeBackend(LatencyBackend):
     another provider than the one asked for is refused here.
 
     One intra-op pool of ``threads`` threads, graph optimisation as by default, one sequential graph. A
-    reading is a block of runs by the wall clock with bound buffers; on a GPU the runs are enqueued and
-    synchronised once.
+    reading is a block of runs with bound buffers: one CPU thread is timed by the CPU time it takes, all else
+    by the wall clock; on a GPU the runs are enqueued and synchronised once.
 
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.
@@ -80,10 +81,14 @@ class OnnxRuntimeBackend(LatencyBackend):
         return {"onnxruntime": f"{runtime.__version__} ({_distribution()})", "onnx_opset": str(OPSET)}
 
     def settings(self) -> dict[str, str]:
-        """The provider, and what its thread pool does between runs."""
-        return {"provider": self.provider} | (
+        """The provider, the clock, and what the thread pool does between runs."""
+        return {"provider": self.provider, "clock": self._clock()[0]} | (
             {"spinning": "stopped after each run"} if self.threads > 1 else {}
         )
+
+    def _clock(self) -> tuple[str, Callable[[], int]]:
+        # What a GPU does while the host waits is no CPU time.
+        return host_clock(self.threads) if self.provider == "cpu" else ("wall", time.perf_counter_ns)
 
     def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
         """A reader for ``module`` exported at the shapes of ``inputs``."""
@@ -121,9 +126,10 @@ class OnnxRuntimeBackend(LatencyBackend):
         if self.provider != "cpu":
             # A node that fell back to the CPU would bring two transfers into the number: fail instead.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            providers = [(wanted, {"device_id": str(self.device.index)})]
+            providers = [(wanted, {"device_id": str(self.device.index or 0)})]
         if self.provider == "tensorrt":
-            providers.append((PROVIDERS["cuda"], {"device_id": str(self.device.index)}))
+            providers[0][1]["trt_fp16_enable"] = str(self.precision == "fp16")
+            providers.append((PROVIDERS["cuda"], {"device_id": str(self.device.index or 0)}))
         try:
             session = runtime.InferenceSession(model, options, providers=providers)
         except Exception as error:
@@ -144,7 +150,7 @@ class OnnxRuntimeBackend(LatencyBackend):
 
     def _reader(self, session: Any, inputs: Sequence[Tensor]) -> Reader:
         runtime = _runtime()
-        where, index = ("cpu", 0) if self.provider == "cpu" else ("cuda", self.device.index)
+        where, index = ("cpu", 0) if self.provider == "cpu" else ("cuda", self.device.index or 0)
         binding = session.io_binding()
         named = dict(zip(input_names(len(inputs)), inputs, strict=True))
         bound = []
@@ -161,11 +167,12 @@ class OnnxRuntimeBackend(LatencyBackend):
         for node in session.get_outputs():
             binding.bind_output(node.name, where, index)
         if self.provider == "cpu":
-            return wall_clock_reader(_keeping(lambda: session.run_with_iobinding(binding), bound))
+            return host_reader(_keeping(lambda: session.run_with_iobinding(binding), bound), self._clock()[1])
         run_options = runtime.RunOptions()
         run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        return wall_clock_reader(
+        return host_reader(
             _keeping(lambda: session.run_with_iobinding(binding, run_options), bound),
+            self._clock()[1],
             finish=binding.synchronize_outputs,
             min_block_ms=2.0,
         )

@@ -1,4 +1,4 @@
-"""Timing in PyTorch, eager: the CPU by the wall clock, CUDA by its own events."""
+"""Timing in PyTorch, eager: the CPU by its own time, CUDA by its own events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
-from hwnas.latency.backend import DTYPES, LatencyBackend, Precision, calls_per_block, wall_clock_reader
+from hwnas.latency.backend import DTYPES, LatencyBackend, Precision, calls_per_block, host_clock, host_reader
 from hwnas.latency.device import Device
 from hwnas.latency.timing import Reader
 
@@ -29,10 +29,10 @@ _CALLS_PER_GRAPH = 20
 class TorchBackend(LatencyBackend):
     """PyTorch as it runs without a compiler, in inference mode, memory format as the tensors have it.
 
-    On the CPU a reading is a block of calls by the wall clock, with ``threads`` threads set around the block
-    alone. On CUDA it is a block of calls between two events with one synchronise at its end; caches are warm,
-    cuDNN chooses its algorithms by trying (``cudnn.benchmark``), TF32 is left as PyTorch has it and is on
-    record.
+    On the CPU a reading is a block of calls, with ``threads`` threads set around the block alone; one thread is
+    timed by the CPU time it takes, more of them by the wall clock. On CUDA it is a block of calls between two
+    events with one synchronise at its end; caches are warm, cuDNN chooses its algorithms by trying
+    (``cudnn.benchmark``), TF32 is left as PyTorch has it and is on record.
 
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.
@@ -71,9 +71,9 @@ class TorchBackend(LatencyBackend):
         self._require_here()
 
     def settings(self) -> dict[str, str]:
-        """CUDA-graph replay, algorithm choice and TF32; nothing on a CPU."""
+        """On CUDA graph replay, algorithm choice and TF32; on a CPU the clock."""
         if self.device.kind != "cuda":
-            return {}
+            return {"clock": host_clock(self.threads)[0]}
         return {
             "cuda_graph": str(self.cuda_graph),
             "cudnn": str(_untyped(torch.backends.cudnn).version()),
@@ -105,7 +105,7 @@ class TorchBackend(LatencyBackend):
                 return network(*tensors)
 
             if device.type == "cpu":
-                return wall_clock_reader(run, around=self._one_thread_pool)
+                return host_reader(run, host_clock(self.threads)[1], around=self._one_thread_pool)
             with torch.cuda.device(device):
                 return self._cuda_reader(run, device)
         except HwnasError:
