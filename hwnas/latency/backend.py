@@ -27,9 +27,9 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 class LatencyBackend(ABC):
     """A runtime on a device, in a precision: it turns a module and its inputs into a reader.
 
-    A subclass sets :attr:`name` and writes :meth:`check`, :meth:`versions` and :meth:`prepare`; the entry-point
-    group ``hwnas.latency_backends`` gives it a name. When to read, how often, what to discard and how to
-    summarise is not its work. :func:`hwnas.testing.check_backend` says whether it behaves.
+    A subclass sets :attr:`name` and writes :meth:`check`, :meth:`versions` and :meth:`prepare`; the
+    entry-point group ``hwnas.latency_backends`` gives it a name. When to read, how often, what to discard and
+    how to summarise is not its work. :func:`hwnas.testing.check_backend` says whether it behaves.
 
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -38,7 +39,7 @@ class OnnxRuntimeBackend(LatencyBackend):
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.
         provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None takes the one of the device's kind.
-        precision: the model is exported in it; bf16 not on a CPU.
+        precision: the model is exported in it; on a CPU not in bf16, and in fp16 only on ARM.
         threads: of the CPU.
 
     Raises:
@@ -71,6 +72,11 @@ class OnnxRuntimeBackend(LatencyBackend):
             raise BackendUnavailable(
                 "ONNX Runtime has no bf16 kernels on a CPU. Use --precision fp32, or the torch backend for "
                 "bf16."
+            )
+        if self.precision == "fp16" and self.provider == "cpu" and not _has_fp16_kernels():
+            raise BackendUnavailable(
+                f"ONNX Runtime has no fp16 kernels for {platform.machine()}: it would cast to fp32 and back, and "
+                "the casts would be in the number. Use --precision fp32."
             )
         self._require_here()
         self._session(onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)], precision=self.precision))
@@ -189,6 +195,10 @@ def _runtime() -> Any:
     except ImportError as error:
         raise MissingExtra("onnxruntime", "onnxruntime", "time models in ONNX Runtime") from error
     return onnxruntime
+
+
+def _has_fp16_kernels() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _distribution() -> str:

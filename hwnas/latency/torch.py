@@ -29,9 +29,9 @@ _CALLS_PER_GRAPH = 20
 class TorchBackend(LatencyBackend):
     """PyTorch as it runs without a compiler, in inference mode, memory format as the tensors have it.
 
-    On the CPU a reading is a block of calls, with ``threads`` threads set around the block alone; one thread is
-    timed by the CPU time it takes, more of them by the wall clock. On CUDA it is a block of calls between two
-    events with one synchronise at its end; caches are warm, cuDNN chooses its algorithms by trying
+    On the CPU a reading is a block of calls, with ``threads`` threads set around the block alone; one thread
+    is timed by the CPU time it takes, more of them by the wall clock. On CUDA it is a block of calls between
+    two events with one synchronise at its end; caches are warm, cuDNN chooses its algorithms by trying
     (``cudnn.benchmark``), TF32 is left as PyTorch has it and is on record.
 
     Args:
@@ -71,7 +71,7 @@ class TorchBackend(LatencyBackend):
         self._require_here()
 
     def settings(self) -> dict[str, str]:
-        """On CUDA graph replay, algorithm choice and TF32; on a CPU the clock."""
+        """On CUDA: graph replay, algorithm choice, TF32. On a CPU: the clock."""
         if self.device.kind != "cuda":
             return {"clock": host_clock(self.threads)[0]}
         return {
