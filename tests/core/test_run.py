@@ -1,0 +1,126 @@
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from hwnas.core.run import Averages, Run
+from hwnas.core.runlog import RunLog, read_log
+from hwnas.errors import CheckpointError, Interrupted, InvalidInput
+
+
+def train(out, *, epochs=3, resume=False, every_steps=0, stop_at=None, identity=None, by="exception"):
+    """Random numbers added up: the state and the random generators decide what comes out."""
+    total = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(total.weight)
+    loader = torch.utils.data.DataLoader(torch.arange(6.0), batch_size=2, shuffle=True)
+    averages = Averages()
+    parts = {"total": total, "averages": averages}
+    torch.manual_seed(0)
+    seen = []
+    with Run(out, "sum", identity or {"n": {"a": 1}}, parts, resume=resume, every_steps=every_steps) as run:
+        for epoch in run.epochs(epochs):
+            for batch in run.batches(loader):
+                if stop_at == run.step:
+                    if by == "exception":
+                        raise ZeroDivisionError
+                    os.kill(os.getpid(), by)
+                with torch.no_grad():
+                    total.weight += (batch * torch.rand(2)).sum() + float(torch.rand(()))
+                averages.add(batch=float(batch[0]))
+                seen.append(batch.tolist())
+                run.log.write("step", step=run.step, total=float(total.weight.detach()))
+            run.log.write("epoch", epoch=epoch, **averages.means())
+            averages.clear()
+    return float(total.weight.detach()), seen
+
+
+def test_a_run_without_a_folder_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("every_steps", [1, 2, 3])
+@pytest.mark.parametrize("stop_at", range(1, 9))
+def test_a_run_that_broke_anywhere_goes_on_bit_for_bit(tmp_path, every_steps, stop_at):
+    whole, batches = train(tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "broken", stop_at=stop_at, every_steps=every_steps)
+    resumed, rest = train(tmp_path / "broken", resume=True, every_steps=every_steps)
+    assert resumed == whole
+    assert rest == batches[len(batches) - len(rest) :]
+    assert read_log(tmp_path / "broken/sum.log.jsonl") == read_log(tmp_path / "whole/sum.log.jsonl")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_between_steps_and_saves(tmp_path, number):
+    whole, _ = train(tmp_path / "whole")
+    with pytest.raises(
+        Interrupted, match=r"stopped in epoch 1 after 5 steps; saved in .*sum\.checkpoint\.pt"
+    ):
+        train(tmp_path / "stopped", stop_at=4, by=number)
+    resumed, rest = train(tmp_path / "stopped", resume=True)
+    assert resumed == whole
+    assert len(rest) == 4
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_without_a_folder_says_that_nothing_is_kept():
+    with pytest.raises(Interrupted, match="saved in nowhere: the run has no folder"):
+        train(None, stop_at=1, by=signal.SIGTERM)
+
+
+def test_a_finished_run_resumes_to_nothing(tmp_path):
+    whole, _ = train(tmp_path)
+    assert train(tmp_path, resume=True) == (whole, [])
+
+
+def test_a_folder_in_use_is_not_overwritten(tmp_path):
+    train(tmp_path)
+    with pytest.raises(InvalidInput, match=r"holds a sum already\. Go on with it \(--resume\)"):
+        train(tmp_path)
+
+
+def test_resuming_before_the_first_checkpoint_begins_anew(tmp_path):
+    whole, batches = train(tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "broken", stop_at=1)
+    assert train(tmp_path / "broken", resume=True) == (whole, batches)
+
+
+def test_resuming_needs_a_folder():
+    with pytest.raises(InvalidInput, match="resume=True needs the folder"):
+        train(None, resume=True)
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path):
+    train(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        train(tmp_path, resume=True, identity={"n": {"a": 2}, "m": "new"})
+    message = str(caught.value)
+    assert "  m: checkpoint None, asked 'new'\n  n.a: checkpoint 1, asked 2\n" in message
+    assert "another folder (--out)" in message
+
+
+def test_a_log_line_has_no_word_for_nan(tmp_path):
+    with RunLog(tmp_path / "log.jsonl", tensorboard=False) as log:
+        log.write("step", loss=float("nan"), deep={"x": [float("inf"), 1.5]})
+    assert read_log(tmp_path / "log.jsonl") == [{"event": "step", "loss": None, "deep": {"x": [None, 1.5]}}]
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"event": "a"}\n{"eve')
+    assert read_log(path) == [{"event": "a"}]
+    assert read_log(tmp_path / "none.jsonl") == []
+
+
+def test_averages():
+    averages = Averages()
+    averages.add(x=1.0, y=2.0)
+    averages.add(x=2.0)
+    assert averages.means() == {"x": 1.5, "y": 2.0}
+    averages.clear()
+    assert averages.means() == {}
