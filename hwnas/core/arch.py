@@ -37,9 +37,10 @@ class ArchParameters(nn.Module):
         self.choices: tuple[Choice, ...] = tuple(choice for group in kinds.values() for choice in group)
         self.rows = {choice.name: row for row, choice in enumerate(self.choices)}
         width = max(len(choice.options) for choice in self.choices)
-        self.matrices = nn.ParameterDict(
-            {kind: nn.Parameter(torch.zeros(len(group), width)) for kind, group in kinds.items()}
-        )
+        # One by one: given a dict, ParameterDict sorts it, and rows would no longer be those of the choices.
+        self.matrices = nn.ParameterDict()
+        for kind, group in kinds.items():
+            self.matrices[kind] = nn.Parameter(torch.zeros(len(group), width))
         alive = torch.zeros(len(self.choices), width, dtype=torch.bool)
         for row, choice in enumerate(self.choices):
             alive[row, : len(choice.options)] = True

@@ -30,6 +30,16 @@ def test_each_kind_has_a_matrix_of_its_own_and_every_choice_a_row():
     assert parameters.alive.tolist() == [[True, True, False], [True, False, False], [True] * 3]
 
 
+def test_rows_of_a_matrix_are_those_of_its_kind_whatever_the_order_of_the_kinds():
+    parameters = arch()
+    parameters.set_logits({"op": [1.0, 2.0, 3.0], "deep": [4.0, 5.0]})
+    assert parameters.matrices["op"].tolist() == [[1.0, 2.0, 3.0]]
+    assert parameters.matrices["depth"].tolist() == [[4.0, 5.0, 0.0]]
+    again = ArchParameters([OPS, DEPTH])
+    again.load_state_dict(parameters.state_dict())
+    assert again.logits.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]]
+
+
 def test_at_the_start_all_options_are_equally_likely():
     assert arch().by_name(arch().probabilities()) == {
         "op": pytest.approx([1 / 3] * 3),

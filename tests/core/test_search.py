@@ -1,0 +1,263 @@
+import json
+
+import pytest
+import torch
+
+from hwnas import ArchParameters, ExpectedLatency, Genotype, SearchConfig, SearchData, search
+from hwnas.core.penalty import HingePenalty, LinearPenalty, LogPenalty
+from hwnas.core.prune import ThresholdPruner
+from hwnas.core.relaxation import ExponentialSchedule, GumbelSoftmax, Softmax
+from hwnas.core.runlog import read_log
+from hwnas.errors import InvalidInput, MissingLatency, NonFiniteLoss, TableMismatch
+from hwnas.latency.fake import fake_table
+from hwnas.search_spaces.chain import Chain
+
+from .nets import ChoiceInDepth, Planted, planted_batches, planted_table, table_of
+
+TAU = ExponentialSchedule(start=2.0, end=0.3)
+RELAXATIONS = {
+    "hard": GumbelSoftmax(tau=TAU),
+    "soft": GumbelSoftmax(hard=False, tau=TAU),
+    "softmax": Softmax(tau=TAU),
+}
+
+
+def config(**values):
+    return SearchConfig(**{"device": "cpu", "epochs": 12, "arch_lr": 0.1, "weight_lr": 0.01, **values})
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS.values(), ids=RELAXATIONS.keys())
+def test_a_planted_optimum_is_found(relaxation):
+    result = search(
+        Planted(),
+        planted_table(),
+        SearchData(planted_batches()),
+        config(relaxation=relaxation, penalty=LinearPenalty(weight=0.05)),
+    )
+    # Of the two factors that do the task the fast one, and two cells of three.
+    assert result.genotype.choices == {"factor": "one", "cells": "2"}
+    assert result.predicted_ms == pytest.approx(3.0)  # factor 1 ms, two cells 1 ms each
+    assert result.probabilities["factor"][1] > 0.6
+
+
+def test_it_is_found_with_alphas_on_data_of_their_own():
+    data = SearchData(planted_batches(), arch=planted_batches(7, seed=1))
+    result = search(Planted(), planted_table(), data, config(penalty=LinearPenalty(weight=0.05)))
+    assert result.genotype.choices == {"factor": "one", "cells": "2"}
+
+
+def test_it_is_found_without_a_table():
+    result = search(Planted(), None, SearchData(planted_batches()), config())
+    assert result.genotype.choices["factor"] in ("one", "one_slow")
+    assert result.genotype.choices["cells"] == "2"
+    assert result.predicted_ms is None
+    assert result.expected_ms is None
+
+
+@pytest.mark.parametrize("penalty_on", ["draw", "probabilities"])
+def test_a_heavier_penalty_gives_a_faster_network(penalty_on):
+    expected = []
+    for weight in (0.0, 0.05, 100.0):
+        result = search(
+            Planted(),
+            planted_table(),
+            SearchData(planted_batches()),
+            config(penalty=LinearPenalty(weight=weight), penalty_on=penalty_on),
+        )
+        expected.append(result.expected_ms)
+    assert expected[0] > expected[1] > expected[2]
+    assert expected[2] == pytest.approx(2.0, abs=0.2)  # any fast factor and one cell
+
+
+def test_latency_reaches_the_gradient_of_every_choice_that_costs():
+    """Defect of aw_nas and NNI (#3113): their latency objective adds nothing to the loss."""
+    space = ChoiceInDepth()
+    for hard in (True, False):
+        arch = ArchParameters(space.supernet())
+        cost = ExpectedLatency(space.record(), arch.choices, table_of(space))
+        draw = arch.draw(GumbelSoftmax(hard=hard), 1.0, torch.Generator().manual_seed(1))
+        LogPenalty(weight=0.1)(cost.penalised(draw.weights)).backward()
+        assert bool((arch.matrices["depth"].grad[:, :3] != 0).all())
+        assert float(arch.matrices["op"].grad.abs().sum()) > 0
+
+
+def test_the_penalty_is_part_of_the_loss():
+    data = SearchData(planted_batches(3))
+    losses = {}
+    for weight in (0.0, 10.0):
+        values = []
+        search(
+            Planted(),
+            planted_table(),
+            data,
+            config(epochs=1, penalty=LinearPenalty(weight=weight), arch_from_epoch=1),
+            on_progress=lambda progress, values=values: values.append(progress.values),
+        )
+        losses[weight] = values[0]
+    assert losses[0.0]["task_loss"] == losses[10.0]["task_loss"]
+    # Nothing moves but the bias, so both see the same draw.
+    added = 10.0 * losses[10.0]["draw_ms"]
+    assert losses[10.0]["loss"] == pytest.approx(losses[0.0]["loss"] + added, rel=1e-5)
+
+
+def test_a_table_without_a_row_is_refused_before_anything_is_trained():
+    space = Planted()
+    keys = space.record().keys()
+    table = fake_table(keys[1:], input_shape=(4,))
+    with pytest.raises(MissingLatency, match=r"test\.scale\(factor=0\.0\)"):
+        search(space, table, SearchData(planted_batches()), config())
+
+
+def test_a_table_of_another_resolution_is_refused():
+    table = fake_table(Planted().record().keys(), input_shape=(5,))
+    with pytest.raises(TableMismatch):
+        search(Planted(), table, SearchData(planted_batches()), config())
+
+
+def test_alphas_and_depths_stay_until_their_epochs():
+    logits = []
+
+    def watch(progress):
+        if progress.end_of_epoch:
+            logits.append(progress.values["probabilities"])
+
+    search(
+        Planted(),
+        planted_table(),
+        SearchData(planted_batches(5)),
+        config(epochs=4, arch_from_epoch=1, depth_from_epoch=3),
+        on_progress=watch,
+    )
+    even = {"factor": [0.25] * 4, "cells": [pytest.approx(1 / 3)] * 3}
+    assert logits[0] == even
+    assert logits[1]["factor"] != even["factor"]
+    assert logits[2]["cells"] == even["cells"]
+    assert logits[3]["cells"] != even["cells"]
+
+
+def test_one_seed_gives_one_result_and_another_another():
+    def probabilities(seed):
+        result = search(
+            Planted(), planted_table(), SearchData(planted_batches(5)), config(epochs=2, seed=seed)
+        )
+        return result.probabilities
+
+    assert probabilities(0) == probabilities(0)
+    assert probabilities(0) != probabilities(1)
+
+
+def test_options_pruned_stay_dead():
+    died = []
+    result = search(
+        Planted(),
+        planted_table(),
+        SearchData(planted_batches()),
+        config(pruner=ThresholdPruner(share=0.5)),
+        on_progress=lambda p: died.extend(p.values["pruned"]) if p.end_of_epoch else None,
+    )
+    assert len(died) > 0
+    assert len({tuple(pair) for pair in died}) == len(died)
+    for name, option in died:
+        options = Planted().choices()[name].options
+        assert result.probabilities[name][options.index(option)] == 0.0
+
+
+def test_a_run_folder_explains_itself(tmp_path):
+    seen = []
+    result = search(
+        Planted(),
+        planted_table(),
+        SearchData(planted_batches(4)),
+        config(epochs=2, penalty=HingePenalty(target_ms=3.0)),
+        out=tmp_path,
+        on_progress=seen.append,
+    )
+    assert Genotype.load(tmp_path / "genotype.json") == result.genotype
+    assert json.loads((tmp_path / "result.json").read_text())["predicted_ms"] == result.predicted_ms
+    identity = json.loads((tmp_path / "search.json").read_text())
+    assert identity["space"] == "planted"
+    assert identity["config"]["penalty"] == {"form": "hinge", "weight": 1.0, "target_ms": 3.0}
+    assert identity["table"] == planted_table().checksum
+    events = read_log(tmp_path / "search.log.jsonl")
+    assert [event["event"] for event in events] == [*["step"] * 4, "epoch", *["step"] * 4, "epoch", "end"]
+    assert [progress.end_of_epoch for progress in seen] == [*[False] * 4, True] * 2
+    epoch = events[-2]
+    assert epoch["depth"]["cells"]["argmax"] == int(result.genotype.choices["cells"])
+    assert epoch["expected_ms"] == pytest.approx(result.expected_ms)
+    assert epoch["argmax_ms"] == pytest.approx(result.predicted_ms)
+
+
+def images(n=3, bad=()):
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for step in range(n):
+        x = torch.randn(4, 3, 8, 8, generator=generator)
+        if step in bad:
+            x[0, 0, 0, 0] = float("nan")
+        batches.append((x, torch.tensor([0, 1, 2, 3])))
+    return batches
+
+
+CHAIN = Chain(size=8, channels=4, num_classes=4, depth=2, kernels=(1, 3))
+
+
+def test_steps_that_are_not_finite_are_skipped_and_healed():
+    skipped = []
+    result = search(
+        CHAIN,
+        table_of(CHAIN),
+        SearchData(images(6, bad=(1, 3)), val=images(2)),
+        config(epochs=1),
+        on_progress=lambda p: skipped.append(p.values["skipped_steps"]) if p.end_of_epoch else None,
+    )
+    assert skipped == [2]
+    for name, value in result.supernet.state_dict().items():
+        assert bool(torch.isfinite(value).all()), name
+    assert all(0 <= p <= 1 for row in result.probabilities.values() for p in row)
+
+
+def test_a_search_that_diverges_for_good_stops_with_advice():
+    with pytest.raises(NonFiniteLoss, match=r"21 steps in a row.*Lower the learning rate"):
+        search(CHAIN, None, SearchData(images(25, bad=range(25))), config(epochs=1))
+
+
+def test_validation_measures_the_most_likely_architecture():
+    values = []
+    search(
+        CHAIN,
+        table_of(CHAIN),
+        SearchData(images(2), val=images(2)),
+        config(epochs=3, validate_every=2),
+        on_progress=lambda p: values.append(p.values.get("val")) if p.end_of_epoch else None,
+    )
+    assert values[0] is None
+    assert set(values[1]) == set(values[2]) == {"accuracy"}
+
+
+def test_validation_without_a_metric_is_refused():
+    data = SearchData(planted_batches(1), val=planted_batches(1))
+    with pytest.raises(InvalidInput, match="Planted has no metric"):
+        search(Planted(), None, data, config(epochs=1))
+
+
+def test_a_loader_must_yield_pairs():
+    with pytest.raises(InvalidInput, match=r"must yield \(inputs, targets\), got Tensor"):
+        search(Planted(), None, SearchData([torch.zeros(8, 4)]), config(epochs=1))
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(InvalidInput, match='"abacus" is no torch device'):
+        search(Planted(), None, SearchData([]), config(device="abacus"))
+
+
+def test_bf16_and_channels_last_run():
+    result = search(
+        CHAIN, None, SearchData(images(2)), config(epochs=1, precision="bf16", channels_last=True)
+    )
+    assert result.genotype.choices["s1.kernel"] in ("conv_1x1", "conv_3x3")
+
+
+def test_the_weights_of_the_result_go_on_into_the_network():
+    result = search(CHAIN, None, SearchData(images(2)), config(epochs=1))
+    network = CHAIN.build(result.genotype, result.supernet)
+    torch.testing.assert_close(network[0].conv.weight, result.supernet[0].conv.weight)
