@@ -1,0 +1,83 @@
+"""A search that was killed at any step and resumed ends bit for bit as one that was not."""
+
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hwnas.core.runlog import read_log
+from hwnas.errors import CheckpointError, Interrupted
+
+from . import resumable
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    return resumable.run(out, 0), read_log(out / "search.log.jsonl")
+
+
+def assert_same(resumed, whole):
+    result, log = whole
+    assert resumed.genotype == result.genotype
+    assert resumed.probabilities == result.probabilities
+    assert (resumed.predicted_ms, resumed.expected_ms) == (result.predicted_ms, result.expected_ms)
+    for name, value in resumed.supernet.state_dict().items():
+        assert torch.equal(value, result.supernet.state_dict()[name]), name
+    again = read_log(resumed.out / "search.log.jsonl")
+    assert len(again) == len(log)
+    for mine, theirs in zip(again, log, strict=True):
+        # What the clock says, and the metric of an epoch that was seen in two parts, may differ.
+        assert {k: v for k, v in mine.items() if k not in ("seconds", "train")} == {
+            k: v for k, v in theirs.items() if k not in ("seconds", "train")
+        }
+
+
+@pytest.mark.parametrize("every_steps", [1, 2, 3])
+def test_killed_at_a_random_step(tmp_path, whole, every_steps):
+    kill_at = random.Random(every_steps).randrange(1, resumable.EPOCHS * resumable.BATCHES)
+    arguments = [sys.executable, resumable.__file__, tmp_path, every_steps, kill_at, int(signal.SIGKILL)]
+    killed = subprocess.run([str(argument) for argument in arguments], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "genotype.json").exists()
+    # checkpoint_every_steps is part of what the run is, so it is resumed with the same.
+    assert_same(resumable.run(tmp_path, every_steps, resume=True), whole)
+
+
+@pytest.mark.parametrize("stop_at", [2, 4, 7])
+def test_stopped_by_sigterm(tmp_path, whole, stop_at):
+    with pytest.raises(Interrupted, match="go on with --resume"):
+        resumable.run(tmp_path, 0, on_progress=resumable.signal_at(stop_at, signal.SIGTERM))
+    assert_same(resumable.run(tmp_path, 0, resume=True), whole)
+
+
+def test_stopped_again_and_again(tmp_path, whole):
+    resume = False
+    for stop_at in range(1, 12, 3):
+        with pytest.raises(Interrupted):
+            resumable.run(
+                tmp_path, 0, resume=resume, on_progress=resumable.signal_at(stop_at, signal.SIGTERM)
+            )
+        resume = True
+    assert_same(resumable.run(tmp_path, 0, resume=True), whole)
+
+
+def test_with_alphas_on_data_of_their_own(tmp_path):
+    out = tmp_path / "whole"
+    result = resumable.run(out, 0, bilevel=True)
+    with pytest.raises(Interrupted):
+        resumable.run(
+            tmp_path / "stopped", 0, bilevel=True, on_progress=resumable.signal_at(6, signal.SIGTERM)
+        )
+    resumed = resumable.run(tmp_path / "stopped", 0, bilevel=True, resume=True)
+    assert_same(resumed, (result, read_log(out / "search.log.jsonl")))
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+    with pytest.raises(Interrupted):
+        resumable.run(tmp_path, 0, on_progress=resumable.signal_at(2, signal.SIGTERM))
+    with pytest.raises(CheckpointError, match=r"config\.seed: checkpoint 0, asked 1"):
+        resumable.run(tmp_path, 0, resume=True, seed=1)
