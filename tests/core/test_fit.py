@@ -1,0 +1,169 @@
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from hwnas import FitConfig, evaluate, fit
+from hwnas.core.fit import _poly, load_weights, save_weights
+from hwnas.core.runlog import read_log
+from hwnas.core.training import GuardedStep
+from hwnas.errors import CheckpointError, Interrupted, InvalidInput, NonFiniteLoss
+from hwnas.search_spaces.chain import Accuracy
+
+from .resumable import SPACE, loader, signal_at
+
+LOSS = nn.functional.cross_entropy
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return SPACE.build(SPACE.genotype({"s1.depth": 1, "s1.kernel": 1, "s2.depth": 0, "s2.kernel": 1}))
+
+
+def config(**values):
+    return FitConfig(**{"device": "cpu", "epochs": 3, "lr": 0.05, **values})
+
+
+def separable(n=8):
+    """Four classes that differ in brightness and colour."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.tensor([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0], [-2.0, -2.0, -2.0]])[:, :, None, None]
+    targets = torch.arange(4).repeat(2)
+    return [(means[targets] + 0.3 * torch.randn(8, 3, 8, 8, generator=generator), targets) for _ in range(n)]
+
+
+def test_it_learns_and_says_how_well(tmp_path):
+    net = network()
+    seen = []
+    found = fit(
+        net,
+        separable(),
+        loss=LOSS,
+        config=config(epochs=4, validate_every=3),
+        val=separable(2),
+        metric=Accuracy(),
+        out=tmp_path,
+        on_progress=seen.append,
+    )
+    assert found["accuracy"] > 90.0
+    assert not net.training
+    assert evaluate(net, separable(2), Accuracy(), device="cpu") == found
+    epochs = [event for event in read_log(tmp_path / "fit.log.jsonl") if event["event"] == "epoch"]
+    assert ["val" in event for event in epochs] == [False, False, True, True]
+    assert epochs[0]["loss"] > epochs[-1]["loss"]
+    assert len(seen) == 4 * 9
+    again = network(1)
+    load_weights(again, tmp_path / "weights.pt")
+    assert evaluate(again, separable(2), Accuracy(), device="cpu") == found
+
+
+@pytest.mark.parametrize("every_steps", [0, 1, 3])
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, every_steps):
+    whole = network()
+    fit(whole, loader(), loss=LOSS, config=config(), out=tmp_path / "whole")
+    settings = config(checkpoint_every_steps=every_steps)
+    with pytest.raises(Interrupted, match="after 6 steps"):
+        fit(
+            network(),
+            loader(),
+            loss=LOSS,
+            config=settings,
+            out=tmp_path / "stopped",
+            on_progress=signal_at(5, signal.SIGTERM),
+        )
+    assert not (tmp_path / "stopped/weights.pt").exists()
+    resumed = network(7)
+    fit(resumed, loader(), loss=LOSS, config=settings, out=tmp_path / "stopped", resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_another_network_is_refused(tmp_path):
+    fit(network(), separable(1), loss=LOSS, config=config(epochs=1), out=tmp_path)
+    other = SPACE.build(SPACE.genotype({"s1.depth": 0, "s1.kernel": 0, "s2.depth": 0, "s2.kernel": 1}))
+    with pytest.raises(CheckpointError, match=r"belongs to another run:\n  network\."):
+        fit(other, separable(1), loss=LOSS, config=config(epochs=1), out=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="holds the weights of another network"):
+        load_weights(other, tmp_path / "weights.pt")
+
+
+def test_weights_survive_a_file(tmp_path):
+    one, other = network(0), network(1)
+    save_weights(one, tmp_path / "w.pt")
+    load_weights(other, tmp_path / "w.pt")
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+
+
+def test_the_learning_rate_warms_up_and_follows_poly():
+    settings = FitConfig(epochs=3, warmup_epochs=1, lr=0.1, power=2.0)
+    rates = [_poly(settings, step, 2) for step in range(6)]
+    # Up in two steps; then 0.1 · (1 − done)², done = 0, 1/4, 1/2, 3/4 of the four that remain.
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.05625, 0.025, 0.00625])
+
+
+def test_validation_needs_a_metric():
+    with pytest.raises(InvalidInput, match="validation data but no metric"):
+        fit(network(), separable(1), loss=LOSS, val=separable(1))
+
+
+@pytest.mark.parametrize("train", [[], iter([])])
+def test_no_batches_are_refused(train):
+    with pytest.raises(InvalidInput, match="no training batches"):
+        fit(network(), train, loss=LOSS, config=config())
+
+
+def test_evaluation_restores_the_training_flag_and_needs_no_gradient():
+    net = network().train()
+    first = evaluate(net, separable(1), Accuracy(), device="cpu")
+    assert net.training
+    assert evaluate(net, separable(1), Accuracy(), device="cpu") == first
+
+
+def poisoned(net):
+    x = torch.randn(4, 3, 8, 8)
+    x[0, 0, 0, 0] = float("nan")
+    return LOSS(net(x), torch.tensor([0, 1, 2, 3]))
+
+
+def test_a_step_that_is_not_finite_moves_nothing_and_heals_the_statistics():
+    net = network().train()
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    step = GuardedStep(net, clip=1.0)
+    before = {name: value.clone() for name, value in net.named_parameters()}
+    assert not step(poisoned(net), optimiser)
+    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters())
+    assert all(bool(torch.isfinite(value).all()) for value in net.state_dict().values())
+    x, targets = separable(1)[0]
+    assert step(LOSS(net(x), targets), optimiser)
+    assert (step.skipped, step.skipped_in_a_row) == (1, 0)
+
+
+def test_a_gradient_that_is_not_finite_outside_of_the_network_counts_too():
+    net = nn.Linear(1, 1)
+    alpha = nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([alpha, *net.parameters()], lr=0.1)
+    # sqrt has an infinite slope at 0 while the value is finite.
+    assert not GuardedStep(net, clip=None)(net(torch.ones(1)).sum() + alpha.sqrt().sum(), optimiser)
+    assert alpha.item() == 0.0
+
+
+def test_patience_ends():
+    net = network().train()
+    step = GuardedStep(net, clip=None, patience=2)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(2):
+        step(poisoned(net), optimiser)
+    with pytest.raises(NonFiniteLoss, match=r"3 steps in a row \(last loss: nan\)"):
+        step(poisoned(net), optimiser)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    net = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    # The gradient is (30, 40), its norm 50; clipped to 5 it is (3, 4).
+    GuardedStep(net, clip=5.0)(
+        net(torch.tensor([30.0, 40.0])).sum(), torch.optim.SGD(net.parameters(), lr=1.0)
+    )
+    torch.testing.assert_close(net.weight.detach(), torch.tensor([[-3.0, -4.0]]), atol=1e-4, rtol=0)
