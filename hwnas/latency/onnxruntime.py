@@ -75,8 +75,8 @@ class OnnxRuntimeBackend(LatencyBackend):
             )
         if self.precision == "fp16" and self.provider == "cpu" and not _has_fp16_kernels():
             raise BackendUnavailable(
-                f"ONNX Runtime has no fp16 kernels for {platform.machine()}: it would cast to fp32 and back, and "
-                "the casts would be in the number. Use --precision fp32."
+                f"ONNX Runtime has no fp16 kernels for {platform.machine()}: it would cast to fp32 and "
+                "back, and the casts would be in the number. Use --precision fp32."
             )
         self._require_here()
         self._session(onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)], precision=self.precision))

@@ -121,7 +121,7 @@ def profile_keys(
     )
     missing = [key for key in wanted if key not in table]
     if missing:
-        _fill(table, missing, backend, settings, on_progress)
+        _fill(table, wanted, missing, backend, settings, on_progress)
     return table
 
 
@@ -147,12 +147,13 @@ def _opened(header: TableHeader, path: Path | None, wanted: list[OpKey]) -> Late
 
 def _fill(
     table: LatencyTable,
+    wanted: list[OpKey],
     missing: list[OpKey],
     backend: LatencyBackend,
     settings: ProfileSettings,
     on_progress: Callable[[int, int, str], None] | None,
 ) -> None:
-    """Measure ``missing`` into ``table``, saving on the way where it has a path."""
+    """Measure those of ``wanted`` that are ``missing`` into ``table``; save on the way where it has a path."""
     before = DeviceState.read(backend.device)
     if table.header.before is None:
         table.header = table.header.model_copy(update={"before": before})
@@ -197,10 +198,10 @@ def _fill(
             f"What was measured is in {table.path}; the same command goes on from there."
         ) from None
     timings |= {key: Timing.failed(error) for key, error in failures.items()}
-    for key in missing:
-        # Rows were put in as they were visited, at random; they stay in the order of the keys.
-        table.rows.pop(key, None)
-        table.rows[key] = timings[key]
+    # Rows were put in as they were visited, at random; they are kept in the order of the keys.
+    place = {key: index for index, key in enumerate(wanted)}
+    rows = {**table.rows, **timings}
+    table.rows = {key: rows[key] for key in sorted(rows, key=lambda key: place.get(key, -1))}
     after = DeviceState.read(backend.device)
     busy = _unsteady(table, missing, after)
     table.header = table.header.model_copy(

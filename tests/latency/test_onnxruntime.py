@@ -1,0 +1,174 @@
+"""Timing in ONNX Runtime: on the provider asked for or not at all."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from hwnas.errors import BackendUnavailable, ExportError, InvalidInput, MeasurementFailed, MissingExtra
+from hwnas.latency.device import Device
+from hwnas.latency.onnxruntime import OnnxRuntimeBackend
+from hwnas.layers import Conv
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+GPU = Device(kind="cuda", name="NVIDIA TITAN Xp", index=1, cores=30)
+
+
+class Zeros(nn.Module):
+    """Reads only the shape of its input: the exported model has no input at all."""
+
+    def forward(self, x):
+        return torch.zeros(x.shape)
+
+
+class FakeSession:
+    """Stands in for a session; ONNX Runtime itself cannot start a GPU provider here."""
+
+    def __init__(self, runs_on):
+        self.runs_on = runs_on
+
+    def get_providers(self):
+        return self.runs_on
+
+
+def pretend(monkeypatch, *, available, runs_on, asked=None):
+    """Make ONNX Runtime list ``available`` providers and start sessions that run on ``runs_on``."""
+
+    def session(model, options, providers):
+        if asked is not None:
+            asked.update(
+                providers=providers,
+                threads=options.intra_op_num_threads,
+                inter=options.inter_op_num_threads,
+                no_fallback=options.get_session_config_entry("session.disable_cpu_ep_fallback"),
+            )
+        return FakeSession(runs_on)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+
+
+def test_the_provider_follows_the_device():
+    assert OnnxRuntimeBackend("cpu").provider == "cpu"
+    assert OnnxRuntimeBackend(GPU).provider == "cuda"
+    assert OnnxRuntimeBackend(GPU, "tensorrt").provider == "tensorrt"
+
+
+def test_a_provider_of_another_kind_of_device_is_refused():
+    with pytest.raises(InvalidInput, match="provider cuda does not run on"):
+        OnnxRuntimeBackend("cpu", "cuda")
+    with pytest.raises(InvalidInput, match="provider cpu does not run on NVIDIA TITAN Xp"):
+        OnnxRuntimeBackend(GPU, "cpu")
+    with pytest.raises(InvalidInput, match='provider must be one of cpu, cuda, tensorrt; got "coreml"'):
+        OnnxRuntimeBackend("cpu", "coreml")
+
+
+def test_two_providers_do_not_share_a_table():
+    assert OnnxRuntimeBackend(GPU, "cuda").settings() != OnnxRuntimeBackend(GPU, "tensorrt").settings()
+    assert OnnxRuntimeBackend(GPU).settings() == {"provider": "cuda", "clock": "wall"}
+    assert OnnxRuntimeBackend("cpu", threads=2).settings() == {
+        "provider": "cpu",
+        "clock": "wall",
+        "spinning": "stopped after each run",
+    }
+
+
+def test_versions_say_which_distribution():
+    versions = OnnxRuntimeBackend("cpu").versions()
+    assert versions["onnxruntime"].startswith(f"{onnxruntime.__version__} (onnxruntime")
+    assert int(versions["onnx_opset"]) >= 17
+
+
+def test_a_provider_that_the_build_lacks_is_refused(monkeypatch):
+    pretend(monkeypatch, available=["CPUExecutionProvider"], runs_on=["CPUExecutionProvider"])
+    with pytest.raises(BackendUnavailable, match=r"CUDAExecutionProvider was asked for.*has only CPUExec"):
+        OnnxRuntimeBackend(GPU).prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
+
+
+def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch):
+    # onnxruntime-gpu without a driver lists CUDA and then runs on the CPU without a word.
+    pretend(
+        monkeypatch,
+        available=["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+        runs_on=["CPUExecutionProvider"],
+    )
+    for provider in ("cuda", "tensorrt"):
+        with pytest.raises(
+            BackendUnavailable, match=r"would run on CPUExecutionProvider.*\s.*Nothing was measured"
+        ):
+            OnnxRuntimeBackend(GPU, provider).prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
+
+
+def test_a_session_is_asked_for_on_one_device_with_its_threads(monkeypatch):
+    asked = {}
+    everything = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    pretend(monkeypatch, available=everything, runs_on=everything, asked=asked)
+    OnnxRuntimeBackend(GPU, "tensorrt", "fp16", threads=3)._session(b"")
+    # What TensorRT cannot take may run in CUDA, on the same GPU; the CPU is not in the list.
+    assert asked["providers"] == [
+        ("TensorrtExecutionProvider", {"device_id": "1", "trt_fp16_enable": "True"}),
+        ("CUDAExecutionProvider", {"device_id": "1"}),
+    ]
+    assert (asked["threads"], asked["inter"], asked["no_fallback"]) == (3, 1, "1")
+
+
+@pytest.mark.parametrize(
+    ("precision", "text"), [("bf16", "no bf16 kernels on a CPU"), ("fp16", "would cast to fp32 and back")]
+)
+def test_a_precision_without_kernels_is_refused(monkeypatch, precision, text):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(BackendUnavailable, match=text):
+        OnnxRuntimeBackend("cpu", precision=precision).check()
+
+
+def test_without_onnxruntime_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'hwnas\[onnxruntime\]'"):
+        OnnxRuntimeBackend("cpu").check()
+
+
+def test_a_model_without_inputs_is_timed():
+    assert OnnxRuntimeBackend("cpu").prepare(Zeros(), [torch.rand(1, 3, 8, 8)])() > 0
+
+
+def test_whole_numbers_stay_whole():
+    class Pick(nn.Module):
+        def forward(self, x, index):
+            return x[index]
+
+    inputs = [torch.rand(4, 4), torch.tensor([2, 0])]
+    assert OnnxRuntimeBackend("cpu").prepare(Pick(), inputs)() > 0
+
+
+def test_inputs_outlive_the_caller():
+    # Buffers are bound by address: the reader itself must keep them.
+    reader = OnnxRuntimeBackend("cpu").prepare(Conv(3, 4), [torch.rand(1, 3, 64, 64)])
+    waste = [torch.full((1, 3, 64, 64), float("nan")) for _ in range(8)]
+    assert reader() > 0
+    assert len(waste) == 8
+
+
+def test_a_module_that_cannot_be_exported_is_told():
+    with pytest.raises(ExportError, match="Conv cannot be exported to ONNX"):
+        OnnxRuntimeBackend("cpu").prepare(Conv(3, 4), [torch.rand(1, 2, 8, 8)])
+
+
+def test_a_session_that_cannot_be_built_is_told():
+    with pytest.raises(MeasurementFailed, match=r"cannot build a session \(cpu, fp32\)"):
+        OnnxRuntimeBackend("cpu")._session(b"no model")
+
+
+def test_a_run_that_fails_is_told(monkeypatch):
+    backend = OnnxRuntimeBackend("cpu")
+
+    def fails():
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(backend, "_session", lambda model: SimpleNamespace(io_binding=fails))
+    with pytest.raises(
+        MeasurementFailed, match=r"Conv does not run in ONNX Runtime \(cpu, fp32\).*out of luck"
+    ):
+        backend.prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
