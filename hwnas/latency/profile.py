@@ -153,7 +153,7 @@ def _fill(
     settings: ProfileSettings,
     on_progress: Callable[[int, int, str], None] | None,
 ) -> None:
-    """Measure those of ``wanted`` that are ``missing`` into ``table``; save on the way where it has a path."""
+    """Measure those of ``wanted`` that are ``missing`` into ``table``; save on the way if it has a path."""
     before = DeviceState.read(backend.device)
     if table.header.before is None:
         table.header = table.header.model_copy(update={"before": before})
