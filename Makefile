@@ -13,7 +13,7 @@ demo: .venv/.installed
 	$(BIN)/hwnas demo --out runs/demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: .venv/.installed
 	$(BIN)/ruff format --check .
