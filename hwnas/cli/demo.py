@@ -21,9 +21,9 @@ from hwnas.cli.search import run_search, search_config
 from hwnas.cli.settings import changed, validated
 from hwnas.core.fit import FitConfig
 
-SEARCH = {"epochs": 10, "depth_from_epoch": 3, "validate_every": 5}
-FIT = {"epochs": 24, "validate_every": 6}
-SCENES = {"length": 128}
+SEARCH = {"epochs": 8, "depth_from_epoch": 2, "validate_every": 4}
+FIT = {"epochs": 20, "validate_every": 10}
+SCENES = {"length": 96}
 
 
 @click.command("demo")
@@ -37,6 +37,10 @@ def command(out: Path, backend: str, short: bool) -> None:
 
     Run again, it goes on where it stopped.
     """
+    import torch
+
+    # On tensors this small, threads mostly wait for one another; on a busy machine they wait for long.
+    torch.set_num_threads(1)
     settings = {"epochs": 1, "depth_from_epoch": 0} if short else SEARCH
     chosen = choose_space("autortnet", "small", {}, "synthetic")
     config = search_config(chosen, settings, None, None, None)

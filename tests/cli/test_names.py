@@ -1,0 +1,41 @@
+import pytest
+
+from hwnas.cli.names import find_backend, find_space, known_backends, known_spaces, space_of
+from hwnas.core.genotype import Genotype
+from hwnas.errors import GenotypeError, InvalidInput
+from hwnas.latency.fake import FakeBackend
+from hwnas.search_spaces.chain import Chain
+
+
+def test_built_in_names_are_found():
+    assert all(find_space(name).name == name for name in known_spaces())
+    assert all(find_backend(name).name == name for name in known_backends())
+
+
+def test_a_class_is_found_by_module_and_name():
+    assert find_space("hwnas.search_spaces.chain:Chain") is Chain
+    assert find_backend("hwnas.latency.fake:FakeBackend") is FakeBackend
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("autortn", r'no search space is called "autortn"\. Known: autortnet, chain'),
+        ("no_such_module:Space", "there is no no_such_module"),
+        ("hwnas.search_spaces.chain:Chian", "hwnas.search_spaces.chain has no Chian"),
+        ("hwnas.latency.fake:FakeBackend", "which is not a SearchSpace"),
+    ],
+)
+def test_what_names_no_space_is_refused(name, message):
+    with pytest.raises(InvalidInput, match=message):
+        find_space(name)
+
+
+def test_a_space_is_rebuilt_from_its_genotype():
+    space = Chain(size=8, stages=1, depth=2)
+    assert space_of(space.random()).model_dump() == space.model_dump()
+
+
+def test_a_genotype_with_fields_of_another_version_is_refused():
+    with pytest.raises(GenotypeError, match="the genotype's fields do not fit chain"):
+        space_of(Genotype(space="chain", fields={"length": 3}, choices={}))

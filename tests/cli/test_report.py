@@ -1,0 +1,36 @@
+import re
+
+from hwnas.cli.diagram import graphs_of, ranks
+from hwnas.cli.folder import RunFolder
+from hwnas.cli.report import plots
+from tests.cli.conftest import hwnas
+
+
+def test_choices_on_edges_become_graphs():
+    choices = {"h1.depth": "2", "h1.normal.e0-2": "skip", "h1.normal.e2-3": "zero", "agg.x1-m": "conv_3x3_x2"}
+    assert graphs_of(choices) == {
+        "h1.normal": {("0", "2"): "skip", ("2", "3"): "zero"},
+        "agg": {("x1", "m"): "conv_3x3_x2"},
+    }
+
+
+def test_a_node_stands_right_of_all_that_it_reads():
+    # 3 reads 2, which reads 0 and 1: columns 0, 0, 1, 2.
+    assert ranks([("0", "2"), ("1", "2"), ("0", "3"), ("2", "3")]) == {"0": 0, "2": 1, "1": 0, "3": 2}
+
+
+def test_a_circle_ends_too():
+    assert set(ranks([("a", "b"), ("b", "a")])) == {"a", "b"}
+
+
+def test_a_report_needs_no_other_file(run, tmp_path):
+    result = hwnas("report", run, "--png", tmp_path)
+    assert result.exit_code == 0, result.output
+    page = (run / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)[^"]*"', page.replace("xlink:href", "href"))
+    assert page.count("<svg") == 6
+    assert "Intersection over union by class" in page
+    assert "data:image/png;base64," in page
+    for word in ("asked", "predicted", "measured"):
+        assert f"<td>{word}</td>" in page
+    assert {path.stem for path in tmp_path.glob("*.png")} == set(plots(RunFolder(run)))
