@@ -45,16 +45,16 @@ def choose_space(
     fields: Mapping[str, Any],
     data: str | None,
     *,
-    table_fields: Mapping[str, Any] | None = None,
+    given_fields: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """The space that the options name.
 
     Args:
         name: of the space; None: autortnet.
-        preset: None: the fields of the table, else "small" where the space has it.
+        preset: None: "small" where the space has it.
         fields: set by hand; they win.
         data: text of the data set, whose number of classes becomes the space's; None: synthetic scenes.
-        table_fields: the fields of the space that a given table was made for.
+        given_fields: the fields that a table, or a run to resume, was made for; a preset overrides them.
     """
     assumed = []
     if name is None:
@@ -62,12 +62,11 @@ def choose_space(
         assumed.append(f"space {name}")
     kind = find_space(name)
     values: dict[str, Any] = {}
-    if preset is None and DEFAULT_PRESET in kind.presets:
-        preset = DEFAULT_PRESET
-        assumed.append(f"preset {preset} ({kind.preset(preset).about})")
-        if table_fields:
-            values.update(table_fields)
-            assumed[-1] += ", with the space's fields as the table has them"
+    if preset is None:
+        values.update(given_fields or {})
+        if DEFAULT_PRESET in kind.presets:
+            preset = DEFAULT_PRESET
+            assumed.append(f"preset {preset} ({kind.preset(preset).about})")
     if data is None:
         data = DEFAULT_DATA
         assumed.append(

@@ -18,8 +18,9 @@ from hwnas.cli.machine import Machine, profile_space
 from hwnas.cli.measure import lines, run_measure
 from hwnas.cli.report import write_report
 from hwnas.cli.search import run_search, search_config
-from hwnas.cli.settings import changed, validated
+from hwnas.cli.settings import validated
 from hwnas.core.fit import FitConfig
+from hwnas.core.search import SearchConfig
 
 SEARCH = {"epochs": 8, "depth_from_epoch": 2, "validate_every": 4}
 FIT = {"epochs": 20, "validate_every": 10}
@@ -43,7 +44,8 @@ def command(out: Path, backend: str, short: bool) -> None:
     torch.set_num_threads(1)
     settings = {"epochs": 1, "depth_from_epoch": 0} if short else SEARCH
     chosen = choose_space("autortnet", "small", {}, "synthetic")
-    config = search_config(chosen, settings, None, None, None)
+    base = validated(SearchConfig, chosen.space.preset("small").search)
+    config = search_config(base, settings, None, None, None)
     images = DataChoice.of("synthetic", 4 if short else 8, {"length": 12} if short else SCENES)
     machine = Machine(device="cpu", backend=backend)
     folder = RunFolder(out)
@@ -52,8 +54,8 @@ def command(out: Path, backend: str, short: bool) -> None:
     run_search(chosen, table, images, config, out, resume=True)
     size = describe(folder.genotype)
     note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")
-    base = validated(FitConfig, chosen.space.preset("small").fit).model_dump()
-    run_fit(folder, images, validated(FitConfig, changed(base, {"epochs": 1} if short else FIT)), resume=True)
+    training = {**chosen.space.preset("small").fit, **({"epochs": 1} if short else FIT)}
+    run_fit(folder, images, validated(FitConfig, training), resume=True)
     scores = run_eval(folder, images, images.val)
     exported = run_export(folder)
     measured = run_measure(folder, machine)

@@ -11,7 +11,7 @@ import click
 from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
 from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, image_shape, require_maps
-from hwnas.cli.folder import RunSetup
+from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.machine import Machine, default_table_path, machine_options, profile_space
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import changed, parse, sort_out, validated
@@ -68,20 +68,33 @@ def command(
     """
     machine = Machine(device, backend, precision, threads)
     out = out or Path("runs") / (space or DEFAULT_SPACE).replace(":", "-")
+    # A run that is resumed says what it is; what is given anew must agree, or its checkpoint is refused.
+    folder = RunFolder(out)
+    kept = folder.read("search.json") if resume else {}
+    setup = RunSetup.load(out) if resume else None
+    space = space or kept.get("space")
     kind = find_space(space or DEFAULT_SPACE)
     config_fields = list(SearchConfig.model_fields)
     homes = sort_out(
         parse(settings), {"space": list(kind.model_fields), "search": config_fields, "data": None}
     )
-    without = lut == Path("none")
+    without = lut == Path("none") or (bool(kept) and kept.get("table") is None)
     table = None if without else _given_table(lut, out, resume, machine)
-    chosen = choose_space(
-        space, preset, homes["space"], data, table_fields=_fields_of(table, kind.name) if table else None
-    )
-    config = search_config(chosen, homes["search"], target_ms, latency_weight, penalty)
-    preset_batch = chosen.preset.batch if chosen.preset else 8
-    images = DataChoice.of(chosen.data, batch or preset_batch, homes["data"])
-    for assumption in chosen.assumed:
+    given = kept.get("fields") or (_fields_of(table, kind.name) if table else None)
+    data = data or (setup.data.name if setup else None)
+    chosen = choose_space(space, preset, homes["space"], data, given_fields=given)
+    if kept:
+        base = validated(SearchConfig, kept["config"])
+    else:
+        base = validated(SearchConfig, chosen.preset.search if chosen.preset else {})
+    config = search_config(base, homes["search"], target_ms, latency_weight, penalty)
+    if setup:
+        images = folder.data(data, homes["data"] | ({"batch": batch} if batch else {}))
+    else:
+        images = DataChoice.of(
+            chosen.data, batch or (chosen.preset.batch if chosen.preset else 8), homes["data"]
+        )
+    for assumption in () if kept else chosen.assumed:
         note(f"assuming {assumption}")
     if table is None and not without:
         measuring = machine.make()
@@ -110,7 +123,7 @@ def run_search(
         arch=images.training(images.arch, size) if images.arch else None,
         val=images.evaluation(images.val, size),
     )
-    if resume or not (out / "search.json").exists():
+    if not (out / "search.json").exists():
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
         if table is not None:
             table.save(out / "table.json")
@@ -120,18 +133,17 @@ def run_search(
 
 
 def search_config(
-    chosen: Chosen,
+    config: SearchConfig,
     settings: Mapping[str, Any],
     target_ms: float | None,
     latency_weight: float | None,
     penalty: str | None,
 ) -> SearchConfig:
-    """The preset's config, changed by the options.
+    """The config (a preset's, or a resumed run's), changed by the options.
 
     Raises:
         InvalidInput: values that do not fit, or a penalty that lacks its target.
     """
-    base = validated(SearchConfig, chosen.preset.search if chosen.preset else {}).model_dump()
     options: dict[str, Any] = {}
     form = penalty or ("hinge" if target_ms is not None else None)
     if form in ("hinge", "target") and target_ms is None:
@@ -146,7 +158,7 @@ def search_config(
         options["penalty.target_ms"] = target_ms
     if latency_weight is not None:
         options["penalty.weight"] = latency_weight
-    return validated(SearchConfig, changed(base, {**options, **settings}))
+    return validated(SearchConfig, changed(config.model_dump(), {**options, **settings}))
 
 
 def report_search(

@@ -94,10 +94,15 @@ def test_a_run_is_not_overwritten(run, table):
 
 
 def test_resuming_a_finished_run_finds_the_same(run):
-    again = settings(epochs=2, depth_from_epoch=0, data__length=4)
-    found = said("search", "--out", run, "--resume", "--batch", "2", "--target-ms", "3", *again)
+    found = said("search", "--out", run, "--resume")
     assert found["genotype"] == Genotype.load(run / "genotype.json").short_id
     assert found["asked_ms"] == 3
+
+
+def test_resuming_with_other_settings_is_refused(run):
+    result = hwnas("search", "--out", run, "--resume", *settings(epochs=3))
+    assert result.exit_code == EXIT_ERROR
+    assert "config.epochs: checkpoint 2, asked 3" in result.stderr
 
 
 def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
