@@ -6,16 +6,25 @@ A suite raises AssertionError, saying what was expected of whom, at the first th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from hwnas.core.arch import ArchParameters, assigned
+from hwnas.core.expected import ExpectedLatency
+from hwnas.core.genotype import Genotype
+from hwnas.core.space import SearchSpace
 from hwnas.latency.backend import LatencyBackend, Precision
 from hwnas.latency.device import Device
+from hwnas.latency.fake import fake_table
 from hwnas.latency.timing import Reader
 from hwnas.layers import Add, Concat, Conv, PoolLinear, Resize
+from hwnas.ops import OpKey, build_op
+from hwnas.record import record
 
 
 def check_backend(backend: LatencyBackend) -> None:
@@ -132,3 +141,129 @@ def _small_and_large(backend: LatencyBackend) -> tuple[Reader, Reader]:
         backend.prepare(Conv(4, 4), _plausible([(1, 4, 8, 8)])),
         backend.prepare(Conv(48, 48), _plausible([(1, 48, 64, 64)])),
     )
+
+
+def check_space(
+    space: SearchSpace, *, architectures: int = 4, seed: int = 0, tolerance: float = 1e-5
+) -> None:
+    """Ask of a search space whatever hwnas relies on; for the tests of whoever writes one.
+
+    Fields survive JSON; every op can be rebuilt from its spec; genotypes are canonical and survive JSON;
+    networks run at odd sizes; and the three views of random architectures agree: the supernet at one-hot
+    computes what the derived network computes, and the expected latency at one-hot is the sum of table rows
+    over the ops that the derived network runs.
+
+    Args:
+        space: with fields as small as it allows: networks are run, on the CPU, at its input shape.
+        architectures: how many random architectures are tried.
+        seed: of weights, inputs and architectures.
+        tolerance: largest difference between outputs, relative to the largest output.
+
+    Raises:
+        AssertionError: the space breaks a rule; the message says which, and where.
+        SpaceError: its supernet cannot be recorded.
+    """
+    if type(space).model_validate_json(space.model_dump_json()) != space:
+        raise AssertionError(f"{space!r} does not equal itself after a round trip through JSON.")
+    recording = space.record()
+    if not recording.ops:
+        raise AssertionError(f"{type(space).__name__} calls no op (no hwnas.Op): nothing can be timed.")
+    keys = recording.keys()
+    for key in keys:
+        _check_op(key)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        supernet = _with_statistics(space.supernet()).eval()
+        arch = ArchParameters(supernet)
+        table = fake_table(keys, _distinct(keys), input_shape=space.input_shape())
+        cost = ExpectedLatency(recording, arch.choices, table)
+        x = torch.randn(1, *space.input_shape())
+        for _ in range(architectures):
+            assignment = {choice.name: int(torch.randint(len(choice.options), ())) for choice in arch.choices}
+            genotype = _check_genotype(space, assignment)
+            with torch.no_grad():
+                draw = arch.one_hot(assignment)
+                network = space.build(genotype, supernet).eval()
+                with assigned(supernet, arch, draw, gradient=False):
+                    expected = supernet(x)
+                found = network(x)
+            difference = float((found - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+            if not difference <= tolerance:
+                raise AssertionError(
+                    f"{genotype.choices}: the derived network's output differs from the supernet's by "
+                    f"{difference:.2g} (allowed: {tolerance:.2g}). Does a module outside the blocks depend "
+                    "on a choice?"
+                )
+            ran = Counter(use.key for use in record(network, [x]).ops)
+            charged = recording.count(assignment)
+            if ran != charged:
+                raise AssertionError(
+                    f"{genotype.choices}: the derived network runs other ops than the supernet's recording "
+                    f"charges for.\n  run, not charged: {_listed(ran - charged)}\n"
+                    f"  charged, not run: {_listed(charged - ran)}"
+                )
+            ms = sum(table.latency_ms(key) * count for key, count in ran.items())
+            if not math.isclose(cost.total(draw.weights), ms, rel_tol=1e-4):
+                raise AssertionError(
+                    f"{genotype.choices}: the expected latency at one-hot is {cost.total(draw.weights)} ms, "
+                    f"the rows of the ops that run sum to {ms} ms."
+                )
+            _check_odd_sizes(space, network, genotype)
+
+
+def _check_op(key: OpKey) -> None:
+    rebuilt = build_op(key.spec)
+    if rebuilt.spec != key.spec:
+        raise AssertionError(f"{key.spec} gives {rebuilt.spec} when it is built again from its spec.")
+    inputs = [torch.empty(shape, device="meta") for shape in key.input_shapes]
+    try:
+        output = rebuilt.to("meta").eval()(*inputs)
+    except Exception as error:
+        raise AssertionError(f"{key}, built alone from its spec, fails on these shapes: {error}") from error
+    if not isinstance(output, Tensor):
+        raise AssertionError(f"{key} gives a {type(output).__name__}; an op gives one tensor.")
+
+
+def _check_genotype(space: SearchSpace, assignment: dict[str, int]) -> Genotype:
+    genotype = space.genotype(assignment)
+    again = Genotype.model_validate_json(genotype.model_dump_json())
+    if again != genotype:
+        raise AssertionError(f"{genotype} does not equal itself after a round trip through JSON.")
+    if space.genotype(space.assignment(again)) != genotype:
+        raise AssertionError(
+            f"{genotype.choices} is not canonical: its own assignment gives another genotype."
+        )
+    return genotype
+
+
+def _check_odd_sizes(space: SearchSpace, network: nn.Module, genotype: Genotype) -> None:
+    shape = space.input_shape()
+    if len(shape) != 3:
+        return
+    channels, height, width = shape
+    odd = (1, channels, height + 1 - height % 2 + 2, width + 1 - width % 2 + 4)
+    try:
+        with torch.no_grad():
+            network(torch.randn(odd))
+    except Exception as error:
+        raise AssertionError(f"{genotype.choices} does not run at the odd size {odd}: {error}") from error
+
+
+def _distinct(keys: Sequence[OpKey]) -> Callable[[OpKey], float]:
+    # Different for every key, so that two ops that are mistaken for one another do not cancel.
+    order = {key: position for position, key in enumerate(keys)}
+    return lambda key: 1.0 + 0.01 * order[key]
+
+
+def _with_statistics(network: nn.Module) -> nn.Module:
+    # Fresh statistics are those of the identity; only others tell one batch norm from another.
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.running_mean.uniform_(-0.5, 0.5)
+            assert module.running_var is not None
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def _listed(keys: Counter[OpKey]) -> str:
+    return ", ".join(f"{count} × {key}" for key, count in keys.items()) or "none"

@@ -57,7 +57,12 @@ def derive(supernet: nn.Module, assignment: Mapping[str, int], *, affine: bool =
     Raises:
         GenotypeError: a choice that matters is missing, or its index is out of range.
     """
-    network = _fold(copy.deepcopy(supernet), assignment, {})
+    kept: set[int] = set()
+    _keep(supernet, assignment, kept)
+    # Copying is most of the work: what falls away is replaced by a placeholder in the copy.
+    placeholder = nn.Identity()
+    memo: dict[int, object] = {id(m): placeholder for m in supernet.modules() if id(m) not in kept}
+    network = _fold(copy.deepcopy(supernet, memo), assignment, {})
     if affine:
         make_batchnorm_affine(network)
     return network
@@ -71,6 +76,23 @@ def make_batchnorm_affine(network: nn.Module) -> None:
             device = module.running_mean.device if module.running_mean is not None else None
             module.weight = nn.Parameter(torch.ones(module.num_features, device=device))
             module.bias = nn.Parameter(torch.zeros(module.num_features, device=device))
+
+
+def _keep(module: nn.Module, assignment: Mapping[str, int], kept: set[int]) -> None:
+    """Collect the ids of the modules that ``assignment`` reaches."""
+    if id(module) in kept:
+        return
+    kept.add(id(module))
+    children: list[nn.Module] = list(module.children())
+    if isinstance(module, ChoiceBlock):
+        kept.add(id(module.options))
+        children = [module.options[_index(module, assignment)]]
+    elif isinstance(module, DepthBlock):
+        index = _index(module, assignment)
+        kept.update((id(module.steps), id(module.exits)))
+        children = [*module.steps[: index + 1], module.exits[index]]
+    for child in children:
+        _keep(child, assignment, kept)
 
 
 def _fold(module: nn.Module, assignment: Mapping[str, int], done: dict[int, nn.Module]) -> nn.Module:

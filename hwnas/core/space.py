@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from hwnas.core.choice import Choice, choices_of
 from hwnas.core.derive import derive
@@ -51,6 +52,28 @@ class Preset(BaseModel):
     """Values for :class:`hwnas.FitConfig`."""
     batch: int = Field(8, ge=1)
     """Images in a training batch."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves new weights unfilled: on meta tensors nobody reads them, and drawing them takes seconds."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in _FILLS:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
+_FILLS = frozenset(
+    {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"}
+    | {"xavier_normal_", "orthogonal_", "zero_", "fill_", "ones_", "zeros_", "constant_"}
+)
 
 
 class SearchSpace(BaseModel, ABC):
@@ -119,17 +142,18 @@ class SearchSpace(BaseModel, ABC):
     def record(self, batch: int = 1) -> Recording:
         """All op uses of the supernet with their conditions at this space's input shape; computes nothing."""
         if batch not in self._recordings:
-            with torch.device("meta"):
+            with torch.device("meta"), _Unfilled():
                 supernet = self.supernet()
-                inputs = torch.empty(batch, *self.input_shape())
+            if not self._choices:
+                self._choices.update(choices_of(supernet))
+            inputs = torch.empty(batch, *self.input_shape(), device="meta")
             self._recordings[batch] = record(supernet, [inputs])
         return self._recordings[batch]
 
     def choices(self) -> dict[str, Choice]:
         """The choices of the supernet by name."""
         if not self._choices:
-            with torch.device("meta"):
-                self._choices.update(choices_of(self.supernet()))
+            self.record()
         return dict(self._choices)
 
     def genotype(self, assignment: Mapping[str, int]) -> Genotype:

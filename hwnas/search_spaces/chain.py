@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from hwnas import Choice, ChoiceBlock, Conv, DepthBlock, PoolLinear, SearchSpace
@@ -30,6 +30,14 @@ class Chain(SearchSpace):
     """Channels of the first stage; each further stage doubles them."""
     kernels: tuple[int, ...] = (1, 3, 5)
     """Kernel sides to choose from, odd."""
+
+    @field_validator("kernels")
+    @classmethod
+    def _odd(cls, kernels: tuple[int, ...]) -> tuple[int, ...]:
+        distinct = len(set(kernels)) == len(kernels)
+        if not kernels or not distinct or any(kernel < 1 or kernel % 2 == 0 for kernel in kernels):
+            raise ValueError(f"kernels must be odd, positive and all different, at least one; got {kernels}")
+        return kernels
 
     def input_shape(self) -> tuple[int, int, int]:
         """``(3, size, size)``."""

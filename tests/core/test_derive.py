@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas import ArchParameters, ExpectedLatency, Op, assigned, derive, record
+from hwnas import ArchParameters, Choice, ChoiceBlock, Conv, ExpectedLatency, Op, assigned, derive, record
 from hwnas.core.choice import Block, blocks
 from hwnas.core.derive import Pick, Steps, make_batchnorm_affine
 from hwnas.errors import GenotypeError
@@ -116,6 +116,13 @@ def test_one_module_in_two_places_of_a_list_is_folded_in_both():
     network = derive(nn.Sequential(shared, nn.Sequential(shared)), {"a": 0})
     assert network[0] is network[1][0]
     assert not any(isinstance(module, Block) for module in network.modules())
+
+
+def test_a_module_that_one_block_drops_and_another_place_uses_is_kept():
+    shared = Conv(4, 4, kernel=1)
+    either = ChoiceBlock(Choice(name="a", options=("x", "y")), {"x": shared, "y": Conv(4, 4)})
+    network = derive(nn.Sequential(either, shared), {"a": 1})
+    assert [module.conv.kernel_size for module in network] == [(3, 3), (1, 1)]
 
 
 def test_depth_keeps_the_steps_up_to_the_exit():
