@@ -169,10 +169,10 @@ def check_space(
     if not recording.ops:
         raise AssertionError(f"{type(space).__name__} calls no op (no hwnas.Op): nothing can be timed.")
     keys = recording.keys()
-    for key in keys:
-        _check_op(key)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        for key in keys:
+            _check_op(key)
         supernet = _with_statistics(space.supernet()).eval()
         arch = ArchParameters(supernet)
         table = fake_table(keys, _distinct(keys), input_shape=space.input_shape())

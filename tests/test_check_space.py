@@ -1,0 +1,127 @@
+"""The conformance suite for search spaces finds what is wrong, and says it."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from hwnas import Choice, ChoiceBlock, Conv, Op, PoolLinear, SearchSpace, register_op
+from hwnas.testing import check_space
+
+
+@register_op("test.liar")
+class Liar(Op):
+    """Does not tell its attributes."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__(factor=2.0 * factor)
+
+    def forward(self, x):
+        return x
+
+
+@register_op("test.forgetful")
+class Forgetful(Op):
+    """Leaves out of its spec what its shapes depend on."""
+
+    def __init__(self, c_in: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def either(**options):
+    return ChoiceBlock(Choice(name="a", options=tuple(options)), options)
+
+
+class Space(SearchSpace):
+    """Whatever its ``what`` says is wrong with it."""
+
+    name: ClassVar[str] = "wrong"
+    what: str
+
+    def input_shape(self):
+        return (3, 8, 8)
+
+    def supernet(self):
+        return WRONG[self.what]()
+
+
+class Sneaky(nn.Module):
+    """Looks at a decision that is none of its business."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = either(x=Conv(3, 4), y=Conv(3, 4, kernel=1))
+        self.head = PoolLinear(4, 2)
+
+    def forward(self, x):
+        known = getattr(self.block, "_assignment", None)
+        return self.head(self.block(x)) * (2.0 if known is not None else 1.0)
+
+
+class Picky(nn.Module):
+    """Works for even sizes alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = either(x=Conv(3, 4), y=Conv(3, 4, kernel=1))
+
+    def forward(self, x):
+        height = x.shape[2]
+        return self.block(x).unflatten(2, (height // 2, 2)).sum(3)
+
+
+class Extra(nn.Module):
+    """Runs one op more in the derived network than in the supernet's recording."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = either(x=Conv(3, 4), y=Conv(3, 4, kernel=1))
+        self.more = Conv(4, 4)
+
+    def forward(self, x):
+        x = self.block(x)
+        return x if isinstance(self.block, ChoiceBlock) else x + 0.0 * self.more(x)
+
+
+WRONG = {
+    "nothing": lambda: nn.Sequential(Conv(3, 4), either(x=Conv(4, 4), y=nn.Identity()), PoolLinear(4, 2)),
+    "no op": lambda: either(x=nn.Identity(), y=nn.ReLU()),
+    "liar": lambda: nn.Sequential(either(x=Liar(), y=nn.Identity())),
+    "forgetful": lambda: nn.Sequential(Conv(3, 5), either(x=Forgetful(5), y=Conv(5, 4))),
+    "sneaky": Sneaky,
+    "picky": Picky,
+    "extra": Extra,
+}
+
+
+def test_nothing_wrong():
+    check_space(Space(what="nothing"))
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("no op", "Space calls no op"),
+        ("liar", r"test\.liar\(factor=2\.0\) gives test\.liar\(factor=4\.0\) when it is built again"),
+        ("forgetful", r"test\.forgetful\(\) @ 1x5x8x8, built alone from its spec, fails on these shapes"),
+        ("sneaky", "the derived network's output differs from the supernet's by"),
+        ("picky", r"does not run at the odd size \(1, 3, 11, 13\)"),
+        ("extra", r"runs other ops than(.|\n)*run, not charged: 1 × hwnas\.conv"),
+    ],
+)
+def test_what_is_wrong_is_said(what, says):
+    with pytest.raises(AssertionError, match=says):
+        check_space(Space(what=what))
+
+
+def test_the_random_generator_is_left_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    check_space(Space(what="nothing"))
+    assert torch.equal(torch.rand(1), expected)
