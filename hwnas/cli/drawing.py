@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +62,8 @@ def as_svg(drawn: Figure) -> str:
     with styled():
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    # A fixed size in points would not shrink with the page; the viewBox keeps the proportions.
-    return re.sub(
-        r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", re.sub(r'^<svg height="[^"]*"', "<svg", text, count=1)
-    )
+    # Without the XML prolog. The page's style lets it shrink: it has a viewBox.
+    return text[text.index("<svg") :]
 
 
 def save_png(drawn: Figure, path: Path) -> None:
