@@ -1,7 +1,7 @@
-"""The main job on real street scenes: profile → search → fit → eval → export → measure on CamVid, beside a random net.
+"""The main job on real street scenes: profile → search → fit → eval → export → measure on CamVid.
 
-Every stage leaves its files in the work folder and is skipped or resumed when run again. The random network is the
-first of a seeded sequence whose table latency lies within 10 % of the found one's; it is trained alike.
+Every stage leaves its files in the work folder and is resumed when run again. Beside the found network
+stands a random one, trained alike: the first of a seeded sequence within 10 % of its table latency.
 
     python benchmarks/camvid.py --data DIR --work runs/camvid --scale cpu
     python benchmarks/camvid.py --data DIR --work runs/camvid-gpu --scale gpu
@@ -293,7 +293,8 @@ def markdown(summary: dict[str, Any]) -> str:
         depths = ", ".join(net["depth"].values())
         rows.append(
             f"| {name} ({net['genotype']}) | {net['miou']:.2f} "
-            f"| {net['parameters'] / 1e6:.2f} | {net['predicted_ms']:.3f} | {net['measured_ms']:.3f} | {depths} |"
+            f"| {net['parameters'] / 1e6:.2f} | {net['predicted_ms']:.3f} "
+            f"| {net['measured_ms']:.3f} | {depths} |"
         )
     classes = ["| class | searched | random |", "|---|---|---|"]
     for name, value in found["per_class"].items():
@@ -302,10 +303,12 @@ def markdown(summary: dict[str, Any]) -> str:
         [
             f"# {summary['question']}",
             "",
-            f"{summary['device']['name']}, {summary['backend']}, torch {summary['torch']}, {summary['date']}. "
-            f"Search: {summary['search']['epochs']} epochs at {summary['search_size']}, batch "
-            f"{summary['search_batch']}, seed {summary['search']['seed']}. "
-            f"Fit: {summary['fit']['epochs']} epochs at 360x480, batch {summary['fit_batch']}, no pre-training. "
+            f"{summary['device']['name']}, {summary['backend']}, "
+            f"torch {summary['torch']}, {summary['date']}. "
+            f"Search: {summary['search']['epochs']} epochs at {summary['search_size']}, "
+            f"batch {summary['search_batch']}, seed {summary['search']['seed']}. "
+            f"Fit: {summary['fit']['epochs']} epochs at 360x480, "
+            f"batch {summary['fit_batch']}, no pre-training. "
             f"Wall time of the last run: {summary['wall_seconds_this_run']:.0f} s "
             f"(search {summary['search_seconds_this_run']:.0f} s).",
             "",
@@ -313,7 +316,8 @@ def markdown(summary: dict[str, Any]) -> str:
             "",
             *classes,
             "",
-            "Written by benchmarks/camvid.py. Val is one street filmed at 15 Hz: it predicts other streets poorly.",
+            "Written by benchmarks/camvid.py. Val is one street filmed at 15 Hz: "
+            "it predicts other streets poorly.",
             "",
         ]
     )

@@ -79,7 +79,8 @@ def main() -> None:
     (options.out / f"latency_weight_cpu_{date}.json").write_text(json.dumps(summary, indent=1) + "\n")
     lines = ["| λ | predicted ms | expected ms | depths |", "|---|---|---|---|"]
     lines += [
-        f"| {row['lambda']} | {row['predicted_ms']:.3f} | {row['expected_ms']:.3f} | {', '.join(row['depths'])} |"
+        f"| {row['lambda']} | {row['predicted_ms']:.3f} | {row['expected_ms']:.3f} "
+        f"| {', '.join(row['depths'])} |"
         for row in rows
     ]
     heading = [f"# {summary['question']}", "", f"{device.name}, {summary['backend']}, {date}. Seed 0.", ""]

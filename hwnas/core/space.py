@@ -94,6 +94,13 @@ class SearchSpace(BaseModel, ABC):
     _recordings: dict[int, Recording] = PrivateAttr(default_factory=dict)
     _choices: dict[str, Choice] = PrivateAttr(default_factory=dict)
 
+    def __eq__(self, other: object) -> bool:
+        # What has been recorded so far (private, a cache) does not make a space another one.
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.model_dump_json()))
+
     @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch: ``(channels, height, width)`` for images."""

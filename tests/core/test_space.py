@@ -155,3 +155,11 @@ def test_defaults_of_loss_and_metric():
     assert space.loss(outputs, targets).item() == pytest.approx(0.6931, abs=1e-4)  # ln 2
     assert space.fit_loss(outputs, targets) == space.loss(outputs, targets)
     assert space.metric() is None
+
+
+def test_a_recording_does_not_make_a_space_another_one() -> None:
+    fresh, recorded = Chain(depth=1), Chain(depth=1)
+    recorded.record()
+    assert fresh == recorded
+    assert hash(fresh) == hash(recorded)
+    assert fresh != Chain(depth=2)
