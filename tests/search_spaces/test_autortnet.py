@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +16,14 @@ from hwnas import (
     record,
 )
 from hwnas.core.relaxation import GumbelSoftmax
+from hwnas.latency.export import export_onnx
 from hwnas.latency.fake import fake_table
+from hwnas.latency.profile import plausible_inputs
+from hwnas.ops import build_op
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.autortnet.aggregation import WIRINGS, AggregationCell, Wiring
 from hwnas.search_spaces.autortnet.cells import edges
-from hwnas.search_spaces.autortnet.ops import AGGREGATION_OPS, CELL_OPS
+from hwnas.search_spaces.autortnet.ops import AGGREGATION_OPS, CELL_OPS, Zero
 from hwnas.testing import check_space
 
 
@@ -217,3 +221,21 @@ def test_a_derived_network_has_affine_norms_and_no_choice_left():
     assert norms
     assert all(norm.affine for norm in norms)
     assert all(use.condition == () for use in record(network, [torch.randn(1, 3, 64, 96)]).ops)
+
+
+def test_every_op_exports_at_odd_sizes_with_a_dynamic_batch(tmp_path: Path) -> None:
+    # 101 → 51 → 26 → 13 → 7 and 67 → 34 → 17 → 9 → 5: each halving meets an odd side somewhere.
+    space = AutoRTNet.from_preset("small", height=101, width=67, cells=(2, 2, 2))
+    keys = space.record().keys()
+    for key in keys:
+        op = build_op(key.spec).eval()
+        inputs = plausible_inputs(key.input_shapes)
+        report = export_onnx(op, inputs, tmp_path / "op.onnx", dynamic_batch=True, check=True)
+        assert report.max_abs_difference <= 1e-4, str(key)
+
+
+def test_zero_halves_upwards_once_exported(tmp_path: Path) -> None:
+    # Traced as -(-45 // 2), ONNX's division, which rounds towards zero, would give 22.
+    network = Zero(stride=2)
+    assert network(torch.ones(1, 2, 45, 60)).shape == (1, 2, 23, 30)
+    export_onnx(network, [torch.ones(1, 2, 45, 60)], tmp_path / "zero.onnx", dynamic_batch=True, check=True)

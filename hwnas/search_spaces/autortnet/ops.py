@@ -29,7 +29,9 @@ class Zero(Op):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Zeros, whatever the input holds."""
         n, c, h, w = x_NCHW.shape
-        return x_NCHW.new_zeros(n, c, -(-h // self.stride), -(-w // self.stride))
+        # Not -(-h // stride): tracing turns // into a division that rounds towards zero.
+        up = self.stride - 1
+        return x_NCHW.new_zeros(n, c, (h + up) // self.stride, (w + up) // self.stride)
 
 
 @register_op("autortnet.reduce_skip")
