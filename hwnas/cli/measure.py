@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,11 @@ from hwnas.cli.console import note, result
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.machine import Machine, machine_options
 from hwnas.cli.settings import changed, parse, sort_out, validated
+from hwnas.errors import TableMismatch
+
+if TYPE_CHECKING:
+    from hwnas.latency.backend import LatencyBackend
+    from hwnas.latency.table import LatencyTable
 
 
 @click.command("measure")
@@ -93,7 +98,7 @@ def run_measure(
         network, inputs, backend, validated(ProfileSettings, changed({}, settings or {}))
     )
     predicted = folder.read("result.json").get("predicted_ms")
-    if predicted is not None and table is not None and not _same(table.header, backend, batch):
+    if predicted is not None and table is not None and not _fits(table, backend, batch):
         note(
             "the run's table was measured under other conditions: its prediction is not for this measurement"
         )
@@ -117,9 +122,9 @@ def run_measure(
     return values
 
 
-def _same(header: Any, backend: Any, batch: int) -> bool:
-    return bool(
-        header.device.matches(backend.device)
-        and (header.backend, header.precision, header.batch) == (backend.name, backend.precision, batch)
-        and (header.device.kind != "cpu" or header.threads == backend.threads)
-    )
+def _fits(table: LatencyTable, backend: LatencyBackend, batch: int) -> bool:
+    try:
+        table.check(backend=backend, batch=batch)
+    except TableMismatch:
+        return False
+    return True

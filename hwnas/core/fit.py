@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sized
@@ -18,6 +19,7 @@ from hwnas.core.run import Averages, Run, Stateful
 from hwnas.core.space import Metric
 from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
 from hwnas.errors import CheckpointError, InvalidInput
+from hwnas.ops import Op
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -144,6 +146,9 @@ def fit(
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
             averages.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
+        if not found and val is not None and metric is not None:
+            # Resumed after its last epoch: there was nothing left to train, but the caller asked for scores.
+            found = evaluate_with(network, val, metric, device=device, precision=config.precision)
         network.cpu().eval()
         if out is not None:
             save_weights(network, out / "weights.pt")
@@ -198,7 +203,7 @@ def evaluate_with(
 
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write the weights of ``network`` to ``path``, atomically."""
-    save_checkpoint(path, {"weights": network.state_dict()})
+    save_checkpoint(path, {"weights": network.state_dict(), "network": _signature(network)})
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -209,6 +214,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     state = load_checkpoint(path)
     try:
+        if state["network"] != _signature(network):
+            raise CheckpointError(
+                f"{path} holds the weights of another network: shapes may agree, the layers do not. "
+                "Use the genotype that it was trained with."
+            )
         network.load_state_dict(state["weights"])
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} holds the weights of another network: {error}") from error
@@ -222,5 +232,7 @@ def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:
     return config.lr * math.pow(1.0 - done, config.power)
 
 
-def _signature(network: nn.Module) -> dict[str, list[int]]:
-    return {name: list(parameter.shape) for name, parameter in network.named_parameters()}
+def _signature(network: nn.Module) -> str:
+    # Shapes alone are not enough: two dilations of one convolution share them.
+    specs = [str(module.spec) for module in network.modules() if isinstance(module, Op)]
+    return hashlib.sha256(f"{network}{specs}".encode()).hexdigest()[:16]

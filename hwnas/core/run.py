@@ -64,6 +64,10 @@ class Averages:
         """The means, by name."""
         return {name: total / count for name, (total, count) in self._sums.items()}
 
+    def count(self, name: str) -> int:
+        """How many values of ``name`` were taken in."""
+        return int(self._sums[name][1]) if name in self._sums else 0
+
     def clear(self) -> None:
         """Begin a new epoch."""
         self._sums.clear()

@@ -55,7 +55,7 @@ class SearchConfig(BaseModel):
     weight_lr: float = Field(0.025, gt=0)
     """SGD's learning rate in the first epoch; it follows a cosine to ``weight_lr_end``."""
     weight_lr_end: float = Field(0.001, ge=0)
-    """SGD's learning rate in the last epoch."""
+    """What SGD's learning rate approaches: its value after the last epoch."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD's momentum."""
     weight_decay: float = Field(1e-3, ge=0)
@@ -218,6 +218,9 @@ def search(
             _set_learning_rate(weights, _cosine(config, epoch))
             _thaw(arch, epoch, config)
             net.train()
+            scored = 0
+            if metric is not None:
+                metric.reset()
             for batch, arch_batch in run.batches(data.steps()):
                 if arch_batch is not None:
                     loss, task, ms = _loss(
@@ -235,12 +238,15 @@ def search(
                 if ms is not None:
                     values["draw_ms"] = ms
                 averages.add(**values)
+                scored += 1
                 run.log.write("step", epoch=epoch, step=run.step, temperature=temperature, **values)
                 report(
                     Progress(epoch, config.epochs, run.step, False, {"temperature": temperature, **values})
                 )
             died = config.pruner.prune(arch, epoch)
-            values = _epoch_values(arch, cost, averages, metric, temperature)
+            # After a resume in mid-epoch the metric has seen a part of the epoch only: no number then.
+            whole = metric if scored == averages.count("loss") else None
+            values = _epoch_values(arch, cost, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
             if data.val is not None and (
                 (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
@@ -300,7 +306,6 @@ def _epoch_values(
         values["argmax_ms"] = cost.total(arch.one_hot(arch.argmax()).weights)
     if metric is not None:
         values["train"] = dict(metric.compute())
-        metric.reset()
     values["depth"] = depth_summary(arch)
     values["probabilities"] = arch.by_name(probabilities)
     return values

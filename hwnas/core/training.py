@@ -77,6 +77,8 @@ class GuardedStep:
         Raises:
             NonFiniteLoss: more than ``patience`` steps in a row were not finite.
         """
+        # The network's too where only architecture parameters step: what an earlier loss left must not count.
+        self.network.zero_grad(set_to_none=True)
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import InvalidInput
+from hwnas.files import write_atomically
 from hwnas.segmentation.dataset import Colour, Pixels, SegmentationDataset
 from hwnas.segmentation.transforms import VOID
 
@@ -62,15 +62,9 @@ def save_triptych(
     picture = Image.fromarray(np.concatenate([photo, gap, truth, gap, guess], axis=1))
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            picture.save(file, format="PNG")
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    write_atomically(path, content.getvalue())
     return path
 
 

@@ -1,10 +1,11 @@
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from hwnas import FitConfig, evaluate, fit
+from hwnas import Conv, FitConfig, evaluate, fit
 from hwnas.core.fit import _poly, load_weights, save_weights
 from hwnas.core.runlog import read_log
 from hwnas.core.training import GuardedStep
@@ -82,7 +83,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, every_steps):
 def test_another_network_is_refused(tmp_path):
     fit(network(), separable(1), loss=LOSS, config=config(epochs=1), out=tmp_path)
     other = SPACE.build(SPACE.genotype({"s1.depth": 0, "s1.kernel": 0, "s2.depth": 0, "s2.kernel": 1}))
-    with pytest.raises(CheckpointError, match=r"belongs to another run:\n  network\."):
+    with pytest.raises(CheckpointError, match=r"belongs to another run:\n  network: checkpoint"):
         fit(other, separable(1), loss=LOSS, config=config(epochs=1), out=tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="holds the weights of another network"):
         load_weights(other, tmp_path / "weights.pt")
@@ -167,3 +168,12 @@ def test_gradients_are_clipped_to_the_norm():
         net(torch.tensor([30.0, 40.0])).sum(), torch.optim.SGD(net.parameters(), lr=1.0)
     )
     torch.testing.assert_close(net.weight.detach(), torch.tensor([[-3.0, -4.0]]), atol=1e-4, rtol=0)
+
+
+def test_weights_of_another_dilation_are_refused_though_their_shapes_agree(tmp_path: Path) -> None:
+    save_weights(Conv(4, 4, dilation=2), tmp_path / "weights.pt")
+    with pytest.raises(
+        CheckpointError, match="weights of another network: shapes may agree, the layers do not"
+    ):
+        load_weights(Conv(4, 4, dilation=4), tmp_path / "weights.pt")
+    load_weights(Conv(4, 4, dilation=2), tmp_path / "weights.pt")

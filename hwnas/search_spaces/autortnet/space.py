@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -130,7 +130,7 @@ class AutoRTNet(SearchSpace):
     """Height of the image that latency is meant for, any number."""
     width: int = Field(480, ge=32)
     """Width of the image that latency is meant for, any number."""
-    cells: tuple[int, int, int] = (5, 10, 10)
+    cells: tuple[PositiveInt, PositiveInt, PositiveInt] = (5, 10, 10)
     """The most cells that each hyper-cell may have, its reduction cell included."""
     nodes: int = Field(2, ge=1, le=4)
     """Nodes of a cell."""
@@ -138,7 +138,7 @@ class AutoRTNet(SearchSpace):
     """Channels before the first reduction; a node of hyper-cell h has ``init_channels · multiplier^h``."""
     channel_multiplier: int = Field(3, ge=1)
     """Factor of the channels at each reduction."""
-    stem_channels: tuple[int, int] = (24, 24)
+    stem_channels: tuple[PositiveInt, PositiveInt] = (24, 24)
     """Channels of the two convolutions before the first hyper-cell."""
     stem_strides: tuple[Literal[1, 2], Literal[1, 2]] = (2, 2)
     """Strides of the two convolutions before the first hyper-cell."""
@@ -148,7 +148,7 @@ class AutoRTNet(SearchSpace):
     """Channels of a node of the aggregation cell."""
     head_width: int = Field(64, ge=1)
     """Channels of a branch of the multi-scale head."""
-    head_dilations: tuple[int, ...] = (4, 8, 12)
+    head_dilations: tuple[PositiveInt, ...] = (4, 8, 12)
     """Rates of the head's dilated branches."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of channels dropped before the classifier while training."""
