@@ -62,6 +62,13 @@ class Verbs(click.Group):
         except HwnasError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
             ctx.exit(EXIT_ERROR)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(
+                f"{error.strerror}: {error.filename}; name a path that can be read and written.", err=True
+            )
+            ctx.exit(EXIT_ERROR)
 
     def _resuming(self) -> str:
         arguments = list(self._arguments)

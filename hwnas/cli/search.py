@@ -70,6 +70,8 @@ def command(
     out = out or Path("runs") / (space or DEFAULT_SPACE).replace(":", "-")
     # A run that is resumed says what it is; what is given anew must agree, or its checkpoint is refused.
     folder = RunFolder(out)
+    if resume and not out.is_dir():
+        raise InvalidInput(f"there is no run at {out} to resume; leave --resume out to start one.")
     kept = folder.read("search.json") if resume else {}
     setup = RunSetup.load(out) if resume else None
     space = space or kept.get("space")
@@ -123,6 +125,10 @@ def run_search(
         arch=images.training(images.arch, size) if images.arch else None,
         val=images.evaluation(images.val, size),
     )
+    if table is not None:
+        # Refused before anything is written, so that nothing half-made could be resumed.
+        table.check(input_shape=space.input_shape())
+        table.require(space.record(batch=table.header.batch).keys())
     if not (out / "search.json").exists():
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
         if table is not None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from hwnas.errors import DataError
+
 
 class RunLog:
     """An append-only file of events, ``{"event": "epoch", "epoch": 3, …}``, flushed line by line.
@@ -74,12 +76,21 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The events of a log, in order; a last line that was cut off is left out."""
+    """The events of a log, in order; a last line that was cut off is left out.
+
+    Raises:
+        DataError: a line is not JSON.
+    """
     if not path.is_file():
         return []
     events = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        event: dict[str, Any] = json.loads(line)
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise DataError(
+                f"line {number} of {path} is damaged: {error}; restore it, or delete the log."
+            ) from error
         events.append(event)
     return events
 

@@ -62,8 +62,10 @@ class SyntheticScenes(SegmentationDataset):
     ) -> None:
         if len(size) != 2 or min(size) < 16:
             raise InvalidInput(f"a scene is at least 16 pixels high and wide; got size={size}")
-        if length is not None and length < 1:
-            raise InvalidInput(f"length must be at least 1; got {length}")
+        if split not in ("train", "val", "test"):
+            raise InvalidInput(f'drawn scenes have the splits train, val and test; got "{split}"')
+        if length is not None and (not isinstance(length, int) or length < 1):
+            raise InvalidInput(f"length must be at least 1; got {length!r}")
         if seed < 0:
             raise InvalidInput(f"seed must not be negative; got {seed}")
         self.split = split

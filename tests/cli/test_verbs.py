@@ -4,7 +4,9 @@ import json
 import re
 
 import pytest
+from click.testing import CliRunner
 
+from hwnas.cli import main
 from hwnas.cli.app import EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.core.genotype import Genotype
 from tests.cli.conftest import TINY, hwnas, said, settings
@@ -160,3 +162,9 @@ def test_fitting_needs_weights_before_evaluation(tmp_path, run):
     result = hwnas("eval", tmp_path)
     assert result.exit_code == EXIT_ERROR
     assert f"hwnas fit {tmp_path}" in result.stderr
+
+
+def test_resuming_a_run_that_is_not_there_is_refused(tmp_path) -> None:
+    outcome = CliRunner().invoke(main, ["search", "--out", str(tmp_path / "typo"), "--resume"])
+    assert outcome.exit_code == 2
+    assert "there is no run at" in outcome.output

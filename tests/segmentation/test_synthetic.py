@@ -117,3 +117,10 @@ def test_lengths_and_names():
 def test_impossible_settings_are_refused(arguments, message):
     with pytest.raises(InvalidInput, match=message):
         SyntheticScenes(**arguments)
+
+
+def test_an_unknown_split_and_a_length_that_is_no_number_are_refused() -> None:
+    with pytest.raises(InvalidInput, match='splits train, val and test; got "zzz"'):
+        SyntheticScenes("zzz")
+    with pytest.raises(InvalidInput, match="length must be at least 1; got 'abc'"):
+        SyntheticScenes(length="abc")  # type: ignore[arg-type]
