@@ -168,3 +168,12 @@ def test_resuming_a_run_that_is_not_there_is_refused(tmp_path) -> None:
     outcome = CliRunner().invoke(main, ["search", "--out", str(tmp_path / "typo"), "--resume"])
     assert outcome.exit_code == 2
     assert "there is no run at" in outcome.output
+
+
+def test_a_path_that_cannot_be_written_is_a_message_not_a_traceback(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = CliRunner().invoke(
+        main, ["profile", "chain", "--backend", "fake", "--out", str(tmp_path / "file" / "t.json")]
+    )
+    assert outcome.exit_code == 2
+    assert "name a path that can be read and written" in outcome.output
