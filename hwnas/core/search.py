@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
+from hwnas.core.choice import ChoiceKind
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
@@ -23,6 +24,7 @@ from hwnas.core.progress import Progress
 from hwnas.core.prune import AnyPruner, NoPruning
 from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
 from hwnas.core.run import Averages, GeneratorState, Run, Stateful
+from hwnas.core.score import ScoreFunction
 from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
 from hwnas.errors import InvalidInput
@@ -46,6 +48,10 @@ class SearchConfig(BaseModel):
     """Keep images and weights in NHWC memory order."""
     relaxation: AnyRelaxation = GumbelSoftmax()
     """How logits become an assignment in each step."""
+    score_kinds: tuple[ChoiceKind, ...] = ("depth", "input")
+    """Kinds of choice that learn from hard draws by the score function, not straight-through: see
+    :class:`hwnas.core.score.ScoreFunction`. Add "op" where a candidate op's output is read by nothing but
+    convolutions with a batch norm, as in a plain chain of them."""
     penalty: AnyPenalty = LogPenalty()
     """What expected latency adds to the loss."""
     penalty_on: Literal["draw", "probabilities"] = "draw"
@@ -197,10 +203,12 @@ def search(
     )
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
+    score = ScoreFunction(arch, config.score_kinds)
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
         "gumbel": GeneratorState(generator), "averages": averages, "guard": step,
+        "score": score,
     }  # fmt: skip
     identity = {
         "space": space.name,
@@ -224,13 +232,13 @@ def search(
             for batch, arch_batch in run.batches(data.steps()):
                 if arch_batch is not None:
                     loss, task, ms = _loss(
-                        space, net, arch, cost, config, temperature, generator, arch_batch, None
+                        space, net, arch, cost, score, config, temperature, generator, arch_batch, None
                     )
                     if arch_moves(arch):
                         step(loss, alphas)
-                penalised = cost if arch_batch is None else None
+                penalised, scored_by = (cost, score) if arch_batch is None else (None, None)
                 loss, task, ms_now = _loss(
-                    space, net, arch, penalised, config, temperature, generator, batch, metric
+                    space, net, arch, penalised, scored_by, config, temperature, generator, batch, metric
                 )
                 step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
@@ -271,6 +279,7 @@ def _loss(
     net: nn.Module,
     arch: ArchParameters,
     cost: ExpectedLatency | None,
+    score: ScoreFunction | None,
     config: SearchConfig,
     temperature: float,
     generator: torch.Generator,
@@ -280,12 +289,15 @@ def _loss(
     device = arch.alive.device
     inputs, targets = batch_to(device, batch, config.channels_last)
     draw = arch.draw(config.relaxation, temperature, generator)
-    with assigned(net, arch, draw, gradient=draw.weights.requires_grad), autocast(device, config.precision):
+    seen = draw if score is None else score.seen_by_network(draw)
+    with assigned(net, arch, seen, gradient=seen.weights.requires_grad), autocast(device, config.precision):
         outputs = net(inputs)
         loss = space.loss(outputs, targets)
     if metric is not None:
         metric.update(outputs.detach().float(), targets)
     task = float(loss.detach())
+    if score is not None:
+        loss = loss + score.term(task, draw)
     if cost is None:
         return loss, task, None
     latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())

@@ -1,0 +1,144 @@
+import math
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from hwnas import ArchParameters, Choice, DepthBlock, SearchConfig, SearchData, assigned, search
+from hwnas.core.relaxation import Draw, ExponentialSchedule, GumbelSoftmax, Softmax
+from hwnas.core.score import ScoreFunction
+
+from .nets import Planted, Scale, planted_batches, table_of
+
+CHOICES = [
+    Choice(name="op", options=("a", "b")),
+    Choice(name="depth", options=("1", "2", "3"), kind="depth"),
+]
+
+
+class BlindNet(nn.Module):
+    """Two steps give the right sign; what reads the depth's output takes all scale out of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        depth = Choice(name="cells", options=("1", "2", "3"), kind="depth")
+        self.cells = DepthBlock(depth, [Scale(-1.0), Scale(-1.0), Scale(-1.0)])
+        self.norm = nn.BatchNorm1d(4, affine=False)
+
+    def forward(self, x):
+        return self.norm(self.cells(x)) + self.bias
+
+
+class Blind(Planted):
+    name: ClassVar[str] = "blind"
+
+    def supernet(self):
+        return BlindNet()
+
+
+def one_hot(index, width=3):
+    weights = torch.zeros(len(index), width)
+    weights[torch.arange(len(index)), torch.tensor(index)] = 1.0
+    return Draw(weights, tuple(index))
+
+
+def test_straight_through_is_blind_where_scale_does_not_matter():
+    """The reason for all this: hyper-cells end in batch norms, so hard depths felt the penalty only."""
+    net = BlindNet().train()
+    arch = ArchParameters(net)
+    x, y = planted_batches(1)[0]
+    for index in range(3):
+        weights = one_hot((index,)).weights.requires_grad_()
+        with assigned(net, arch, Draw(weights, (index,))):
+            Blind().loss(net(x), y).backward()
+        assert float(weights.grad.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("kinds", [("depth",), ()], ids=["score", "straight-through"])
+def test_a_planted_depth_behind_a_batch_norm_is_found_by_the_score_function_only(kinds):
+    result = search(
+        Blind(),
+        table_of(Blind(), lambda key: 1.0),
+        SearchData(planted_batches()),
+        SearchConfig(
+            device="cpu",
+            epochs=12,
+            arch_lr=0.1,
+            score_kinds=kinds,
+            relaxation=GumbelSoftmax(tau=ExponentialSchedule(start=2.0, end=0.3)),
+            penalty={"form": "linear", "weight": 0.05},
+        ),
+    )
+    assert result.genotype.choices == {"cells": "2" if kinds else "1"}
+
+
+def test_the_gradient_is_the_advantage_times_that_of_log_p():
+    arch = ArchParameters(CHOICES)
+    score = ScoreFunction(arch, ("depth",), decay=0.5)
+    draw = one_hot((0, 1))
+    assert float(score.term(2.0, draw).detach()) == 0.0  # no baseline yet, no advantage
+    value = score.term(5.0, draw)  # the baseline is 2
+    assert float(value.detach()) == 0.0
+    value.backward()
+    third = 1 / 3
+    expected = torch.tensor([[-third, 1 - third, -third]]) * (5.0 - 2.0)
+    torch.testing.assert_close(arch.matrices["depth"].grad, expected)
+    assert not arch.matrices["op"].grad.any()  # not of these kinds
+    # Sums 0.5·2 = 1 and 0.5·1 + 0.5·5 = 3, weights 0.5 and 0.75: the baseline is 4.
+    assert score.state_dict() == {"sum": 3.0, "weight": 0.75}
+
+
+def test_it_is_unbiased():
+    """Brute force: over all options, Σ p · term's gradient is the gradient of Σ p · loss."""
+    losses = [0.3, 1.7, 0.9]
+    arch = ArchParameters(CHOICES[1:])
+    with torch.no_grad():
+        arch.matrices["depth"].copy_(torch.tensor([[0.2, -0.4, 0.7]]))
+    probabilities = arch.probabilities()
+    exact = torch.autograd.grad((probabilities[0] * torch.tensor(losses)).sum(), arch.matrices["depth"])[0]
+    mean = torch.zeros(1, 3)
+    for index, loss in enumerate(losses):
+        score = ScoreFunction(arch, ("depth",))
+        score.load_state_dict({"sum": 0.95, "weight": 1.0})
+        gradient = torch.autograd.grad(score.term(loss, one_hot((index,))), arch.matrices["depth"])[0]
+        mean += float(probabilities[0, index].detach()) * gradient
+    torch.testing.assert_close(mean, exact)
+
+
+def test_dead_options_get_no_gradient():
+    arch = ArchParameters(CHOICES[1:])
+    arch.alive[0, 2] = False
+    score = ScoreFunction(arch, ("depth",))
+    score.term(1.0, one_hot((0,)))
+    score.term(3.0, one_hot((0,))).backward()
+    torch.testing.assert_close(arch.matrices["depth"].grad, torch.tensor([[1.0, -1.0, 0.0]]))
+
+
+def test_the_network_sees_no_straight_through_gradient_of_these_choices():
+    arch = ArchParameters(CHOICES)
+    draw = arch.draw(GumbelSoftmax(), 1.0, torch.Generator().manual_seed(0))
+    seen = ScoreFunction(arch, ("depth",)).seen_by_network(draw)
+    assert torch.equal(seen.weights, draw.weights)
+    (seen.weights * torch.arange(6.0).reshape(2, 3)).sum().backward()
+    assert arch.matrices["op"].grad.any()
+    assert not arch.matrices["depth"].grad.any()
+
+
+@pytest.mark.parametrize("kinds", [("depth",), ()])
+def test_a_soft_mixture_keeps_its_own_gradient(kinds):
+    arch = ArchParameters(CHOICES)
+    score = ScoreFunction(arch, kinds)
+    draw = arch.draw(Softmax(), 1.0)
+    assert score.seen_by_network(draw) is draw
+    assert not score.term(1.0, draw).requires_grad
+
+
+def test_a_loss_that_is_not_finite_leaves_the_baseline_alone():
+    arch = ArchParameters(CHOICES)
+    score = ScoreFunction(arch, ("depth",))
+    score.term(1.0, one_hot((0, 0)))
+    before = score.state_dict()
+    score.term(math.nan, one_hot((0, 0)))
+    assert score.state_dict() == before
