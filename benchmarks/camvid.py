@@ -1,10 +1,12 @@
 """The main job on real street scenes: profile → search → fit → eval → export → measure on CamVid.
 
-Every stage leaves its files in the work folder and is resumed when run again. Beside the found network
-stands a random one, trained alike: the first of a seeded sequence within 10 % of its table latency.
+Beside the found network stands a random one, trained alike: the first of a seeded sequence within 10 % of its
+table latency. Every stage leaves its files in the work folder and is resumed when run again; stages can also
+be run one by one, the two trainings side by side, each on a core:
 
-    python benchmarks/camvid.py --data DIR --work runs/camvid --scale cpu
-    python benchmarks/camvid.py --data DIR --work runs/camvid-gpu --scale gpu
+    python benchmarks/camvid.py --data DIR --work runs/camvid
+    python benchmarks/camvid.py --data DIR --work runs/camvid --stage found     (profile, search, found,
+    random, result) python benchmarks/camvid.py --data DIR --work runs/camvid-gpu --scale gpu
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwnas import FitConfig, Genotype, MeanIoU, Progress, SearchConfig, SearchData, fit, search
+from hwnas import FitConfig, Genotype, MeanIoU, Progress, SearchConfig, SearchData, fit, profile, search
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.report import write_report
 from hwnas.core.fit import load_weights
+from hwnas.core.runlog import read_log
+from hwnas.files import write_atomically
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.device import Device
 from hwnas.latency.export import export_onnx
-from hwnas.latency.profile import measure_network, profile_keys
+from hwnas.latency.measuring import measure_networks
 from hwnas.latency.table import LatencyTable
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, save_predictions, training_loader
@@ -38,31 +41,32 @@ SCALES: dict[str, dict[str, Any]] = {
         "search_size": (180, 240),
         "search_batch": 8,
         "search": {
-            "epochs": 80,
+            "epochs": 110,
+            "weight_lr": 0.1,
             "arch_from_epoch": 8,
-            "depth_from_epoch": 26,
+            "depth_from_epoch": 36,
             "arch_lr": 0.01,
             "relaxation": {
                 "form": "gumbel",
                 "hard": True,
                 "tau": {"form": "linear", "start": 3.0, "end": 0.3},
             },
-            "penalty": {"form": "log", "weight": 0.05},
+            "penalty": {"form": "log", "weight": 0.1},
             "penalty_on": "probabilities",
-            "validate_every": 20,
+            "validate_every": 22,
             "precision": "fp32",
             "channels_last": True,
             "device": "cpu",
         },
         "fit_batch": 8,
         "fit": {
-            "epochs": 40,
+            "epochs": 28,
             "lr": 0.05,
             "warmup_epochs": 1,
             "precision": "fp32",
             "channels_last": True,
             "device": "cpu",
-            "validate_every": 10,
+            "validate_every": 14,
         },
         "workers": 0,
     },
@@ -115,11 +119,6 @@ def say(name: str) -> Any:
     return report
 
 
-def predicted_ms(space: AutoRTNet, table: LatencyTable, assignment: dict[str, int]) -> float:
-    """The sum of table rows over the ops that one architecture runs."""
-    return sum(table.latency_ms(key) * n for key, n in space.record().count(assignment).items())
-
-
 def random_genotype(
     space: AutoRTNet, table: LatencyTable, wanted_ms: float, seed: int
 ) -> tuple[Genotype, float, int]:
@@ -130,7 +129,7 @@ def random_genotype(
             name: int(torch.randint(len(choice.options), (), generator=generator))
             for name, choice in space.choices().items()
         }
-        ms = predicted_ms(space, table, assignment)
+        ms = table.predict_ms(space.record().count(assignment))
         if abs(ms / wanted_ms - 1) <= 0.1:
             return space.genotype(assignment), ms, drawn
     raise SystemExit(f"no random architecture within 10 % of {wanted_ms:.2f} ms in 20000 draws")
@@ -150,16 +149,35 @@ def loaders(data: Path, batch: int, size: tuple[int, int], workers: int) -> tupl
     )
 
 
-def train_and_measure(
-    name: str,
-    genotype: Genotype,
+def stage_profile(space: AutoRTNet, backend: LatencyBackend, work: Path) -> LatencyTable:
+    """The latency table of this machine, each op alone, as in the paper."""
+    return profile(space, backend, protocol="isolated", path=work / "table.json")
+
+
+def stage_search(
     space: AutoRTNet,
-    backend: LatencyBackend,
     table: LatencyTable,
+    config: SearchConfig,
     options: argparse.Namespace,
     scale: dict[str, Any],
-) -> dict[str, Any]:
-    """Fit, evaluate, export and measure one architecture in its own folder."""
+) -> None:
+    """The search; its folder holds the genotype."""
+    train, val = loaders(options.data, scale["search_batch"], scale["search_size"], scale["workers"])
+    search(
+        space,
+        table,
+        SearchData(train=train, val=val),
+        config,
+        out=options.work,
+        resume=(options.work / "search.json").exists(),
+        on_progress=say("search"),
+    )
+
+
+def stage_fit(
+    name: str, genotype: Genotype, space: AutoRTNet, options: argparse.Namespace, scale: dict[str, Any]
+) -> None:
+    """Train one architecture in a folder of its own, evaluate it, export it."""
     out = options.work / name
     out.mkdir(parents=True, exist_ok=True)
     genotype.save(out / "genotype.json")
@@ -167,7 +185,6 @@ def train_and_measure(
     config = FitConfig(**scale["fit"])
     torch.manual_seed(config.seed)
     network: nn.Module = space.build(genotype)
-    began = time.perf_counter()
     scores = fit(
         network,
         train,
@@ -179,88 +196,44 @@ def train_and_measure(
         resume=(out / "fit.json").exists(),
         on_progress=say(name),
     )
-    seconds = time.perf_counter() - began
-    load_weights(network, out / "weights.pt")
-    network.eval()
-    if scores:
-        (out / "eval.json").write_text(json.dumps(scores, indent=1) + "\n")
-    scores = json.loads((out / "eval.json").read_text())
-    example = torch.rand(1, *space.input_shape())
-    report = export_onnx(network, [example], out / "net.onnx", dynamic_batch=True, check=True)
-    timing = measure_network(network, [example], backend)
+    write_atomically(out / "eval.json", (json.dumps(scores, indent=1) + "\n").encode())
     save_predictions(network, CamVid(options.data, "val"), out / "predictions", indices=(0, 50, 100))
-    predicted = predicted_ms(space, table, space.assignment(genotype))
-    return {
-        "genotype": genotype.short_id,
-        "depth": {n: v for n, v in genotype.choices.items() if n.endswith(".depth")},
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "miou": scores["miou"],
-        "per_class": scores["per_class"],
-        "predicted_ms": predicted,
-        "measured_ms": timing.median_ms,
-        "measured_spread_ms": timing.spread_ms,
-        "onnx_max_abs_difference": report.max_abs_difference,
-        "fit_seconds_this_run": seconds,
-    }
 
 
-def main() -> None:
-    """All stages, then the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, default=Path("runs/camvid"))
-    parser.add_argument("--scale", choices=sorted(SCALES), default="cpu")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--set", action="append", default=[], help="search.NAME=JSON or fit.NAME=JSON")
-    parser.add_argument("--genotype", type=Path, help="leave the search out and train this architecture")
-    parser.add_argument("--until", choices=["profile", "search", "end"], default="end")
-    options = parser.parse_args()
-    scale = SCALES[options.scale]
-    for text in options.set:
-        name, value = text.split("=", 1)
-        group, field = name.split(".", 1)
-        scale[group][field] = json.loads(value)
-    began = time.perf_counter()
-    space = AutoRTNet.from_preset(scale.get("preset"), **scale["fields"])
-    backend = backend_for(options.scale)
-    options.work.mkdir(parents=True, exist_ok=True)
-    table = profile_keys(
-        space.record().keys(),
-        backend,
-        batch=1,
-        input_shape=space.input_shape(),
-        space={"name": space.name, **space.model_dump(mode="json")},
-        path=options.work / "table.json",
-        on_progress=lambda done, total, key: None,
-    )
-    print(f"table: {len(table.rows)} rows, {time.perf_counter() - began:.0f} s", flush=True)
-    if options.until == "profile":
-        return
-    preset = AutoRTNet.preset(scale["preset"]).search if "preset" in scale else {}
-    config = SearchConfig(**{**preset, **scale["search"]})
-    train, val = loaders(options.data, scale["search_batch"], scale["search_size"], scale["workers"])
-    search_began = time.perf_counter()
-    if options.genotype:
-        genotype = Genotype.load(options.genotype)
-    else:
-        genotype = search(
-            space,
-            table,
-            SearchData(train=train, val=val),
-            config,
-            out=options.work,
-            resume=(options.work / "search.json").exists(),
-            on_progress=say("search"),
-        ).genotype
-    search_seconds = time.perf_counter() - search_began
-    found_ms = predicted_ms(space, table, space.assignment(genotype))
-    print(f"found {genotype.short_id}: {found_ms:.3f} ms, {search_seconds:.0f} s", flush=True)
-    if options.until == "search":
-        return
-    chosen, random_ms, drawn = random_genotype(space, table, found_ms, seed=1)
-    found = train_and_measure("found", genotype, space, backend, table, options, scale)
-    write_report(RunFolder(options.work))
-    rival = train_and_measure("random", chosen, space, backend, table, options, scale)
+def stage_result(
+    space: AutoRTNet,
+    table: LatencyTable,
+    backend: LatencyBackend,
+    options: argparse.Namespace,
+    scale: dict[str, Any],
+) -> None:
+    """Export and measure both networks, in turns, and write the result file, its page and its plots."""
+    networks: dict[str, nn.Module] = {}
+    nets: dict[str, dict[str, Any]] = {}
+    example = torch.rand(1, *space.input_shape())
+    for name in ("found", "random"):
+        out = options.work / name
+        genotype = Genotype.load(out / "genotype.json")
+        network = space.build(genotype).eval()
+        load_weights(network, out / "weights.pt")
+        networks[name] = network
+        exported = export_onnx(network, [example], out / "net.onnx", dynamic_batch=True, check=True)
+        scores = json.loads((out / "eval.json").read_text())
+        nets[name] = {
+            "genotype": json.loads(genotype.model_dump_json())["choices"],
+            "id": genotype.short_id,
+            "depth": {n: v for n, v in genotype.choices.items() if n.endswith(".depth")},
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "miou": scores["miou"],
+            "per_class": scores["per_class"],
+            "predicted_ms": table.predict_ms(space.record().count(space.assignment(genotype))),
+            "onnx_max_abs_difference": exported.max_abs_difference,
+            "fit_seconds": seconds_of(out / "fit.log.jsonl"),
+        }
+    timings = measure_networks({name: (network, [example]) for name, network in networks.items()}, backend)
+    for name, timing in timings.items():
+        nets[name] |= {"measured_ms": timing.median_ms, "measured_spread_ms": timing.spread_ms}
+    kept = json.loads((options.work / "search.json").read_text())
     date = datetime.now(UTC).date().isoformat()
     summary = {
         "question": "AutoRTNet searched and trained on CamVid train, evaluated on val, 360x480",
@@ -270,62 +243,115 @@ def main() -> None:
         "date": date,
         "scale": options.scale,
         "space": space.model_dump(mode="json"),
-        "search": config.model_dump(mode="json"),
+        "search": kept["config"],
         "search_size": scale["search_size"],
         "search_batch": scale["search_batch"],
+        "search_seconds": seconds_of(options.work / "search.log.jsonl"),
         "fit": FitConfig(**scale["fit"]).model_dump(mode="json"),
         "fit_batch": scale["fit_batch"],
-        "search_seconds_this_run": search_seconds,
-        "wall_seconds_this_run": time.perf_counter() - began,
-        "random_draws_until_similar": drawn,
-        "random_table_ms": random_ms,
-        "found": found,
-        "random": rival,
+        **nets,
     }
-    options.results.mkdir(parents=True, exist_ok=True)
     device = re.sub("[^a-z0-9]+", "-", table.header.device.name.lower()).strip("-")
-    stem = options.results / f"camvid_{device}_{date}"
-    stem.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(markdown(summary))
-    print(markdown(summary))
+    stem = f"camvid_{device}_{date}"
+    plots = options.results / stem
+    write_report(RunFolder(options.work), png=plots)
+    page = markdown(summary, [path.name for path in sorted(plots.glob("*.png"))], stem)
+    write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
+    write_atomically(options.results / f"{stem}.md", page.encode())
+    print(page)
 
 
-def markdown(summary: dict[str, Any]) -> str:
+def seconds_of(log: Path) -> float:
+    """Seconds of all epochs in a log, validation included, over however many processes they were spread."""
+    return round(sum(event["seconds"] for event in read_log(log) if event["event"] == "epoch"), 1)
+
+
+def main() -> None:
+    """One stage, or all of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("runs/camvid"))
+    parser.add_argument("--scale", choices=sorted(SCALES), default="cpu")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--set", action="append", default=[], help="search.NAME=JSON or fit.NAME=JSON")
+    parser.add_argument(
+        "--stage", choices=["profile", "search", "found", "random", "result", "all"], default="all"
+    )
+    options = parser.parse_args()
+    scale = SCALES[options.scale]
+    for text in options.set:
+        name, value = text.split("=", 1)
+        group, field = name.split(".", 1)
+        scale[group][field] = json.loads(value)
+    space = AutoRTNet.from_preset(scale.get("preset"), **scale["fields"])
+    options.work.mkdir(parents=True, exist_ok=True)
+    every = options.stage == "all"
+    path = options.work / "table.json"
+    if every or options.stage in ("profile", "result"):
+        backend = backend_for(options.scale)
+    if every or options.stage == "profile":
+        stage_profile(space, backend, options.work)
+    table = LatencyTable.load(path)
+    if every or options.stage == "search":
+        preset = AutoRTNet.preset(scale["preset"]).search if "preset" in scale else {}
+        stage_search(space, table, SearchConfig(**{**preset, **scale["search"]}), options, scale)
+    if options.stage in ("profile", "search"):
+        return
+    found = Genotype.load(options.work / "genotype.json")
+    if every or options.stage == "found":
+        stage_fit("found", found, space, options, scale)
+    if every or options.stage == "random":
+        wanted_ms = table.predict_ms(space.record().count(space.assignment(found)))
+        rival, ms, drawn = random_genotype(space, table, wanted_ms, seed=1)
+        print(
+            f"random {rival.short_id}: {ms:.2f} ms (wanted {wanted_ms:.2f}), number {drawn} drawn", flush=True
+        )
+        stage_fit("random", rival, space, options, scale)
+    if every or options.stage == "result":
+        stage_result(space, table, backend, options, scale)
+
+
+def markdown(summary: dict[str, Any], plots: list[str], folder: str) -> str:
     """The result as a page."""
     found, rival = summary["found"], summary["random"]
     rows = [
-        "| network | val mIoU % | parameters M | table ms | measured ms | depths |",
-        "|---|---|---|---|---|---|",
+        "| network | val mIoU % | parameters M | table ms | measured ms | depths | training, s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, net in (("searched", found), ("random, similar table latency", rival)):
         depths = ", ".join(net["depth"].values())
         rows.append(
-            f"| {name} ({net['genotype']}) | {net['miou']:.2f} "
-            f"| {net['parameters'] / 1e6:.2f} | {net['predicted_ms']:.3f} "
-            f"| {net['measured_ms']:.3f} | {depths} |"
+            f"| {name} ({net['id']}) | {net['miou']:.2f} | {net['parameters'] / 1e6:.2f} "
+            f"| {net['predicted_ms']:.2f} | {net['measured_ms']:.2f} ± {net['measured_spread_ms']:.2f} "
+            f"| {depths} | {net['fit_seconds']:.0f} |"
         )
     classes = ["| class | searched | random |", "|---|---|---|"]
     for name, value in found["per_class"].items():
-        classes.append(f"| {name} | {value} | {rival['per_class'][name]} |")
+        classes.append(f"| {name} | {value:.1f} | {rival['per_class'][name]:.1f} |")
+    search_config, fit_config = summary["search"], summary["fit"]
     return "\n".join(
         [
             f"# {summary['question']}",
             "",
-            f"{summary['device']['name']}, {summary['backend']}, "
-            f"torch {summary['torch']}, {summary['date']}. "
-            f"Search: {summary['search']['epochs']} epochs at {summary['search_size']}, "
-            f"batch {summary['search_batch']}, seed {summary['search']['seed']}. "
-            f"Fit: {summary['fit']['epochs']} epochs at 360x480, "
-            f"batch {summary['fit_batch']}, no pre-training. "
-            f"Wall time of the last run: {summary['wall_seconds_this_run']:.0f} s "
-            f"(search {summary['search_seconds_this_run']:.0f} s).",
+            f"{summary['device']['name']}, {summary['backend']}, torch {summary['torch']}, "
+            f"{summary['date']}.",
+            f"Search: {search_config['epochs']} epochs at {tuple(summary['search_size'])}, "
+            f"batch {summary['search_batch']}, λ = {search_config['penalty']['weight']} "
+            f"({search_config['penalty']['form']}), seed {search_config['seed']}; "
+            f"{summary['search_seconds']:.0f} s on two cores.",
+            f"Training: {fit_config['epochs']} epochs at 360x480, batch {summary['fit_batch']}, seed "
+            f"{fit_config['seed']}, no pre-training; both networks at the same time, each on one core.",
             "",
             *rows,
             "",
             *classes,
             "",
-            "Written by benchmarks/camvid.py. Val is one street filmed at 15 Hz: "
-            "it predicts other streets poorly.",
+            *(f"![{Path(name).stem}]({folder}/{name})" for name in plots),
+            "",
+            "Written by benchmarks/camvid.py. "
+            "Val is one street filmed at 15 Hz: it predicts other streets poorly.",
             "",
         ]
     )

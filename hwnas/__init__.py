@@ -25,6 +25,7 @@ from hwnas.core.search import search as search
 from hwnas.core.space import Metric as Metric
 from hwnas.core.space import Preset as Preset
 from hwnas.core.space import SearchSpace as SearchSpace
+from hwnas.core.verification import verify as verify
 from hwnas.errors import HwnasError as HwnasError
 from hwnas.errors import SpaceError as SpaceError
 from hwnas.latency.backend import LatencyBackend as LatencyBackend

@@ -20,6 +20,7 @@ _VERBS = {
     "spaces": "spaces",
     "doctor": "doctor",
     "profile": "profile",
+    "verify": "verify",
     "search": "search",
     "derive": "derive",
     "fit": "fit",

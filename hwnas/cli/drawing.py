@@ -13,6 +13,8 @@ from hwnas.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hwnas.latency.verification import Verification
+
 Epochs = Sequence[Mapping[str, Any]]
 """The epoch events of a run's log."""
 
@@ -124,6 +126,36 @@ def latency_curve(epochs: Epochs, target_ms: float | None, measured_ms: float | 
             axes.plot([xs[-1]], [measured_ms], "o", color=LINES[2], label=f"measured: {measured_ms:.2f} ms")
         axes.set_ylim(bottom=0)
         _finish(drawn, axes, "latency [ms]")
+    return drawn
+
+
+def predicted_against_measured(said: Verification, conditions: str) -> Figure:
+    """Each network of a verification: predicted against measured, before and after calibration."""
+    with styled():
+        drawn = figure(4.8, 4.6)
+        axes = drawn.add_subplot()
+        tested = [network for network in said.evidence if not network.fitted]
+        measured = [network.measured_ms for network in tested]
+        corrected = [said.calibration(network.sum_ms, network.ops) for network in tested]
+        sums = [network.sum_ms for network in tested]
+        low, high = min([*measured, *sums]) * 0.95, max([*measured, *sums]) * 1.05
+        axes.fill_between([low, high], [0.95 * low, 0.95 * high], [1.05 * low, 1.05 * high], color="#eeeeee")
+        axes.plot([low, high], [low, high], color="#888888", linewidth=0.8)
+        axes.plot(
+            measured,
+            sums,
+            "o",
+            color=LINES[5],
+            markersize=3.5,
+            label=f"rows: {said.uncalibrated.rmspe_percent:.1f} %",
+        )
+        axes.plot(
+            measured, corrected, "o", color=LINES[0], markersize=3.5,
+            label=f"calibrated: {said.calibrated.rmspe_percent:.1f} %",
+        )  # fmt: skip
+        axes.set(xlim=(low, high), ylim=(low, high), xlabel="measured [ms]", ylabel="predicted [ms]")
+        axes.set_title(conditions, fontsize=7)
+        axes.legend(title="RMSPE; band: ±5 %")
     return drawn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,13 +14,15 @@ import click
 
 from hwnas.cli.console import counting, note
 from hwnas.cli.names import find_backend
-from hwnas.core.profiling import profile
+from hwnas.cli.settings import changed, validated
+from hwnas.core.profiling import DEFAULT_PROTOCOL, profile
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
-    from hwnas.latency.profile import ProfileSettings
+    from hwnas.latency.header import Protocol, TableHeader
+    from hwnas.latency.measuring import ProfileSettings
     from hwnas.latency.table import LatencyTable
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -43,6 +45,11 @@ class Machine:
     backend: str | None = None
     precision: str | None = None
     threads: int | None = None
+
+    @classmethod
+    def of(cls, header: TableHeader) -> Machine:
+        """The conditions that a table was measured under."""
+        return cls(header.device.alias, header.backend, header.precision, header.threads)
 
     def make(self, **options: Any) -> LatencyBackend:
         """The backend on that device, checked to work.
@@ -88,7 +95,43 @@ class Machine:
         )
 
 
-def default_table_path(space: SearchSpace, backend: LatencyBackend, batch: int) -> Path:
+def recorded_options(header: TableHeader) -> dict[str, Any]:
+    """The further arguments of the backend's constructor that a table has on record, such as the provider."""
+    parameters = inspect.signature(find_backend(header.backend)).parameters
+    options: dict[str, Any] = {}
+    for name, text in header.settings.items():
+        if name in parameters:
+            # Headers keep settings as text; the parameter's default tells what it was.
+            default = parameters[name].default
+            is_number = isinstance(default, int | float) and not isinstance(default, bool)
+            options[name] = (
+                text == "True" if isinstance(default, bool) else type(default)(text) if is_number else text
+            )
+    return options
+
+
+def reading_settings(settings: Mapping[str, Any], *, allow_busy: bool = False) -> ProfileSettings:
+    """How much to read: from ``--set`` and ``--allow-busy``.
+
+    Raises:
+        InvalidInput: values that do not fit.
+    """
+    from hwnas.latency.measuring import ProfileSettings
+
+    busy = {"busy": "remark"} if allow_busy else {}
+    return validated(ProfileSettings, changed({}, {**settings, **busy}))
+
+
+def allow_busy_option(function: _Function) -> _Function:
+    """The option --allow-busy."""
+    return click.option(
+        "--allow-busy", is_flag=True, help="Keep numbers of a machine that is not quiet; the table says so."
+    )(function)
+
+
+def default_table_path(
+    space: SearchSpace, backend: LatencyBackend, batch: int, protocol: Protocol = DEFAULT_PROTOCOL
+) -> Path:
     """Where the table of a space under these conditions lies unless --out or --lut says otherwise.
 
     The name holds a digest of the space's fields, since a table of other fields is another table.
@@ -101,6 +144,7 @@ def default_table_path(space: SearchSpace, backend: LatencyBackend, batch: int) 
         backend.name,
         backend.precision,
         f"batch{batch}",
+        *([protocol] if protocol != DEFAULT_PROTOCOL else []),
     ]
     if backend.device.kind == "cpu":
         parts.append(f"threads{backend.threads}")
@@ -113,6 +157,7 @@ def profile_space(
     path: Path,
     *,
     batch: int = 1,
+    protocol: Protocol = DEFAULT_PROTOCOL,
     settings: ProfileSettings | None = None,
 ) -> LatencyTable:
     """Measure every op of ``space`` into the table at ``path``; rows that are there stay.
@@ -122,9 +167,18 @@ def profile_space(
         backend: where, and how.
         path: the table's file; a table measured under other conditions is refused.
         batch: images in one inference.
+        protocol: each op alone, or whole networks besides.
         settings: how much to read.
     """
     keys = space.record(batch=batch).keys()
-    note(f"latency of the {len(keys)} ops of {space.name}: {backend}, in {path}")
+    note(f"latency of the {len(keys)} ops of {space.name} ({protocol}): {backend}, in {path}")
     with counting("profiling") as on_progress:
-        return profile(space, backend, batch=batch, path=path, settings=settings, on_progress=on_progress)
+        return profile(
+            space,
+            backend,
+            batch=batch,
+            protocol=protocol,
+            path=path,
+            settings=settings,
+            on_progress=on_progress,
+        )

@@ -37,7 +37,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Measure RUN's whole network, by default under its table's conditions; writes RUN/measure.json."""
-    from hwnas.latency.profile import ProfileSettings
+    from hwnas.latency.measuring import ProfileSettings
 
     homes = sort_out(parse(settings), {"profile": list(ProfileSettings.model_fields), "backend": None})
     values = run_measure(
@@ -74,7 +74,7 @@ def run_measure(
     """Measure, and keep it in the folder; what was not asked for is as in the run's table."""
     import torch
 
-    from hwnas.latency.profile import ProfileSettings, measure_network
+    from hwnas.latency.measuring import ProfileSettings, measure_network
 
     table = folder.table()
     if table is not None:

@@ -1,9 +1,10 @@
-"""``hwnas table``: look at a latency table, and ask whether it fits."""
+"""``hwnas table``: look at a latency table, ask whether it fits, compare two, put two together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,10 +15,13 @@ from hwnas.cli.machine import Machine, machine_options
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import parse, sort_out
 
+if TYPE_CHECKING:
+    from hwnas.latency.table import LatencyTable
+
 
 @click.group("table")
 def command() -> None:
-    """Look at a latency table, or check that it fits."""
+    """Look at a latency table, check that it fits, compare two, or put two together."""
 
 
 @command.command("show")
@@ -39,7 +43,9 @@ def show(table: Path, rows: int, as_json: bool) -> None:
         f"input      {'x'.join(map(str, header.input_shape))}, batch {header.batch}",
         f"created    {header.created}",
         f"versions   {', '.join(f'{name} {version}' for name, version in header.versions.items())}",
-        f"rows       {len(found.rows)}",
+        f"rows       {len(found.rows)}, {header.protocol}{_solved(found)}",
+        f"verified   {_verified(found)}",
+        *(f"remark     {remark}" for remark in header.remarks),
         "",
         *(f"{timing.median_ms:9.4f} ms ± {timing.spread_ms:.4f}  {key}" for key, timing in slowest[:rows]),
     ]
@@ -80,3 +86,90 @@ def check(
         found.require(keys)
         said += f", all {len(keys)} of {chosen.name}"
     click.echo(said)
+
+
+@command.command("diff")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option(
+    "--tolerance",
+    type=float,
+    default=0.03,
+    show_default=True,
+    help="Relative difference that counts as none.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="How many of the rows that differ most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def diff(first: Path, second: Path, tolerance: float, rows: int, as_json: bool) -> None:
+    """Say of each row of SECOND whether it is the same as in FIRST, faster, slower, or ambiguous."""
+    from hwnas.latency.comparison import compare
+    from hwnas.latency.table import LatencyTable
+
+    found = compare(LatencyTable.load(first), LatencyTable.load(second), tolerance)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in found.counts.items() if count)
+    lines = [
+        f"{found.verdict}: median ratio {found.ratio:.3f} over {len(found.rows)} rows ({told})",
+        *(f"other conditions: {line}" for line in found.conditions),
+        *([f"{found.only_first} rows only in {first}"] if found.only_first else []),
+        *([f"{found.only_second} rows only in {second}"] if found.only_second else []),
+        *(
+            f"{row.verdict:<10}{row.ratio:6.3f}  {row.first_ms:9.4f} → {row.second_ms:9.4f} ms  {row.key}"
+            for row in found.rows[:rows]
+        ),
+    ]
+    values = {
+        "verdict": found.verdict,
+        "ratio": found.ratio,
+        "counts": found.counts,
+        "conditions": found.conditions,
+        "rows": [
+            {
+                "key": str(row.key),
+                "first_ms": row.first_ms,
+                "second_ms": row.second_ms,
+                "verdict": row.verdict,
+            }
+            for row in found.rows
+        ],
+    }
+    result(values, lines, as_json=as_json)
+
+
+@command.command("merge")
+@click.argument("tables", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
+)
+def merge(tables: Sequence[Path], out: Path) -> None:
+    """Put TABLES of the same conditions together: rows of all, rounds of one row pooled."""
+    from hwnas.errors import InvalidInput
+    from hwnas.latency.table import LatencyTable
+
+    if out.exists():
+        raise InvalidInput(f"{out} exists; name a new file (--out), or delete it.")
+    merged = LatencyTable.load(tables[0])
+    for path in tables[1:]:
+        merged = merged.merged(LatencyTable.load(path))
+    merged.save(out)
+    click.echo(f"{out}: {len(merged.rows)} rows from {len(tables)} tables; verify it:  hwnas verify {out}")
+
+
+def _solved(table: LatencyTable) -> str:
+    header = table.header
+    if not table.networks or header.left_out_percent is None:
+        return ""
+    left_out = f"{header.left_out_percent:.1f} %"
+    return f" (solved from {len(table.networks)} networks; one left out is missed by {left_out})"
+
+
+def _verified(table: LatencyTable) -> str:
+    if table.verification is None:
+        return f"never; hwnas verify {table.path}"
+    said = table.verification
+    return f"{said.created}, {said.calibrated.networks} networks: {said.calibrated}"

@@ -1,14 +1,20 @@
-"""A space's latency table: measuring the ops that its recording names."""
+"""A space's latency table: which ops and which whole networks its recording says are to be measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+from hwnas.core.probing import network_subjects, probes
 from hwnas.core.space import SearchSpace
 from hwnas.latency.backend import LatencyBackend
-from hwnas.latency.profile import ProfileSettings, profile_keys
+from hwnas.latency.formula import default_formula
+from hwnas.latency.header import Protocol
+from hwnas.latency.measuring import OpSubject, ProfileSettings, Progress, Subject, estimate_seconds
+from hwnas.latency.profile import NetworkSubject, profile_keys
 from hwnas.latency.table import LatencyTable
+
+DEFAULT_PROTOCOL: Protocol = "probe"
+"""Measured side by side in benchmarks/table_fidelity.py."""
 
 
 def profile(
@@ -16,23 +22,26 @@ def profile(
     backend: LatencyBackend,
     *,
     batch: int = 1,
+    protocol: Protocol = DEFAULT_PROTOCOL,
     path: str | Path | None = None,
     settings: ProfileSettings | None = None,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> LatencyTable:
-    """Measure every op of ``space`` on a device and return the table; rows that ``path`` holds are kept.
+    """Measure the ops of ``space`` on a device and return the table; timings that ``path`` holds are kept.
 
     Args:
         space: whose ops; the table is for its input shape.
         backend: where to measure, and how.
-        batch: images in one inference; milliseconds are of the whole batch.
+        batch: images in one inference; milliseconds are of the whole batch. protocol: how; ``"isolated"``
+        times each op alone, as the AutoRTNet paper does. ``"probe"`` times whole
+            networks besides, the fewest that determine all others, and solves the rows from both.
         path: file to fill, resumable; None keeps the table in memory only.
         settings: how much to read.
-        on_progress: called with (visits done, visits in all, the op's text).
+        on_progress: called with (visits done, visits in all, what was visited).
 
     Raises:
         TableMismatch: ``path`` holds a table measured under other conditions; it is left as it is.
-        MeasurementFailed: an op gave no number that can be believed.
+        MeasurementFailed: an op gave no number that can be believed, or the machine was not steady.
         BackendUnavailable: the backend cannot run here.
     """
     return profile_keys(
@@ -43,5 +52,34 @@ def profile(
         path=path,
         space={"name": space.name, **space.model_dump(mode="json")},
         settings=settings,
+        networks=_probes(space, batch) if protocol == "probe" else None,
         on_progress=on_progress,
     )
+
+
+def estimate(
+    space: SearchSpace,
+    backend: LatencyBackend,
+    *,
+    batch: int = 1,
+    protocol: Protocol = DEFAULT_PROTOCOL,
+    settings: ProfileSettings | None = None,
+) -> tuple[float, float]:
+    """About how long :func:`profile` will take: seconds of preparing, and of measuring. Measures a sample.
+
+    Raises:
+        MeasurementFailed: none of the sample could be timed.
+        BackendUnavailable: the backend cannot run here.
+    """
+    subjects: list[dict[str, Subject]] = [
+        {str(key): OpSubject(key) for key in space.record(batch=batch).keys()}  # noqa: SIM118 - no mapping
+    ]
+    if protocol == "probe":
+        subjects.append({name: network.subject for name, network in _probes(space, batch).items()})
+    seconds = [estimate_seconds(group, backend, settings) for group in subjects]
+    return sum(preparing for preparing, _ in seconds), sum(measuring for _, measuring in seconds)
+
+
+def _probes(space: SearchSpace, batch: int) -> dict[str, NetworkSubject]:
+    """The same networks for every device: chosen by a formula, so that a begun table can be resumed."""
+    return network_subjects(space, probes(space, default_formula, batch=batch), batch=batch)

@@ -48,10 +48,9 @@ class SearchConfig(BaseModel):
     """Keep images and weights in NHWC memory order."""
     relaxation: AnyRelaxation = GumbelSoftmax()
     """How logits become an assignment in each step."""
-    score_kinds: tuple[ChoiceKind, ...] = ("depth", "input")
-    """Kinds of choice that learn from hard draws by the score function, not straight-through: see
-    :class:`hwnas.core.score.ScoreFunction`. Add "op" where a candidate op's output is read by nothing but
-    convolutions with a batch norm, as in a plain chain of them."""
+    score_kinds: tuple[ChoiceKind, ...] = ("op", "depth", "input")
+    """Kinds of choice that learn from hard draws by the score function. The others learn straight-through,
+    with less noise, but blind where a batch norm follows: :class:`hwnas.core.score.ScoreFunction`."""
     penalty: AnyPenalty = LogPenalty()
     """What expected latency adds to the loss."""
     penalty_on: Literal["draw", "probabilities"] = "draw"

@@ -43,6 +43,8 @@ class LatencyBackend(ABC):
 
     name: ClassVar[str]
     """As ``hwnas profile --backend`` takes it and table headers have it."""
+    varies: ClassVar[bool] = True
+    """Whether readings differ from time to time and from process to process; those of a formula do not."""
 
     def __init__(
         self, device: Device | str = "auto", precision: Precision = "fp32", threads: int = 1

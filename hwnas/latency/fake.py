@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -12,37 +12,15 @@ from torch import Tensor, nn
 from hwnas.errors import HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend, Precision, host_versions
 from hwnas.latency.device import Device
-from hwnas.latency.table import LatencyTable, TableHeader
+from hwnas.latency.formula import Formula, default_formula
+from hwnas.latency.header import TableHeader
+from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import Reader, Timing
 from hwnas.ops import OpKey
 from hwnas.record import record
 
 FAKE_DEVICE = Device(kind="fake", name="fake device")
 """What a fake table's header names, so that no real device ever accepts it."""
-
-Formula = Callable[[OpKey], float]
-"""Milliseconds of an op key."""
-
-
-def default_formula(key: OpKey) -> float:
-    """Milliseconds of an imaginary processor: 2 µs a call, 10 GB/s, 20 GMAC/s in fp32.
-
-    From the shapes and the usual attribute names (``c_out`` or ``channels``, ``kernel``, ``stride``,
-    ``groups``, ``repeat``) alone: the order of magnitude of a CPU core, monotonic in size, equal on every
-    machine. An op with neither ``kernel`` nor ``c_out`` is taken to multiply each element once.
-    """
-    attributes = dict(key.spec.attributes)
-
-    def number(name: str, default: int) -> int:
-        value = attributes.get(name, default)
-        return value if isinstance(value, int) and value > 0 else default
-
-    elements = sum(math.prod(shape) for shape in key.input_shapes)
-    traffic_ms = 4 * elements / 10e9 * 1e3
-    c_out = number("c_out", number("channels", 1) if "kernel" in attributes else 1)
-    per_element = number("kernel", 1) ** 2 * c_out / number("groups", 1)
-    macs = elements * number("repeat", 1) * per_element / number("stride", 1) ** 2
-    return 0.002 + traffic_ms + macs / 20e9 * 1e3
 
 
 class FakeBackend(LatencyBackend):
@@ -58,6 +36,7 @@ class FakeBackend(LatencyBackend):
     """
 
     name: ClassVar[str] = "fake"
+    varies: ClassVar[bool] = False
 
     def __init__(
         self,

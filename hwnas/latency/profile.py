@@ -1,65 +1,37 @@
-"""Filling a table: every op alone, all in rounds, resumable; and timing whole networks the same way.
+"""Filling a table: every op alone and, for the probe protocol, whole networks; all in rounds, resumable.
 
-Rounds and resuming. All missing rows are measured together, in rounds, because rounds are what averages out a
-machine whose speed drifts. The file is saved every few seconds: rows with fewer rounds than asked for are in
-it as ``"partial"``, with their readings, and count as missing. The next run measures only the rounds that a
-partial row lacks, and nothing of a complete one. Its readings then come from two processes, which is a
-better sample than one.
+Rounds and resuming. Everything that is missing is measured together, in rounds, because rounds are what
+averages out a machine whose speed drifts. The file is saved every few seconds: timings with fewer rounds than
+asked for are in it as ``"partial"``, with their readings, and count as missing. The next run measures only
+the rounds that a partial timing lacks, and nothing of a complete one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
-
-from hwnas.errors import (
-    BackendUnavailable,
-    HwnasError,
-    Interrupted,
-    InvalidInput,
-    MeasurementFailed,
-    TableMismatch,
-)
+from hwnas.errors import Interrupted, MeasurementFailed, TableMismatch
 from hwnas.latency.backend import LatencyBackend, host_versions
 from hwnas.latency.device import DeviceState
-from hwnas.latency.table import LatencyTable, TableHeader, check_batch
-from hwnas.latency.timing import Reader, StoppingRule, Timing, measure_interleaved, slowdown_by_round
-from hwnas.ops import OpKey, build_op
-
-K = TypeVar("K")
-
-_SLOW_ROUND = 1.1  # a round this much slower than the others is remarked upon
-
-
-class ProfileSettings(BaseModel):
-    """How much to read and how often to save."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rounds: int = Field(default=6, ge=1)
-    """Visits to each entry. Six against one: entries of two builds differ by 1.4 % instead of 3.4 %."""
-    rule: StoppingRule = StoppingRule()
-    seed: int = 0
-    """Of the order of visits, of the ops' weights and of their inputs."""
-    save_every_seconds: float = Field(default=5.0, ge=0)
-    busy: Literal["remark", "refuse"] = "remark"
-    """Where rounds differ in speed by more than 10 %: say so in the header, or refuse the table."""
+from hwnas.latency.header import TableHeader
+from hwnas.latency.measuring import OpSubject, ProfileSettings, Progress, Subject, measure_subjects
+from hwnas.latency.solve import NetworkTiming
+from hwnas.latency.table import LatencyTable, check_batch
+from hwnas.latency.timing import Timing
+from hwnas.ops import OpKey
 
 
-def plausible_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> list[Tensor]:
-    """Values as they follow a ReLU (half of them zero, the rest half-normal), one tensor for each shape.
+@dataclass(frozen=True)
+class NetworkSubject:
+    """A whole network to measure beside the ops: how to build it, and how often it runs each op."""
 
-    Never constants: a max-pool takes 0.4 of its time on them.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator).relu_() for shape in shapes]
+    subject: Subject
+    counts: Mapping[OpKey, int]
 
 
 def profile_keys(
@@ -71,11 +43,13 @@ def profile_keys(
     path: str | Path | None = None,
     space: Mapping[str, Any] | None = None,
     settings: ProfileSettings | None = None,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    networks: Mapping[str, NetworkSubject] | None = None,
+    on_progress: Progress | None = None,
 ) -> LatencyTable:
-    """Measure each op alone and return the table; complete rows that ``path`` holds are never measured again.
+    """Measure ops and return the table; what ``path`` holds complete is never measured again.
 
-    Each op is rebuilt from its key with fresh weights, in evaluation mode.
+    Each op is rebuilt from its key with fresh weights, in evaluation mode, and timed alone. With ``networks``
+    these are timed too, in the same rounds, and the table's rows are solved from both (protocol ``"probe"``).
 
     Args:
         keys: ops to have rows for, batch first; doubles count once.
@@ -85,16 +59,17 @@ def profile_keys(
         path: file to fill; None keeps the table in memory only.
         space: which search space, as ``{"name": …, field: value}``, for the header.
         settings: how much to read.
-        on_progress: called after each visit with (visits done, visits in all, the op's text).
+        networks: name → whole network made of these ops.
+        on_progress: called after each visit with (visits done, visits in all, the entry's text).
 
     Raises:
         TableMismatch: ``path`` holds a table of other conditions; it is left as it is.
         CorruptTable: ``path`` holds something that cannot be trusted.
         InvalidInput: a key of another batch size, or of an op that nobody registered.
         BackendUnavailable: the backend cannot run here.
-        MeasurementFailed: some ops gave no number, or, with ``busy="refuse"``, the machine was not steady.
-            All rows that could be measured are in ``path``; failed ones are marked so and tried again next
-            time.
+        MeasurementFailed: some ops gave no number (all that could be measured is in ``path``; failed ones are
+            marked so and tried again next time), a measuring process died, or, with ``busy="refuse"``, the
+            machine was not steady (nothing of this run is kept).
         Interrupted: Ctrl-C; what was measured is in ``path``. Without ``path``, KeyboardInterrupt passes
             through.
     """
@@ -114,18 +89,16 @@ def profile_keys(
             space=dict(space or {}),
             versions=host_versions() | backend.versions(),
             settings=backend.settings(),
+            protocol="probe" if networks else "isolated",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
         Path(path) if path is not None else None,
-        wanted,
     )
-    missing = [key for key in wanted if key not in table]
-    if missing:
-        _fill(table, wanted, missing, backend, settings, on_progress)
+    _Filling(table, wanted, dict(networks or {}), backend, settings).run(on_progress)
     return table
 
 
-def _opened(header: TableHeader, path: Path | None, wanted: list[OpKey]) -> LatencyTable:
+def _opened(header: TableHeader, path: Path | None) -> LatencyTable:
     """The table at ``path`` if it is of the same conditions, else, where there is none, an empty one."""
     if path is None or not path.exists():
         return LatencyTable(header, path=path)
@@ -138,172 +111,147 @@ def _opened(header: TableHeader, path: Path | None, wanted: list[OpKey]) -> Late
             + "\n".join(f"  {line}" for line in differences)
             + "\nGive another file (--out), or delete that one."
         )
-    if any(key not in table for key in wanted):
-        table.header = table.header.model_copy(
-            update={"processes": table.header.processes + 1, "space": header.space or table.header.space}
-        )
+    table.header = table.header.model_copy(update={"space": header.space or table.header.space})
     return table
 
 
-def _fill(
-    table: LatencyTable,
-    wanted: list[OpKey],
-    missing: list[OpKey],
-    backend: LatencyBackend,
-    settings: ProfileSettings,
-    on_progress: Callable[[int, int, str], None] | None,
-) -> None:
-    """Measure those of ``wanted`` that are ``missing`` into ``table``; save on the way if it has a path."""
-    before = DeviceState.read(backend.device)
-    if table.header.before is None:
-        table.header = table.header.model_copy(update={"before": before})
-    saved = time.monotonic()
+class _Filling:
+    """A table that is being filled (mutated): what is measured, and what is missing."""
 
-    def save() -> None:
-        nonlocal saved
-        if table.path is not None:
-            table.save(table.path)
+    def __init__(
+        self,
+        table: LatencyTable,
+        keys: list[OpKey],
+        networks: dict[str, NetworkSubject],
+        backend: LatencyBackend,
+        settings: ProfileSettings,
+    ) -> None:
+        self.table = table
+        self.keys = keys
+        self.networks = networks
+        self.backend = backend
+        self.settings = settings
+        # Under the probe protocol what is measured of an op is not its row.
+        self.ops = table.isolated if networks else table.rows
+        self.timed = {network.name: network for network in table.networks}
+
+    def timing(self, name: OpKey | str) -> Timing | None:
+        """What is known of an op or a network."""
+        if isinstance(name, OpKey):
+            return self.ops.get(name)
+        network = self.timed.get(name)
+        return None if network is None else network.timing
+
+    def put(self, name: OpKey | str, timing: Timing | None) -> None:
+        """Write down a timing, or forget it."""
+        if isinstance(name, OpKey):
+            if timing is None:
+                self.ops.pop(name, None)
+            else:
+                self.ops[name] = timing
+        elif timing is None:
+            self.timed.pop(name, None)
+        else:
+            self.timed[name] = NetworkTiming.of(name, self.networks[name].counts, timing)
+
+    def missing(self) -> list[OpKey | str]:
+        """Ops and networks without a complete timing."""
+        names: list[OpKey | str] = [*self.keys, *self.networks]
+        return [name for name in names if (known := self.timing(name)) is None or known.status != "ok"]
+
+    def run(self, on_progress: Progress | None) -> None:
+        """Measure what is missing, then solve what is to be solved; save on the way if there is a path."""
+        missing = self.missing()
+        if missing:
+            self._measure(missing, on_progress)
+        if self.networks and (missing or not all(key in self.table for key in self.keys)):
+            self.table.solve(list(self.ops))
+            self._save()
+
+    def _measure(self, missing: list[OpKey | str], on_progress: Progress | None) -> None:
+        known = {name: self.timing(name) for name in missing}
+        header = self.table.header
+        if header.before is None:
+            header = header.model_copy(update={"before": DeviceState.read(self.backend.device)})
+        self.table.header = header
         saved = time.monotonic()
 
-    def note(key: OpKey, rounds_ms: list[list[float]]) -> None:
-        status: Literal["ok", "partial"] = "ok" if len(rounds_ms) >= settings.rounds else "partial"
-        table.rows[key] = Timing.from_rounds(rounds_ms, status=status)
-        if time.monotonic() - saved >= settings.save_every_seconds:
-            save()
+        def note(name: OpKey | str, timing: Timing) -> None:
+            nonlocal saved
+            self.put(name, timing)
+            if time.monotonic() - saved >= self.settings.save_every_seconds:
+                self._save()
+                saved = time.monotonic()
 
-    earlier = {
-        key: table.rows[key].readings_ms
-        for key in missing
-        if key in table.rows and table.rows[key].status == "partial"
-    }
-    try:
-        readers, failures = _prepared(missing, backend, settings)
-        timings = measure_interleaved(
-            readers,
-            settings.rule,
-            settings.rounds,
-            settings.seed,
-            on_progress,
-            earlier=earlier,
-            on_visit=note,
-        )
-    except KeyboardInterrupt:
-        save()
-        if table.path is None:
-            raise
-        done = sum(key in table for key in missing)
-        raise Interrupted(
-            f"stopped: {done} of {len(missing)} rows are complete, and {len(missing) - done} are still "
-            f"missing. "
-            f"What was measured is in {table.path}; the same command goes on from there."
-        ) from None
-    timings |= {key: Timing.failed(error) for key, error in failures.items()}
-    # Rows were put in as they were visited, at random; they are kept in the order of the keys.
-    place = {key: index for index, key in enumerate(wanted)}
-    rows = {**table.rows, **timings}
-    table.rows = {key: rows[key] for key in sorted(rows, key=lambda key: place.get(key, -1))}
-    after = DeviceState.read(backend.device)
-    busy = _unsteady(table, missing, after)
-    table.header = table.header.model_copy(
-        update={
-            "after": after,
-            "remarks": tuple(dict.fromkeys([*table.header.remarks, *backend.remarks(), *busy])),
-        }
-    )
-    if busy and settings.busy == "refuse":
-        raise MeasurementFailed(
-            f"the machine was not steady: {' '.join(busy)} The table was not completed. End what else runs "
-            f"here, "
-            'or accept it with ProfileSettings(busy="remark").'
-        )
-    save()
-    failed = [key for key in missing if table.rows[key].status == "failed"]
-    if failed:
-        kept = f" The other rows are in {table.path}." if table.path is not None else ""
-        raise MeasurementFailed(
-            f"{len(failed)} of {len(missing)} ops could not be measured with {backend}:\n"
-            + "\n".join(f"  {key}: {table.rows[key].error}" for key in failed)
-            + f"\nA failed op has no latency, least of all 0.{kept}"
-        )
-
-
-def _prepared(
-    missing: list[OpKey], backend: LatencyBackend, settings: ProfileSettings
-) -> tuple[dict[OpKey, Reader], dict[OpKey, str]]:
-    """Readers of the ops that the backend takes, and why it does not take the others."""
-    readers: dict[OpKey, Reader] = {}
-    failures: dict[OpKey, str] = {}
-    # Inputs of one shape are shared among ops; two inputs of one op are still two tensors.
-    inputs: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-    for key in missing:
-        # The ops' weights are drawn without touching the caller's random state.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            op = build_op(key.spec).eval()
-        tensors = []
-        for slot, shape in enumerate(key.input_shapes):
-            if (slot, shape) not in inputs:
-                inputs[slot, shape] = plausible_inputs([shape], settings.seed + slot)[0]
-            tensors.append(inputs[slot, shape])
         try:
-            readers[key] = backend.prepare(op, tensors)
-        except (BackendUnavailable, InvalidInput):
+            measured = measure_subjects(
+                {
+                    name: OpSubject(name, self.settings.seed)
+                    if isinstance(name, OpKey)
+                    else self.networks[name].subject
+                    for name in missing
+                },
+                self.backend,
+                self.settings,
+                earlier={
+                    name: timing
+                    for name, timing in known.items()
+                    if timing is not None and timing.status == "partial"
+                },
+                on_visit=note,
+                on_progress=on_progress,
+            )
+        except KeyboardInterrupt:
+            self._save()
+            if self.table.path is None:
+                raise
+            left = len(self.missing())
+            raise Interrupted(
+                f"stopped: {len(missing) - left} of {len(missing)} entries are complete, and {left} are "
+                f"still missing. What was measured is in {self.table.path}; the same command goes on."
+            ) from None
+        except MeasurementFailed:
+            self._save()
             raise
-        except HwnasError as error:
-            failures[key] = str(error)
-    return readers, failures
+        if measured.busy and self.settings.busy == "refuse":
+            for name, timing in known.items():
+                self.put(name, timing)
+            self._save()
+            raise MeasurementFailed(
+                f"the machine was not steady: {' '.join(measured.busy)} Nothing of this run is kept. End "
+                "what else runs here and try again, or accept such numbers, which the table will say "
+                '(--allow-busy; ProfileSettings(busy="remark")).'
+            )
+        for name, timing in measured.timings.items():
+            self.put(name, timing)
+        # Timings came in at random; they are kept in the order of the keys.
+        place = {key: index for index, key in enumerate(self.keys)}
+        for key in sorted(self.ops, key=lambda key: place.get(key, -1)):
+            self.ops[key] = self.ops.pop(key)
+        self.table.header = self.table.header.model_copy(
+            update={
+                "after": DeviceState.read(self.backend.device),
+                "processes": max(len(t.rounds_by_process) or 1 for t in self.ops.values()),
+            }
+        )
+        self._remark([*self.backend.remarks(), *measured.remarks, *measured.busy])
+        self._save()
+        failed = {name: timing for name, timing in measured.timings.items() if timing.status == "failed"}
+        if failed:
+            kept = f" All else is in {self.table.path}." if self.table.path is not None else ""
+            raise MeasurementFailed(
+                f"{len(failed)} of {len(missing)} entries could not be measured with {self.backend}:\n"
+                + "\n".join(f"  {name}: {timing.error}" for name, timing in failed.items())
+                + f"\nA failed op has no latency, least of all 0.{kept}"
+            )
 
+    def _remark(self, remarks: Sequence[str]) -> None:
+        before = self.table.header.remarks
+        self.table.header = self.table.header.model_copy(
+            update={"remarks": tuple(dict.fromkeys([*before, *remarks]))}
+        )
 
-def _unsteady(table: LatencyTable, measured: list[OpKey], after: DeviceState) -> list[str]:
-    """Sentences about what disturbed this run; empty on a quiet machine."""
-    complete = [table.rows[key] for key in measured if key in table]
-    slowdown = slowdown_by_round(complete) if len(complete) > 2 else []
-    sentences = []
-    if slowdown and max(slowdown) > _SLOW_ROUND:
-        rounds = ", ".join(f"{value:.2f}" for value in slowdown)
-        load = f" (load average {after.load_average:.1f})" if after.load_average is not None else ""
-        sentences.append(f"Rounds ran at unequal speed, as a ratio to the usual: {rounds}{load}.")
-    if after.gpu_processes is not None and after.gpu_processes > 1:
-        sentences.append(f"{after.gpu_processes} processes computed on the GPU.")
-    return sentences
-
-
-def measure_networks(
-    networks: Mapping[K, tuple[nn.Module, Sequence[Tensor]]],
-    backend: LatencyBackend,
-    settings: ProfileSettings | None = None,
-    on_progress: Callable[[int, int, str], None] | None = None,
-) -> dict[K, Timing]:
-    """Time whole networks, name → (network, inputs), in interleaved rounds. They are not changed.
-
-    Raises:
-        MeasurementFailed: one of them gave no number.
-        ExportError: one of them cannot be brought to the backend's runtime.
-        BackendUnavailable: the backend cannot run here.
-    """
-    settings = settings or ProfileSettings()
-    backend.check()
-    readers = {name: backend.prepare(module, inputs) for name, (module, inputs) in networks.items()}
-    timings = measure_interleaved(readers, settings.rule, settings.rounds, settings.seed, on_progress)
-    for name, timing in timings.items():
-        if timing.status == "failed":
-            raise MeasurementFailed(f"{name} could not be measured with {backend}: {timing.error}")
-    return timings
-
-
-def measure_network(
-    module: nn.Module,
-    inputs: Sequence[Tensor],
-    backend: LatencyBackend,
-    settings: ProfileSettings | None = None,
-) -> Timing:
-    """Time one whole network end to end; milliseconds for one call on the batch of ``inputs``.
-
-    Raises:
-        MeasurementFailed: it gave no number.
-        ExportError: it cannot be brought to the backend's runtime.
-        BackendUnavailable: the backend cannot run here.
-    """
-    return measure_networks({type(module).__name__: (module, inputs)}, backend, settings)[
-        type(module).__name__
-    ]
+    def _save(self) -> None:
+        self.table.networks = list(self.timed.values())
+        if self.table.path is not None:
+            self.table.save(self.table.path)

@@ -1,135 +1,87 @@
-"""The latency table: rows that were measured, under a header that says on what, with what, and how.
-
-On disk it is JSON, one row a line, with a checksum over header and rows. Reading one runs no code.
-"""
+"""The latency table: rows that were measured, under a header that says on what, with what, and how."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, TableMismatch
-from hwnas.files import write_atomically
 from hwnas.latency.backend import LatencyBackend, Precision
-from hwnas.latency.device import Device, DeviceState
+from hwnas.latency.device import Device
+from hwnas.latency.formula import default_formula
+from hwnas.latency.header import TableHeader
+from hwnas.latency.intervals import Intervals
+from hwnas.latency.solve import NetworkTiming, Solution, solve_rows
+from hwnas.latency.table_file import TableContent, checksum, read_content, rows_digest, write_content
 from hwnas.latency.timing import Timing, slowdown_by_round
+from hwnas.latency.verification import Calibration, Verification
 from hwnas.ops import OpKey
+from hwnas.record import Recording
 
 if TYPE_CHECKING:
     import pandas
 
-SCHEMA_VERSION = 1
-"""Raised when the file's meaning changes; older files are migrated on loading, newer ones refused."""
-
 _LISTED = 10  # keys printed in an error; the rest are counted
 
 
-class TableHeader(BaseModel):
-    """Everything that the numbers of a table depend on, apart from the op."""
+class RecordedSpace(Protocol):
+    """What a table needs of a search space: which ops a genotype runs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
 
-    schema_version: int = SCHEMA_VERSION
-    device: Device
-    backend: str
-    precision: Precision = "fp32"
-    batch: int = Field(default=1, ge=1)
-    """Samples in each measured call. Rows are milliseconds for the whole batch."""
-    threads: int = Field(default=1, ge=1)
-    input_shape: tuple[int, ...]
-    """Of the network's input, without the batch: (C, H, W)."""
-    space: dict[str, JsonValue] = {}
-    """The search space that the keys come from: its name under ``"name"``, and its fields."""
-    versions: dict[str, str] = {}
-    settings: dict[str, str] = {}
-    """Switches of the backend that decide its numbers."""
-    protocol: Literal["isolated", "formula"] = "isolated"
-    """``"isolated"``: each op was timed alone."""
-    created: str = ""
-    """When the first row was measured: ISO 8601, UTC."""
-    processes: int = Field(default=1, ge=1)
-    """How many processes contributed: a resumed or merged table has more than one."""
-    before: DeviceState | None = None
-    """The machine before the first reading."""
-    after: DeviceState | None = None
-    """The machine after the last reading."""
-    remarks: tuple[str, ...] = ()
-    """What a reader of the numbers should know: rounds that ran slow, launch-bound ops."""
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        ...
 
-    def differences(self, other: TableHeader) -> list[str]:
-        """What keeps the rows of two tables apart, one readable line each; empty where they may mix."""
-        lines = [f"device {line}" for line in self.device.differences(other.device)]
-        for field in ("backend", "precision", "batch", "threads", "input_shape", "protocol"):
-            if field == "threads" and self.device.kind == "cuda":
-                continue
-            mine, theirs = getattr(self, field), getattr(other, field)
-            if mine != theirs:
-                lines.append(f"{field}: {_readable(mine)} against {_readable(theirs)}")
-        for group in ("versions", "settings"):
-            mine, theirs = getattr(self, group), getattr(other, group)
-            for name in sorted(mine.keys() | theirs.keys()):
-                # Python and hwnas itself are on record but do not decide a number.
-                if name not in ("python", "hwnas") and mine.get(name) != theirs.get(name):
-                    lines.append(f"{name}: {mine.get(name, 'none')} against {theirs.get(name, 'none')}")
-        return lines
+    def record(self, batch: int = 1) -> Recording:
+        """All op uses with their conditions."""
+        ...
 
-    def command(self, path: Path | None = None, *, device: str | None = None) -> str:
-        """The command that measures a table under this header.
+    def assignment(self, genotype: Any) -> dict[str, int]:
+        """The option indices that a genotype names."""
+        ...
 
-        Args:
-            path: the table's file.
-            device: an alias that stands in for the header's device.
-        """
-        space = self.space.get("name", "SPACE")
-        return (
-            f"hwnas profile {space} --device {device or self.device.alias} --backend {self.backend} "
-            f"--precision {self.precision} --batch {self.batch} --threads {self.threads} "
-            f"--out {path or 'FILE'}"
-        )
-
-    def __str__(self) -> str:
-        shape = _readable(self.input_shape)
-        threads = "" if self.device.kind == "cuda" else f", threads {self.threads}"
-        return (
-            f"{self.device.name}, {self.backend} {self.precision}, batch {self.batch}{threads}, input {shape}"
-        )
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: OpKey
-    timing: Timing
-
-
-_ROWS = TypeAdapter(list[_Row])
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The space's fields."""
+        ...
 
 
 class LatencyTable:
     """Op key → :class:`Timing`, with the header that the numbers are true under.
 
+    Under the protocol ``"probe"`` the rows are solved; :attr:`networks` and :attr:`isolated` are what they
+    were solved from.
+
     Args:
         header: what the rows were measured on and how.
         rows: the timings; the mapping is copied.
         path: where the table lies, for messages.
+        isolated: ops timed alone, where the rows are not those.
+        networks: whole networks that the rows were solved from.
+        verification: what other whole networks said about the rows.
 
     Raises:
         InvalidInput: a key's batch size is not the header's.
     """
 
     def __init__(
-        self, header: TableHeader, rows: Mapping[OpKey, Timing] | None = None, path: Path | None = None
+        self,
+        header: TableHeader,
+        rows: Mapping[OpKey, Timing] | None = None,
+        path: Path | None = None,
+        *,
+        isolated: Mapping[OpKey, Timing] | None = None,
+        networks: Sequence[NetworkTiming] = (),
+        verification: Verification | None = None,
     ) -> None:
         self.header = header
         self.rows: dict[OpKey, Timing] = dict(rows or {})
+        self.isolated: dict[OpKey, Timing] = dict(isolated or {})
+        self.networks: list[NetworkTiming] = list(networks)
+        self.verification = verification
         self.path = path
-        for key in self.rows:
+        for key in (*self.rows, *self.isolated):
             check_batch(key, header.batch)
 
     def __len__(self) -> int:
@@ -141,7 +93,7 @@ class LatencyTable:
         return timing is not None and timing.status == "ok"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LatencyTable) and (self.header, self.rows) == (other.header, other.rows)
+        return isinstance(other, LatencyTable) and self._content() == other._content()
 
     __hash__ = None  # type: ignore[assignment]  # rows may be added while a table is filled
 
@@ -149,11 +101,31 @@ class LatencyTable:
         name = f"{self.path}: " if self.path else ""
         return f"{name}{sum(key in self for key in self.rows)} rows ({self.header})"
 
+    def _content(self) -> TableContent:
+        return TableContent(
+            header=self.header,
+            rows=self.rows,
+            isolated=self.isolated,
+            networks=self.networks,
+            verification=self.verification,
+        )
+
     @property
     def checksum(self) -> str:
-        """SHA-256 over header and rows, as the file has it: ``"sha256:…"``."""
-        header, rows = self._json_parts()
-        return _checksum(json.loads(header), [json.loads(row) for row in rows])
+        """SHA-256 over all that the file holds, as it has it: ``"sha256:…"``."""
+        return checksum(self._content())
+
+    @property
+    def rows_digest(self) -> str:
+        """SHA-256 over keys and milliseconds alone: what a verification is about."""
+        return rows_digest(self.rows)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What whole networks taught about the rows; changes nothing where they were never verified."""
+        if self.verification is None or self.verification.rows != self.rows_digest:
+            return Calibration()
+        return self.verification.calibration
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -193,6 +165,29 @@ class LatencyTable:
         if key not in self:
             self.require([key])
         return self.rows[key].median_ms
+
+    def predict_ms(self, counts: Mapping[OpKey, int]) -> float:
+        """Milliseconds of a network that runs each op so often: the sum of its rows, calibrated.
+
+        Raises:
+            MissingLatency: an op has no row.
+        """
+        self.require(counts)
+        total = sum(self.rows[key].median_ms * count for key, count in counts.items())
+        return self.calibration(total, sum(counts.values()))
+
+    def interval_ms(self, key: OpKey) -> tuple[float, float]:
+        """The 95 % interval of a row: where a table built anew would find it; see :class:`Intervals`.
+
+        Raises:
+            MissingLatency: the row is absent, incomplete or failed.
+        """
+        self.require([key])
+        return self.intervals().of(self.rows[key])
+
+    def intervals(self) -> Intervals:
+        """The uncertainty of the rows, pooled over the table."""
+        return Intervals([timing for timing in self.rows.values() if timing.status == "ok"])
 
     def require(self, keys: Iterable[OpKey]) -> None:
         """Raise unless every key has a complete row.
@@ -284,18 +279,104 @@ class LatencyTable:
             )
 
     def with_rows(self, rows: Mapping[OpKey, Timing]) -> LatencyTable:
-        """A copy with ``rows`` added; of two timings of one key the new one stays.
+        """A copy with ``rows`` added; of two timings of one key the new one stays. Its verification goes.
 
         Raises:
             InvalidInput: a key's batch size is not the header's.
         """
-        return LatencyTable(self.header, {**self.rows, **rows}, self.path)
+        return LatencyTable(
+            self.header, {**self.rows, **rows}, self.path, isolated=self.isolated, networks=self.networks
+        )
+
+    def as_isolated(self) -> LatencyTable:
+        """The same measurement with the rows as they were timed alone; not verified.
+
+        Raises:
+            InvalidInput: no op was timed alone, as in a table made from somebody's whole networks.
+        """
+        if self.header.protocol == "isolated":
+            return self
+        if not self.isolated:
+            raise InvalidInput(f"{self.path or 'the table'} has no ops that were timed alone.")
+        header = self.header.model_copy(update={"protocol": "isolated"})
+        return LatencyTable(header, self.isolated)
+
+    @classmethod
+    def from_networks(
+        cls,
+        space: RecordedSpace,
+        networks: Sequence[tuple[Any, float]],
+        *,
+        header: TableHeader | None = None,
+        prior_ms: Mapping[OpKey, float] | None = None,
+    ) -> LatencyTable:
+        """A table from anybody's whole-network measurements; the header says how well it reproduces them.
+
+        Args:
+            space: that the networks are of.
+            networks: genotypes with the milliseconds that they took, under the conditions of ``header``.
+            header: on what and how they were measured; protocol and space are filled in. Where left out: this
+                machine, and ``"networks"`` for a backend.
+            prior_ms: milliseconds of each op key, right in proportion; a formula of its size where left out.
+                It decides what the networks leave open.
+
+        Raises:
+            GenotypeError: a genotype of another space.
+            InvalidInput: a prior without one of the keys.
+            MeasurementFailed: there is no network, or its milliseconds are no latency.
+        """
+        header = header or TableHeader(
+            device=Device.find("auto"), backend="networks", input_shape=space.input_shape()
+        )
+        recording = space.record(batch=header.batch)
+        keys = recording.keys()
+        named = {"name": space.name, **space.model_dump(mode="json")}
+        table = cls(
+            header.model_copy(update={"protocol": "probe", "space": named}),
+            networks=[
+                NetworkTiming.of(
+                    genotype.short_id,
+                    recording.count(space.assignment(genotype)),
+                    Timing.from_rounds([[milliseconds]]),
+                )
+                for genotype, milliseconds in networks
+            ],
+        )
+        table.solve(keys, prior_ms or {key: default_formula(key) for key in keys})
+        return table
+
+    def solve(self, keys: Sequence[OpKey], prior_ms: Mapping[OpKey, float] | None = None) -> Solution:
+        """Replace the rows by those solved from :attr:`networks` (mutated, the header too).
+
+        The verification of the rows before goes.
+
+        Args:
+            keys: the rows wanted.
+            prior_ms: milliseconds right in proportion; the ops timed alone where left out.
+
+        Raises:
+            MeasurementFailed: no network was timed.
+            InvalidInput: a key has no prior, or a network runs another op.
+        """
+        if prior_ms is None:
+            prior_ms = {key: timing.median_ms for key, timing in self.isolated.items()}
+        solution = solve_rows(self.networks, keys, prior_ms)
+        self.rows = dict(solution.rows)
+        self.verification = None
+        self.header = self.header.model_copy(
+            update={
+                "residual_percent": solution.residual_percent,
+                "left_out_percent": solution.left_out_percent,
+            }
+        )
+        return solution
 
     def merged(self, other: LatencyTable) -> LatencyTable:
-        """Both tables in one: rows of one key pool the rounds of both. Neither is changed.
+        """Both tables in one: timings of one op or network pool the rounds of both. Neither is changed.
 
-        Measuring a table in two processes and merging shows and averages what differs from process to process
-        (memory layout, chosen kernels).
+        Measuring a table in several processes and merging shows and averages what differs from process to
+        process (memory layout, chosen kernels). Rows that are solved are solved anew; a verification does not
+        outlive the rows that it is about.
 
         Raises:
             TableMismatch: the headers differ in anything that decides a number.
@@ -307,13 +388,6 @@ class LatencyTable:
                 + "\n".join(f"  {line}" for line in differences)
                 + "\nKeep them in two files."
             )
-        rows = dict(self.rows)
-        for key, timing in other.rows.items():
-            mine = rows.get(key)
-            if mine is None or mine.status != "ok":
-                rows[key] = timing
-            elif timing.status == "ok" and mine.readings_ms and timing.readings_ms:
-                rows[key] = Timing.from_rounds(mine.readings_ms + timing.readings_ms)
         header = self.header.model_copy(
             update={
                 "processes": self.header.processes + other.header.processes,
@@ -321,7 +395,21 @@ class LatencyTable:
                 "remarks": tuple(dict.fromkeys(self.header.remarks + other.header.remarks)),
             }
         )
-        return LatencyTable(header, rows)
+        mine = {network.name: network for network in self.networks}
+        theirs = {network.name: network for network in other.networks}
+        timings = _pooled(
+            {name: network.timing for name, network in mine.items()},
+            {name: network.timing for name, network in theirs.items()},
+        )
+        networks = [
+            network.model_copy(update={"timing": timings[name]})
+            for name, network in {**theirs, **mine}.items()
+        ]
+        isolated = _pooled(self.isolated, other.isolated)
+        table = LatencyTable(header, _pooled(self.rows, other.rows), isolated=isolated, networks=networks)
+        if networks and isolated:
+            table.solve(list(table.rows))
+        return table
 
     def slowdown_by_round(self) -> list[float]:
         """How much slower than usual each round ran; see :func:`hwnas.latency.timing.slowdown_by_round`."""
@@ -333,17 +421,7 @@ class LatencyTable:
         ``path`` becomes the table's :attr:`path`.
         """
         self.path = Path(path)
-        header, rows = self._json_parts()
-        lines = ",\n".join(f"  {row}" for row in rows)
-        text = (
-            "{\n"
-            f'"schema_version": {SCHEMA_VERSION},\n'
-            f'"checksum": "{self.checksum}",\n'
-            f'"header": {header},\n'
-            f'"rows": [\n{lines}\n]\n'
-            "}\n"
-        )
-        write_atomically(self.path, text.encode())
+        write_content(self._content(), self.path)
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
@@ -354,109 +432,36 @@ class LatencyTable:
                 holds a row that cannot be a latency. The message says which.
         """
         path = Path(path)
+        content = read_content(path)
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise CorruptTable(f"no table at {path}. Measure one:  hwnas profile --out {path}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise CorruptTable(f"{path} cannot be read as text: {error}. {_REMEDY}") from error
-        try:
-            content = json.loads(text, parse_constant=_refuse_constant)
-        except _NotANumber as error:
-            raise CorruptTable(f"{path} holds {error} where a number must stand. {_REMEDY}") from error
-        except json.JSONDecodeError as error:
-            raise CorruptTable(
-                f"{path} is not complete JSON (line {error.lineno}): was it truncated? {_REMEDY}"
-            ) from error
-        if (
-            not isinstance(content, dict)
-            or not {"schema_version", "checksum", "header", "rows"} <= content.keys()
-        ):
-            raise CorruptTable(f"{path} is JSON, but not a latency table of hwnas. {_REMEDY}")
-        version = content["schema_version"]
-        if not isinstance(version, int) or version < 1:
-            raise CorruptTable(f"{path} has schema version {version!r}; expected a whole number. {_REMEDY}")
-        if version > SCHEMA_VERSION:
-            raise CorruptTable(
-                f"{path} was written by a newer hwnas: its schema version is {version}, this hwnas reads up "
-                f"to {SCHEMA_VERSION}. Upgrade:  pip install --upgrade hwnas"
+            return cls(
+                content.header,
+                content.rows,
+                path,
+                isolated=content.isolated,
+                networks=content.networks,
+                verification=content.verification,
             )
-        try:
-            header = TableHeader.model_validate_json(json.dumps(content["header"]))
-            rows = _ROWS.validate_json(json.dumps(content["rows"]))
-        except ValidationError as error:
-            raise CorruptTable(
-                f"{path} holds what no measurement gives: {_first_error(error, content)}. {_REMEDY}"
-            ) from error
-        table = _without_checks(cls, header, {row.key: row.timing for row in rows}, path)
-        if len(table.rows) != len(rows):
-            raise CorruptTable(f"{path} has two rows for one op key. {_REMEDY}")
-        found = _checksum(content["header"], content["rows"])
-        if found != content["checksum"]:
-            raise CorruptTable(
-                f"{path} was altered after it was written: its checksum says {content['checksum']}, "
-                f"its content gives {found}. {_REMEDY}"
-            )
-        try:
-            for key in table.rows:
-                check_batch(key, header.batch)
         except InvalidInput as error:
             raise CorruptTable(f"{path}: {error}") from error
-        return table
-
-    def _json_parts(self) -> tuple[str, list[str]]:
-        header = self.header.model_dump_json()
-        return header, [_Row(key=key, timing=timing).model_dump_json() for key, timing in self.rows.items()]
 
 
-_REMEDY = "Restore it from a copy, or delete it and measure again (hwnas profile)."
-
-
-class _NotANumber(ValueError):
-    pass
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise _NotANumber(text)
-
-
-def _readable(value: object) -> str:
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _checksum(header: JsonValue, rows: JsonValue) -> str:
-    """SHA-256 over the content in one spelling.
-
-    Of the file's own values, not of the models read from them: a later hwnas whose models have one more
-    optional field must still find an old file unaltered.
-    """
-    text = json.dumps([header, rows], sort_keys=True, separators=(",", ":"))
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def _first_error(error: ValidationError, content: dict[str, Any]) -> str:
-    """The first thing wrong, with the op it is about where that can be told."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    index = first["loc"][0] if first["loc"] else None
-    about = ""
-    if isinstance(index, int):
-        key = content["rows"][index].get("key") if isinstance(content["rows"][index], dict) else None
-        about = f" (row {index + 1}: {json.dumps(key)})"
-    value = first["input"]
-    shown = f", got {value!r}" if isinstance(value, str | int | float) else ""
-    if isinstance(value, float) and not math.isfinite(value):
-        shown = f", got {value}"
-    return f"{place}{about}: {first['msg']}{shown}"
-
-
-def _without_checks(
-    cls: type[LatencyTable], header: TableHeader, rows: dict[OpKey, Timing], path: Path
-) -> LatencyTable:
-    """A table whose rows' batch sizes are looked at later: an altered file should first be called altered."""
-    table = cls(header, {}, path)
-    table.rows = rows
-    return table
+def _pooled(first: Mapping[Any, Timing], second: Mapping[Any, Timing]) -> dict[Any, Timing]:
+    """Timings by name; the rounds of those that both have are put together."""
+    timings = dict(first)
+    for name, timing in second.items():
+        mine = timings.get(name)
+        if mine is None or mine.status != "ok":
+            timings[name] = timing
+        elif timing.status == "ok" and mine.readings_ms and timing.readings_ms:
+            timings[name] = Timing.from_rounds(
+                mine.readings_ms + timing.readings_ms,
+                rounds_by_process=[
+                    *(mine.rounds_by_process or (mine.rounds,)),
+                    *(timing.rounds_by_process or (timing.rounds,)),
+                ],
+            )
+    return timings
 
 
 def check_batch(key: OpKey, batch: int) -> None:

@@ -8,6 +8,7 @@ its rounds of the median within each round.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -21,6 +22,8 @@ from hwnas.errors import HwnasError, Interrupted, MeasurementFailed
 
 QUANTILES = (0.05, 0.16, 0.25, 0.5, 0.75, 0.84, 0.95)
 """Which quantiles of all readings :attr:`Timing.quantiles_ms` holds."""
+
+_VISITS_PER_LOOK = 10  # between two looks at the canary
 
 K = TypeVar("K")
 Reader = Callable[[], float]
@@ -58,6 +61,8 @@ class Timing(BaseModel):
     """The :data:`QUANTILES` of all readings, or empty."""
     readings_ms: tuple[tuple[float, ...], ...] = ()
     """Every reading, one tuple a round, rounded to the nanosecond; or empty."""
+    rounds_by_process: tuple[int, ...] = ()
+    """How many of the rounds each process measured, in order; empty where there was one process."""
     status: Literal["ok", "partial", "failed"] = "ok"
     error: str | None = None
     """Why there is no number; only where ``status`` is ``"failed"``."""
@@ -85,11 +90,17 @@ class Timing(BaseModel):
             sum(map(len, self.readings_ms)),
         ):
             raise ValueError("count and rounds disagree with the readings")
+        if self.rounds_by_process and sum(self.rounds_by_process) != self.rounds:
+            raise ValueError("the processes' rounds do not add up to the rounds")
         return self
 
     @classmethod
     def from_rounds(
-        cls, rounds_ms: Sequence[Sequence[float]], *, status: Literal["ok", "partial"] = "ok"
+        cls,
+        rounds_ms: Sequence[Sequence[float]],
+        *,
+        status: Literal["ok", "partial"] = "ok",
+        rounds_by_process: Sequence[int] = (),
     ) -> Timing:
         """Summarise readings: one sequence of milliseconds for each round, none of them empty.
 
@@ -111,6 +122,7 @@ class Timing(BaseModel):
             rounds=len(readings),
             quantiles_ms=tuple(round(_quantile(every, share), 9) for share in QUANTILES),
             readings_ms=readings,
+            rounds_by_process=tuple(rounds_by_process) if len(rounds_by_process) > 1 else (),
             status=status,
         )
 
@@ -125,13 +137,13 @@ class Timing(BaseModel):
         return tuple(statistics.median(values) for values in self.readings_ms)
 
     @property
-    def interval_ms(self) -> tuple[float, float]:
-        """Lowest and highest round median (the median itself twice where the readings are not kept).
-
-        For n independent rounds it holds the true median with probability 1 − 2·0.5ⁿ: 97 % for six.
-        """
-        medians = self.round_medians_ms or (self.median_ms,)
-        return min(medians), max(medians)
+    def process_medians_ms(self) -> tuple[float, ...]:
+        """The median over each process's rounds; of a single process, the round medians themselves."""
+        medians = self.round_medians_ms
+        if len(self.rounds_by_process) < 2:
+            return medians
+        edges = [0, *itertools.accumulate(self.rounds_by_process)]
+        return tuple(statistics.median(medians[a:b]) for a, b in itertools.pairwise(edges) if b > a)
 
     def __str__(self) -> str:
         if self.status == "failed":
@@ -210,6 +222,61 @@ def visit(reader: Reader, rule: StoppingRule, clock: Callable[[], float] = time.
     return readings
 
 
+class RoundWatch:
+    """Tells rounds that something disturbed from quiet ones, so that they can be measured again.
+
+    A round is disturbed if it ran more than ``tolerance`` times slower than usual: by its entries, compared
+    with themselves in the other rounds, or by a canary, a fixed piece of work that is read on the way.
+
+    Args:
+        canary: a reader of work that always takes as long on a quiet machine; None: judge by entries alone.
+        tolerance: how many times slower than usual a quiet round may be, above 1.
+        extra_rounds: how many disturbed rounds may be measured again.
+    """
+
+    def __init__(self, canary: Reader | None = None, tolerance: float = 1.1, extra_rounds: int = 0) -> None:
+        self.canary = canary
+        self.tolerance = tolerance
+        self.extra_rounds = extra_rounds
+        self.repeated = 0
+        """Rounds that were thrown away and measured again."""
+        self.slowdowns: list[float] = []
+        """How much slower than the usual one each round was that is kept, by the worse of both signs."""
+        self._canary_ms: list[list[float]] = []
+
+    def begin_round(self) -> None:
+        """Note that a round begins."""
+        self._canary_ms.append([])
+        self.look()
+
+    def look(self) -> None:
+        """Read the canary, if there is one, into the round in progress."""
+        if self.canary is not None:
+            self._canary_ms[-1].append(self.canary())
+
+    def drop(self, index: int) -> None:
+        """Forget a round that was thrown away."""
+        del self._canary_ms[index]
+        self.repeated += 1
+
+    def judge(self, rounds: Sequence[Mapping[K, Sequence[float]]]) -> list[float]:
+        """How much slower than usual each of ``rounds`` (entry → readings) was; 1.0 is usual."""
+        by_entry: dict[K, list[float]] = {}
+        for visits in rounds:
+            for key, values in visits.items():
+                by_entry.setdefault(key, []).append(statistics.median(values))
+        usual = {key: statistics.median(medians) for key, medians in by_entry.items() if len(medians) > 1}
+        canary = [statistics.median(values) for values in self._canary_ms if values]
+        slowdowns = []
+        for index, visits in enumerate(rounds):
+            ratios = [statistics.median(v) / usual[key] for key, v in visits.items() if usual.get(key)]
+            signs = [statistics.median(ratios)] if len(ratios) > 2 else []
+            if len(canary) == len(rounds):
+                signs.append(canary[index] / min(canary))
+            slowdowns.append(max(signs, default=1.0))
+        return slowdowns
+
+
 def measure_interleaved(
     readers: Mapping[K, Reader],
     rule: StoppingRule | None = None,
@@ -219,6 +286,7 @@ def measure_interleaved(
     *,
     earlier: Mapping[K, Sequence[Sequence[float]]] | None = None,
     on_visit: Callable[[K, list[list[float]]], None] | None = None,
+    watch: RoundWatch | None = None,
 ) -> dict[K, Timing]:
     """Time all ``readers`` in rounds, each round in a new random order; one :class:`Timing` for each.
 
@@ -232,35 +300,58 @@ def measure_interleaved(
         seed: of the orders.
         on_progress: called after each visit with (visits done, visits in all, the entry's text).
         earlier: readings of rounds that an interrupted run finished; only the missing rounds are measured.
-        on_visit: called after each visit with the entry and its readings so far, by round.
+        on_visit: called with an entry and its readings so far, by round, whenever they change.
+        watch: what tells disturbed rounds, and how many of them to measure again.
     """
-    rule = rule or StoppingRule()
-    readings: dict[K, list[list[float]]] = {
-        key: [list(values) for values in (earlier or {}).get(key, ())] for key in readers
-    }
+    rule, watch = rule or StoppingRule(), watch or RoundWatch()
+    before = {key: [list(values) for values in (earlier or {}).get(key, ())] for key in readers}
     failures: dict[K, str] = {}
-    total = sum(max(0, rounds - len(readings[key])) for key in readers)
+    measured: list[dict[K, list[float]]] = []
+    total = sum(max(0, rounds - len(before[key])) for key in readers)
     done = 0
-    for index in range(rounds):
-        due = [key for key in readers if key not in failures and len(readings[key]) <= index]
-        random.Random(f"{seed}:{index}").shuffle(due)
-        for key in due:
+
+    def readings(key: K) -> list[list[float]]:
+        return before[key] + [visits[key] for visits in measured if key in visits]
+
+    def go_round(due: list[K], label: str) -> None:
+        nonlocal done
+        random.Random(f"{seed}:{label}").shuffle(due)
+        visits: dict[K, list[float]] = {}
+        measured.append(visits)
+        watch.begin_round()
+        for number, key in enumerate(due, start=1):
             try:
-                readings[key].append(visit(readers[key], rule))
+                visits[key] = visit(readers[key], rule)
             except Interrupted:
                 raise
             except HwnasError as error:
                 failures[key] = str(error)
-                done += rounds - index - 1
+                done += max(0, rounds - len(readings(key)) - 1)
             else:
                 if on_visit is not None:
-                    on_visit(key, readings[key])
+                    on_visit(key, readings(key))
+            if number % _VISITS_PER_LOOK == 0:
+                watch.look()
             done += 1
             if on_progress is not None:
-                on_progress(done, total, str(key))
+                on_progress(min(done, total), total, str(key))
+
+    for index in range(rounds):
+        due = [key for key in readers if key not in failures and len(before[key]) <= index]
+        if due:
+            go_round(due, str(index))
+    for extra in range(watch.extra_rounds):
+        slowdowns = watch.judge(measured)
+        if not slowdowns or max(slowdowns) <= watch.tolerance:
+            break
+        worst = slowdowns.index(max(slowdowns))
+        again = [key for key in measured.pop(worst) if key not in failures]
+        watch.drop(worst)
+        go_round(again, f"extra {extra}")
+    watch.slowdowns = watch.judge(measured)
     return {
-        key: Timing.failed(failures[key]) if key in failures else Timing.from_rounds(values)
-        for key, values in readings.items()
+        key: Timing.failed(failures[key]) if key in failures else Timing.from_rounds(readings(key))
+        for key in readers
     }
 
 

@@ -8,13 +8,8 @@ from torch import nn
 
 from hwnas.errors import Interrupted, InvalidInput, MeasurementFailed, TableMismatch
 from hwnas.latency.fake import FakeBackend
-from hwnas.latency.profile import (
-    ProfileSettings,
-    measure_network,
-    measure_networks,
-    plausible_inputs,
-    profile_keys,
-)
+from hwnas.latency.measuring import ProfileSettings, measure_network, measure_networks, plausible_inputs
+from hwnas.latency.profile import profile_keys
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import StoppingRule
 from hwnas.layers import Add, Conv
@@ -101,13 +96,13 @@ def test_complete_rows_are_never_read_again(tmp_path):
     more = Counting()
     table = profile(more, path)
     assert (more.prepared, more.readings) == (["hwnas.add"], READINGS)
-    assert list(table.rows) == KEYS and table.header.processes == 2
+    assert list(table.rows) == KEYS
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     path = tmp_path / "t.json"
     # The first round of three entries takes 3 · 4 = 12 readings, and two visits of the second 8 more.
-    with pytest.raises(Interrupted, match=r"2 of 3 rows are complete, and 1 are still missing.*t\.json"):
+    with pytest.raises(Interrupted, match=r"2 of 3 entries are complete, and 1 are still missing.*t\.json"):
         profile(Counting(stop_after=20), path)
     partial = LatencyTable.load(path)
     assert sorted(row.status for row in partial.rows.values()) == ["ok", "ok", "partial"]
@@ -117,6 +112,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     assert len(rest.prepared) == 1 and rest.readings == 4
     assert all((row.status, row.rounds) == ("ok", 2) for row in table.rows.values())
     assert list(table.rows) == KEYS
+    # The entry that was interrupted has a round from each of two processes.
+    assert sorted(row.rounds_by_process for row in table.rows.values()) == [(), (), (1, 1)]
+    assert table.header.processes == 2
 
 
 def test_an_interrupt_without_a_path_passes_through():
@@ -165,7 +163,7 @@ def test_a_runtime_of_another_version_is_refused(tmp_path):
 def test_a_failed_op_is_an_error_that_names_it_and_never_a_number(tmp_path, backend, text):
     path = tmp_path / "t.json"
     with pytest.raises(
-        MeasurementFailed, match=rf"1 of 3 ops could not be measured(.|\n)*{KEYS[2].spec.kind}.*{text}"
+        MeasurementFailed, match=rf"1 of 3 entries could not be measured(.|\n)*{KEYS[2].spec.kind}.*{text}"
     ):
         profile(backend, path)
     table = LatencyTable.load(path)
@@ -187,19 +185,48 @@ def test_an_op_that_nobody_registered_is_refused():
         profile(Counting(), keys=[OpKey(spec=OpSpec(kind="nobody.knows"), input_shapes=((1, 3, 8, 8),))])
 
 
-def test_a_machine_that_is_not_steady_is_remarked_upon_or_refused(tmp_path):
-    class Throttled(Counting):
-        """Twice as slow from the second round on."""
+class Throttled(Counting):
+    """Twice as slow from the second round on, and never quiet again."""
 
-        def prepare(self, module, inputs):
-            reader = super().prepare(module, inputs)
-            return lambda: reader() * (2 if self.readings > 3 * READINGS / 2 else 1)
+    varies = True
 
-    table = profile(Throttled(), tmp_path / "t.json")
-    assert len(table.header.remarks) == 1 and "unequal speed" in table.header.remarks[0]
-    refusing = QUICK.model_copy(update={"busy": "refuse"})
-    with pytest.raises(MeasurementFailed, match="the machine was not steady: Rounds ran at unequal speed"):
-        profile(Throttled(), settings=refusing)
+    def prepare(self, module, inputs):
+        reader = super().prepare(module, inputs)
+        return lambda: reader() * (2 if self.readings > 3 * READINGS / 2 else 1)
+
+
+BUSY = QUICK.model_copy(update={"processes": 1, "extra_rounds": 0, "busy": "refuse"})
+
+
+def test_a_machine_that_is_not_steady_is_refused_and_nothing_of_the_run_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", lambda: ["cc1plus (412, 98 %)"])
+    path = tmp_path / "t.json"
+    with pytest.raises(MeasurementFailed) as caught:
+        profile(Throttled(), path, settings=BUSY)
+    text = str(caught.value)
+    assert text.startswith("the machine was not steady: Rounds ran at unequal speed, as a ratio to the usual")
+    assert "other processes are at work: cc1plus (412, 98 %)" in text
+    assert "--allow-busy" in text
+    # Calling again does not get round it: every entry is still missing.
+    assert len(LatencyTable.load(path)) == 0
+    with pytest.raises(MeasurementFailed, match="not steady"):
+        profile(Throttled(), path, settings=BUSY)
+
+
+def test_an_unsteady_machine_can_be_accepted_and_the_header_says_so(monkeypatch):
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", lambda: [])
+    table = profile(Throttled(), settings=BUSY.model_copy(update={"busy": "remark"}))
+    assert len(table) == 3
+    assert any("unequal speed" in remark for remark in table.header.remarks)
+
+
+def test_a_refused_run_leaves_what_was_there_before(tmp_path, monkeypatch):
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", lambda: [])
+    path = tmp_path / "t.json"
+    before = profile(Counting(), path, keys=KEYS[:1])
+    with pytest.raises(MeasurementFailed, match="not steady"):
+        profile(Throttled(), path, keys=[*KEYS, conv_key(5), conv_key(6)], settings=BUSY)
+    assert LatencyTable.load(path).rows == before.rows
 
 
 def test_progress_is_told_after_each_visit():
@@ -245,7 +272,8 @@ def test_ops_are_timed_in_evaluation_mode_on_a_real_backend():
 
     key = OpKey(spec=Norm().spec, input_shapes=((1, 3),))
     assert build_op(key.spec).training
-    table = profile(TorchBackend("cpu"), keys=[key, *KEYS], settings=QUICK.model_copy(update={"rounds": 1}))
+    once = QUICK.model_copy(update={"rounds": 1, "busy": "remark"})
+    table = profile(TorchBackend("cpu"), keys=[key, *KEYS], settings=once)
     assert all(table.latency_ms(key) > 0 for key in [key, *KEYS])
 
 

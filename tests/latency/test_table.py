@@ -8,10 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, TableMismatch
-from hwnas.latency import table as module
+from hwnas.latency import table_file
 from hwnas.latency.device import Device, DeviceState
 from hwnas.latency.fake import FakeBackend, fake_table
-from hwnas.latency.table import LatencyTable, TableHeader
+from hwnas.latency.header import TableHeader
+from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import Timing
 from hwnas.ops import OpKey, OpSpec
 
@@ -55,7 +56,8 @@ def rewrite(path, change, *, sign=True):
     content = json.loads(path.read_text())
     change(content)
     if sign:
-        content["checksum"] = module._checksum(content["header"], content["rows"])
+        parts = [content[name] for name in table_file._PARTS if name in content]
+        content["checksum"] = table_file._digest(parts)
     path.write_text(json.dumps(content))
 
 
@@ -70,6 +72,22 @@ def test_what_is_saved_is_what_is_loaded(table, path):
     assert loaded.path == path
     content = json.loads(path.read_text())
     assert [sorted(row) for row in content["rows"]] == [["key", "timing"]] * 2
+
+
+def test_a_file_of_the_first_schema_is_read(table, path):
+    """Version 1 had its version in the header, and no isolated ops, networks or verification."""
+
+    def older(content):
+        for name in ("isolated", "networks", "verification"):
+            del content[name]
+        for name in ("residual_percent", "left_out_percent"):
+            del content["header"][name]
+        for row in content["rows"]:
+            del row["timing"]["rounds_by_process"]
+        content["header"]["schema_version"] = content["schema_version"] = 1
+
+    rewrite(path, older)
+    assert LatencyTable.load(path) == table
 
 
 def test_saving_again_gives_the_same_bytes(path, tmp_path):
@@ -149,7 +167,7 @@ def test_altered(path, change):
 def test_field_defect_negative_latencies_shipped(path):
     rewrite(path, lambda content: content["rows"][1]["timing"].update(median_ms=-0.5))
     with pytest.raises(
-        CorruptTable, match=r"what no measurement gives: 1\.timing\.median_ms \(row 2: .*got -0\.5"
+        CorruptTable, match=r"what no measurement gives: rows\.1\.timing\.median_ms \(row 2: .*got -0\.5"
     ):
         LatencyTable.load(path)
 
@@ -176,11 +194,11 @@ def test_overflowing_number(path):
 
 
 def test_newer_schema(path):
-    rewrite(path, lambda content: content.update(schema_version=2, invention="of the future"))
+    rewrite(path, lambda content: content.update(schema_version=3, invention="of the future"))
     with pytest.raises(CorruptTable) as caught:
         LatencyTable.load(path)
     assert str(caught.value) == (
-        f"{path} was written by a newer hwnas: its schema version is 2, this hwnas reads up to 1. "
+        f"{path} was written by a newer hwnas: its schema version is 3, this hwnas reads up to 2. "
         "Upgrade:  pip install --upgrade hwnas"
     )
 
@@ -239,7 +257,7 @@ def test_field_defect_missing_op_is_never_zero(path):
         "  test.conv(c_in=48, ratio=0.5, sizes=(1, 2)) @ 1x48x45x60\n"
         "Measure them on that device (with the --preset and --set of your space, if any):  "
         "hwnas profile autortnet --device titanxp --backend tensorrt --precision fp16 --batch 1 --threads 1 "
-        f"--out {path}"
+        f"--protocol isolated --out {path}"
     )
 
 
@@ -290,7 +308,7 @@ def test_mismatch_prints_each_difference(path):
         "  input_shape: 3x360x480 against 3x512x1024\n"
         "Use a table of these conditions, or measure one (with the --preset and --set of your space, if any)"
         ":  hwnas profile SPACE --device h200 "
-        "--backend torch --precision fp32 --batch 4 --threads 1 --out FILE"
+        "--backend torch --precision fp32 --batch 4 --threads 1 --protocol isolated --out FILE"
     )
 
 

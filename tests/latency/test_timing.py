@@ -9,7 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from hwnas.errors import Interrupted, MeasurementFailed
-from hwnas.latency.timing import StoppingRule, Timing, measure_interleaved, slowdown_by_round, visit
+from hwnas.latency.timing import (
+    RoundWatch,
+    StoppingRule,
+    Timing,
+    measure_interleaved,
+    slowdown_by_round,
+    visit,
+)
 
 FIVE = StoppingRule(warmup_readings=0, min_readings=5, max_readings=5)
 
@@ -20,7 +27,7 @@ def test_summary_by_hand():
     assert timing.median_ms == 4
     assert (timing.count, timing.rounds, timing.status) == (9, 3, "ok")
     assert timing.round_medians_ms == (2, 4, 9)
-    assert timing.interval_ms == (2, 9)
+    assert timing.process_medians_ms == (2, 4, 9)
     # Nine values: share s lies at position 8·s. 0.16 → 1.28: 2 + 0.28·(3 − 2) = 2.28;
     # 0.84 → 6.72: 8 + 0.72·(9 − 8) = 8.72. Half of the distance: (8.72 − 2.28) / 2 = 3.22.
     assert timing.spread_ms == pytest.approx(3.22)
@@ -197,3 +204,54 @@ def test_a_visit_ends_by_noise_by_time_or_by_count():
 def test_rule_with_crossed_limits():
     with pytest.raises(ValidationError, match="a minimum of a stopping rule is above its maximum"):
         StoppingRule(min_readings=9, max_readings=3)
+
+
+# --- rounds that something disturbed --------------------------------------------------------------------
+
+
+def test_a_process_counts_by_the_median_of_its_rounds():
+    timing = Timing.from_rounds([[1.0], [2.0], [3.0], [10.0], [30.0]], rounds_by_process=(3, 2))
+    assert timing.process_medians_ms == (2.0, 20.0)
+    with pytest.raises(ValidationError, match="the processes' rounds do not add up to the rounds"):
+        Timing.from_rounds([[1.0], [2.0]], rounds_by_process=(2, 1))
+
+
+def test_a_disturbed_round_is_measured_again_and_thrown_away():
+    step = itertools.count()
+    # 4 entries × 5 readings = 20 a round; round 1 of 0, 1, 2 runs at half speed, the one after them does not.
+    watch = RoundWatch(extra_rounds=2)
+    found = measure_interleaved(
+        dict.fromkeys("abcd", lambda: 2.0 if next(step) // 20 == 1 else 1.0), FIVE, rounds=3, watch=watch
+    )
+    assert watch.repeated == 1
+    assert watch.slowdowns == [1.0, 1.0, 1.0]
+    assert {timing.readings_ms for timing in found.values()} == {((1.0,) * 5,) * 3}
+    assert next(step) == 4 * 20
+
+
+def test_rounds_are_not_measured_again_for_ever():
+    step = itertools.count()
+    watch = RoundWatch(extra_rounds=2)
+    found = measure_interleaved(
+        dict.fromkeys("abcd", lambda: 1.0 + next(step) // 20), FIVE, rounds=3, watch=watch
+    )
+    # Rounds 0 to 2 took 1, 2, 3 ms; the third is replaced by one of 4, that by one of 5.
+    assert watch.repeated == 2
+    assert watch.slowdowns == [0.5, 1.0, 2.5]
+    assert next(step) == 5 * 20
+    assert all(timing.rounds == 3 for timing in found.values())
+
+
+def test_a_canary_tells_a_slow_round_where_the_entries_cannot():
+    step, sung = itertools.count(), itertools.count()
+    # Two entries are too few to judge by. The canary is read once a round: slow in the second.
+    watch = RoundWatch(canary=lambda: 3.0 if next(sung) == 1 else 1.0, extra_rounds=1)
+    measure_interleaved({"a": lambda: 1.0 + 0 * next(step), "b": lambda: 1.0}, FIVE, rounds=2, watch=watch)
+    assert (watch.repeated, watch.slowdowns, next(step)) == (1, [1.0, 1.0], 15)
+
+
+def test_every_ten_visits_the_canary_is_read():
+    sung = itertools.count()
+    watch = RoundWatch(canary=lambda: 1.0 + 0 * next(sung))
+    measure_interleaved({n: lambda: 1.0 for n in range(25)}, FIVE, rounds=2, watch=watch)
+    assert next(sung) == 2 * (1 + 2)  # at the beginning of each round, after 10 and after 20 visits

@@ -1,0 +1,56 @@
+"""How far a row may lie from what another build of the table would find."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from hwnas.latency.timing import Timing
+
+# Rows are few, their processes fewer: each row's own scatter counts as much as this many degrees of freedom
+# of the whole table's.
+_POOLED_FREEDOM = 4
+# Student's t, 97.5 %, for 1, 2, … degrees of freedom; 1.96 beyond.
+_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+# The median of a squared normal variable.
+_MEDIAN_OF_CHI_SQUARE = 0.4549
+
+
+class Intervals:
+    """95 % intervals of rows: scatter between processes, each row's own and the table's, put together.
+
+    Readings of one visit agree far better than two builds of a table do, since memory layout, chosen kernels
+    and the machine's mood change from process to process and from round to round: a standard error over
+    readings covers another build in less than a third of all cases. What counts here are the medians of
+    processes (of rounds, where there was one process only). A row's own few are pooled with those of all
+    rows, as a scaled inverse chi-square prior would.
+
+    Args:
+        timings: all complete rows of a table.
+    """
+
+    def __init__(self, timings: Sequence[Timing]) -> None:
+        scatters = [scatter for timing in timings if (scatter := _relative_variance(timing)) is not None]
+        self.pooled = statistics.median(scatters) / _MEDIAN_OF_CHI_SQUARE if scatters else 0.0
+        """Relative variance between processes that is usual in this table."""
+
+    def of(self, timing: Timing) -> tuple[float, float]:
+        """Lowest and highest milliseconds of the interval; of a solved row ± 1.96 standard deviations."""
+        if not timing.readings_ms:
+            half = 1.96 * timing.spread_ms
+            return max(0.0, timing.median_ms - half), timing.median_ms + half
+        count = len(timing.process_medians_ms)
+        own = _relative_variance(timing) or 0.0
+        freedom = count - 1 + _POOLED_FREEDOM
+        variance = ((count - 1) * own + _POOLED_FREEDOM * self.pooled) / freedom
+        t = _T[freedom - 1] if freedom <= len(_T) else 1.96
+        half = t * math.sqrt(variance / count) * timing.median_ms
+        return max(0.0, timing.median_ms - half), timing.median_ms + half
+
+
+def _relative_variance(timing: Timing) -> float | None:
+    medians = timing.process_medians_ms
+    if len(medians) < 2 or timing.median_ms <= 0:
+        return None
+    return statistics.variance(medians) / timing.median_ms**2

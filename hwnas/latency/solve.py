@@ -1,0 +1,238 @@
+"""Rows from whole networks: what each op costs where it really runs, solved from end-to-end timings.
+
+A network that runs op k ``n_k`` times takes ``Σ_k n_k · x_k`` milliseconds if latency adds up. Ops that
+always run together cannot be told apart by any number of networks; what decides between them, and keeps the
+rest from following the noise, is a prior: the ops timed alone (or a formula), brought to the networks' level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from hwnas.errors import InvalidInput, MeasurementFailed
+from hwnas.latency.timing import Timing
+from hwnas.ops import OpKey
+
+Vector = NDArray[np.float64]
+
+# Relative standard deviations tried for (the additive model's misfit, the prior); the evidence chooses.
+_MISFITS = (1e-8, 1e-6, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+_PRIORS = (0.03, 0.1, 0.3, 1.0)
+
+
+class NetworkTiming(BaseModel):
+    """A whole network that was timed end to end, and how often it runs each op. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Which network: a genotype's short id."""
+    counts: tuple[tuple[OpKey, int], ...]
+    """Each op key that it runs, and how often."""
+    timing: Timing
+
+    @classmethod
+    def of(cls, name: str, counts: Mapping[OpKey, int], timing: Timing) -> NetworkTiming:
+        """From a counter of op keys."""
+        return cls(name=name, counts=tuple(counts.items()), timing=timing)
+
+    @property
+    def counter(self) -> Counter[OpKey]:
+        """The counts as a counter."""
+        return Counter(dict(self.counts))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Rows that were solved from networks.
+
+    Attributes:
+        rows: every key's milliseconds, with their standard deviation as the spread and the number of networks
+            that run it as the count.
+        residual_percent: root mean square, over the networks, of the relative difference between the sum of
+            the rows and the measurement.
+        left_out_percent: the same for each network when it is left out of the solution: what to expect of
+            networks that were not measured.
+        misfit: relative standard deviation that the solution ascribes to the network timings.
+        prior: relative standard deviation that it ascribes to the prior.
+    """
+
+    rows: dict[OpKey, Timing]
+    residual_percent: float
+    left_out_percent: float
+    misfit: float
+    prior: float
+
+
+def solve_rows(
+    networks: Sequence[NetworkTiming], keys: Sequence[OpKey], prior_ms: Mapping[OpKey, float]
+) -> Solution:
+    """Milliseconds of each of ``keys`` such that their sums give the measured networks; none is negative.
+
+    The most likely rows under ``b = A x + noise``, ``x ~ prior``: noise and prior are normal and relative to
+    the milliseconds, and how wide they are is decided by the evidence (the marginal likelihood). Where
+    latency is exactly additive and the networks identify the rows, sums come out exactly.
+
+    Args:
+        networks: timed end to end; those whose timing failed are left out.
+        keys: the rows wanted.
+        prior_ms: milliseconds of each key, right in proportion; above 0.
+
+    Raises:
+        MeasurementFailed: no network was timed.
+        InvalidInput: a network runs an op that is not among ``keys``, or a key has no prior.
+    """
+    timed = [network for network in networks if network.timing.status != "failed"]
+    if not timed:
+        raise MeasurementFailed("no network was timed, so there is nothing to solve rows from.")
+    without = [key for key in keys if not prior_ms.get(key, 0.0) > 0.0]
+    if without:
+        raise InvalidInput(f"the prior must give milliseconds above 0 for every key; none for {without[0]}.")
+    counts = count_matrix([network.counter for network in timed], keys)
+    measured = np.array([network.timing.median_ms for network in timed])
+    prior = _levelled(counts, measured, np.array([prior_ms[key] for key in keys]))
+    certain = all(network.timing.spread_ms == 0.0 for network in timed) and _is_additive(counts, measured)
+    misfit, width = _widths(counts, measured, prior, _MISFITS[:1] if certain else _MISFITS)
+    rows, deviation = _most_likely(counts, measured, prior, misfit, width)
+    predicted = counts @ rows
+    together = _covariance(counts, measured, prior, misfit, width)
+    inverse = np.linalg.pinv(together, rcond=1e-13, hermitian=True)
+    left_out = (inverse @ (measured - counts @ prior)) / np.diag(inverse)
+    runs = (counts > 0).sum(axis=0)
+    return Solution(
+        rows={
+            key: Timing(
+                median_ms=round(float(ms), 9), spread_ms=round(float(sd), 9), count=max(1, int(n)), rounds=1
+            )
+            for key, ms, sd, n in zip(keys, rows, deviation, runs, strict=True)
+        },
+        residual_percent=_rms_percent(predicted / measured - 1.0),
+        left_out_percent=_rms_percent(left_out / measured),
+        misfit=misfit,
+        prior=width,
+    )
+
+
+def count_matrix(networks: Sequence[Mapping[OpKey, int]], keys: Sequence[OpKey]) -> Vector:
+    """How often each network (row) runs each key (column).
+
+    Raises:
+        InvalidInput: a network runs an op that is not among ``keys``.
+    """
+    column = {key: index for index, key in enumerate(keys)}
+    matrix = np.zeros((len(networks), len(keys)))
+    for row, counts in enumerate(networks):
+        for key, count in counts.items():
+            if key not in column:
+                raise InvalidInput(f"a network runs {key}, which is not among the {len(keys)} keys.")
+            matrix[row, column[key]] = count
+    return matrix
+
+
+def independent_rows(matrix: Vector, size: Vector, limit: int | None = None) -> list[int]:
+    """Indices of rows that span the row space, each time the one that the chosen ones explain least.
+
+    Gram-Schmidt with pivoting: the fewest networks from which every other network's latency follows, those
+    first in which an op takes the largest share that no other explains.
+
+    Args:
+        matrix: a row for each candidate network.
+        size: what a row's unexplained part is divided by before rows are compared, above 0.
+        limit: stop after so many.
+    """
+    rest = matrix / np.maximum(np.linalg.norm(matrix, axis=0).max(), 1e-300)
+    chosen: list[int] = []
+    smallest = 1e-9 * np.linalg.norm(rest, axis=1).max(initial=0.0)
+    for _ in range(min(matrix.shape) if limit is None else min(limit, *matrix.shape)):
+        length = np.linalg.norm(rest, axis=1)
+        length[chosen] = 0.0
+        best = int(np.argmax(np.where(length > smallest, length / size, 0.0)))
+        if length[best] <= smallest:
+            break
+        chosen.append(best)
+        direction = rest[best] / length[best]
+        # Twice: once leaves rounding errors that pass for new directions.
+        for _ in range(2):
+            rest = rest - np.outer(rest @ direction, direction)
+    return chosen
+
+
+def _levelled(counts: Vector, measured: Vector, alone: Vector) -> Vector:
+    """The prior brought to the networks' level: ``scale · alone − call``, the cost of a call of its own."""
+    total, calls = counts @ alone, counts.sum(axis=1)
+    scale, call = float(np.median(measured / total)), 0.0
+    if len(measured) > 2:
+        design = np.stack([total / measured, -calls / measured], axis=1)
+        fitted = np.linalg.lstsq(design, np.ones(len(measured)), rcond=None)[0]
+        # A negative cost of a call, or one above the cheapest rows, is noise.
+        if fitted[0] > 0 and fitted[1] > 0:
+            scale, call = float(fitted[0]), float(fitted[1])
+    levelled: Vector = np.maximum(scale * alone - call, 0.1 * scale * alone)
+    return levelled * float(np.median(measured / (counts @ levelled)))
+
+
+def _covariance(counts: Vector, measured: Vector, prior: Vector, misfit: float, width: float) -> Vector:
+    scaled = counts * (width * prior)
+    covariance: Vector = scaled @ scaled.T + np.diag((misfit * measured) ** 2)
+    return covariance
+
+
+def _is_additive(counts: Vector, measured: Vector) -> bool:
+    """Whether rows exist whose sums are exactly the measurements."""
+    design = counts / measured[:, None]
+    solved = np.linalg.lstsq(design, np.ones(len(measured)), rcond=None)[0]
+    return bool(np.abs(design @ solved - 1.0).max() < 1e-9)
+
+
+def _widths(counts: Vector, measured: Vector, prior: Vector, misfits: Sequence[float]) -> tuple[float, float]:
+    """The pair (misfit, prior width) under which these measurements are most likely."""
+    residual = measured - counts @ prior
+    best, found = -math.inf, (misfits[-1], _PRIORS[0])
+    for width in _PRIORS:
+        values, vectors = np.linalg.eigh(
+            _covariance(counts / measured[:, None], np.ones(len(measured)), prior, 0.0, width)
+        )
+        turned = vectors.T @ (residual / measured)
+        for misfit in misfits:
+            variance = np.maximum(values, 0.0) + misfit**2
+            evidence = -0.5 * float(np.sum(turned**2 / variance + np.log(variance)))
+            if evidence > best:
+                best, found = evidence, (misfit, width)
+    return found
+
+
+def _most_likely(
+    counts: Vector, measured: Vector, prior: Vector, misfit: float, width: float
+) -> tuple[Vector, Vector]:
+    """Mean and standard deviation of the rows; rows that would be negative are held at 0."""
+    free = np.ones(len(prior), dtype=bool)
+    rows = prior.copy()
+    while True:
+        # In units of the standard deviations, stacked: squaring the matrix would cost half the digits.
+        scale = width * prior[free]
+        held = counts[:, ~free] @ np.zeros(int((~free).sum()))
+        weight = 1.0 / (misfit * measured)
+        design = np.vstack([(counts[:, free] * scale) * weight[:, None], np.eye(len(scale))])
+        wanted = np.concatenate(
+            [(measured - held - counts[:, free] @ prior[free]) * weight, np.zeros(len(scale))]
+        )
+        moved = np.linalg.lstsq(design, wanted, rcond=None)[0]
+        rows = np.zeros(len(prior))
+        rows[free] = prior[free] + scale * moved
+        if (rows >= 0).all():
+            break
+        free &= rows > 0
+    deviation = np.zeros(len(prior))
+    deviation[free] = scale * np.sqrt(np.diag(np.linalg.inv(design.T @ design)))
+    return rows, deviation
+
+
+def _rms_percent(relative: Vector) -> float:
+    return round(100.0 * float(np.sqrt(np.mean(relative**2))), 6)

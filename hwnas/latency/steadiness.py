@@ -1,0 +1,106 @@
+"""Is the machine quiet? A canary that is read between the measurements, and names for what disturbs them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from hwnas.latency.device import Device, DeviceState
+from hwnas.latency.timing import Reader
+
+_CANARY_NUMBERS = 1 << 16
+_CANARY_PASSES = 20
+
+# NVML's bits that hold the clocks down for a reason other than idling or a limit the user set.
+_THROTTLE_REASONS = {
+    0x04: "its power cap",
+    0x08: "a hardware slowdown",
+    0x20: "heat (software)",
+    0x40: "heat (hardware)",
+    0x80: "the power brake",
+}
+_BUSY_SHARE = 0.2  # of a core, from which another process is named
+
+
+def canary(clock_ns: Callable[[], int]) -> Reader:
+    """A reader of a fixed piece of work on the CPU, some 0.5 ms: slower than usual means a disturbed machine.
+
+    Adds up half a megabyte that stays in the second-level cache, so it feels a busy neighbour core, a lowered
+    clock and, with a wall clock, being pushed off the core.
+
+    Args:
+        clock_ns: the clock that the measurements use.
+    """
+    numbers = np.linspace(0.0, 1.0, _CANARY_NUMBERS)
+    room = np.empty_like(numbers)
+
+    def read() -> float:
+        start = clock_ns()
+        for _ in range(_CANARY_PASSES):
+            np.add(numbers, numbers, out=room)
+        return (clock_ns() - start) / 1e6
+
+    read()
+    return read
+
+
+def causes(device: Device, before: DeviceState, after: DeviceState) -> list[str]:
+    """What may have disturbed a measurement on ``device`` between two moments, in words.
+
+    Never fails; what cannot be read is not named.
+    """
+    found = []
+    if after.gpu_processes is not None and after.gpu_processes > 1:
+        found.append(f"{after.gpu_processes} processes compute on the GPU")
+    reasons = (before.gpu_throttle_reasons or 0) | (after.gpu_throttle_reasons or 0)
+    held = [name for bit, name in _THROTTLE_REASONS.items() if reasons & bit]
+    if held:
+        found.append(f"the GPU's clocks are held down by {' and '.join(held)}")
+    if before.gpu_mhz and after.gpu_mhz and abs(after.gpu_mhz / before.gpu_mhz - 1) > 0.05:
+        found.append(f"the GPU's clock went from {before.gpu_mhz:.0f} to {after.gpu_mhz:.0f} MHz")
+    if before.cpu_mhz and after.cpu_mhz and abs(after.cpu_mhz / before.cpu_mhz - 1) > 0.1:
+        found.append(f"the CPU's clock went from {before.cpu_mhz:.0f} to {after.cpu_mhz:.0f} MHz")
+    seconds = after.seconds - before.seconds
+    if after.involuntary_switches is not None and before.involuntary_switches is not None and seconds > 0:
+        rate = (after.involuntary_switches - before.involuntary_switches) / seconds
+        if rate > 20:
+            found.append(f"this process was pushed off its core {rate:.0f} times a second")
+    others = busy_processes()
+    if others:
+        found.append(f"other processes are at work: {', '.join(others)}")
+    elif after.load_average is not None and after.load_average > (os.cpu_count() or 1):
+        found.append(f"the load average is {after.load_average:.1f} on {os.cpu_count()} cores")
+    return found
+
+
+def busy_processes(seconds: float = 0.2, limit: int = 4) -> list[str]:
+    """Other processes that use a good part of a core just now, busiest first: ``"python (412, 97 %)"``.
+
+    Args:
+        seconds: how long to look.
+        limit: name at most so many.
+    """
+    import time
+
+    import psutil
+
+    mine = {os.getpid(), os.getppid()}
+    watched = []
+    for process in psutil.process_iter():
+        try:
+            process.cpu_percent()
+            watched.append(process)
+        except psutil.Error:
+            continue
+    time.sleep(seconds)
+    busy = []
+    for process in watched:
+        try:
+            share = process.cpu_percent()
+            if share > 100 * _BUSY_SHARE and process.pid not in mine:
+                busy.append((share, f"{process.name()} ({process.pid}, {share:.0f} %)"))
+        except psutil.Error:
+            continue
+    return [name for _, name in sorted(busy, reverse=True)[:limit]]

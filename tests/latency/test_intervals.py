@@ -1,0 +1,57 @@
+"""Intervals, worked by hand, and asked whether they hold what another build finds."""
+
+import math
+import random
+import statistics
+
+import pytest
+
+from hwnas.latency.intervals import Intervals
+from hwnas.latency.timing import Timing
+
+
+def test_by_hand():
+    # Process medians 0.9 and 1.1: mean 1.0, variance 0.02, relative to the median of all rounds, 1.0.
+    timing = Timing.from_rounds([[0.9], [0.9], [1.1], [1.1]], rounds_by_process=(2, 2))
+    intervals = Intervals([timing])
+    assert intervals.pooled == pytest.approx(0.02 / 0.4549)
+    # One degree of freedom of its own, four of the table's: (0.02 + 4 · 0.04397) / 5 = 0.03917; t(5) = 2.57.
+    half = 2.57 * math.sqrt((0.02 + 4 * 0.02 / 0.4549) / 5 / 2)
+    assert intervals.of(timing) == pytest.approx((1 - half, 1 + half))
+
+
+def test_a_solved_row_has_its_own_deviation():
+    timing = Timing(median_ms=2.0, spread_ms=0.5, count=3)
+    assert Intervals([timing]).of(timing) == pytest.approx((2.0 - 0.98, 2.0 + 0.98))
+    assert Intervals([]).of(Timing(median_ms=0.1, spread_ms=0.5, count=3))[0] == 0.0
+
+
+def test_a_single_round_knows_nothing():
+    timing = Timing.from_rounds([[1.0, 2.0]])
+    assert Intervals([timing]).of(timing) == (1.5, 1.5)
+
+
+@pytest.mark.parametrize("between", [0.002, 0.02])
+def test_they_hold_another_build_at_least_four_times_in_five(between):
+    """A block of repeats in one process covers an independent rebuild in 8 to 30 % of all cases."""
+    random.seed(1)
+
+    def build(truth):
+        rounds = []
+        for _ in range(2):
+            layout = random.gauss(1.0, between)
+            rounds += [[truth * layout * random.gauss(1.0, 0.001) for _ in range(5)] for _ in range(3)]
+        return Timing.from_rounds(rounds, rounds_by_process=(3, 3))
+
+    truths = [random.uniform(0.1, 5.0) for _ in range(200)]
+    first, second = [build(truth) for truth in truths], [build(truth) for truth in truths]
+    intervals = Intervals(first)
+    held = [
+        low <= other.median_ms <= high
+        for (low, high), other in zip(map(intervals.of, first), second, strict=True)
+    ]
+    assert statistics.fmean(held) >= 0.8
+    # And not by being as wide as a barn door.
+    ends = zip(map(intervals.of, first), first, strict=True)
+    widths = [(high - low) / timing.median_ms for (low, high), timing in ends]
+    assert statistics.median(widths) < 8 * between

@@ -1,0 +1,130 @@
+"""Rows solved from whole networks: exact where latency is additive, graceful where it is not."""
+
+import numpy as np
+import pytest
+
+from hwnas.errors import InvalidInput, MeasurementFailed
+from hwnas.latency.solve import NetworkTiming, count_matrix, independent_rows, solve_rows
+from hwnas.latency.timing import Timing
+from hwnas.ops import OpKey, OpSpec
+
+
+def key(name):
+    return OpKey(spec=OpSpec(kind=f"test.{name}"), input_shapes=((1, 4),))
+
+
+KEYS = [key(name) for name in "abcd"]
+TRUTH = dict(zip(KEYS, (1.0, 2.0, 4.0, 0.5), strict=True))
+
+
+def network(counts, milliseconds=None, noise=1.0):
+    counts = dict(zip(KEYS, counts, strict=True))
+    counts = {k: n for k, n in counts.items() if n}
+    ms = sum(TRUTH[k] * n for k, n in counts.items()) if milliseconds is None else milliseconds
+    return NetworkTiming.of("n", counts, Timing(median_ms=ms * noise, spread_ms=0.0, count=1))
+
+
+def test_independent_networks_give_the_rows_back_whatever_the_prior():
+    networks = [network(counts) for counts in ([1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 0])]
+    # a + d = 1.5, b + d = 2.5, c + d = 4.5, a + b + c = 7: so 3 d = 8.5 − 7, and so on.
+    solution = solve_rows(networks, KEYS, {key: prior for key, prior in zip(KEYS, (3, 1, 1, 1), strict=True)})
+    for k, timing in solution.rows.items():
+        assert timing.median_ms == pytest.approx(TRUTH[k], rel=1e-6)
+    assert solution.residual_percent < 1e-4
+    assert [timing.count for timing in solution.rows.values()] == [2, 2, 2, 3]
+
+
+def test_what_always_runs_together_is_split_in_proportion_to_the_prior():
+    networks = [network([1, 1, 0, 0]), network([1, 1, 1, 0])]  # 3 and 7 ms
+    rows = solve_rows(networks, KEYS[:3], {KEYS[0]: 1.0, KEYS[1]: 5.0, KEYS[2]: 5.0}).rows
+    a, b, c = (rows[k].median_ms for k in KEYS[:3])
+    assert a + b == pytest.approx(3.0, rel=1e-6)
+    assert c == pytest.approx(4.0, rel=1e-6)
+    assert b > 2 * a
+
+
+def test_no_row_is_negative():
+    # The second network is faster than the first though it runs one op more.
+    networks = [network([2, 0, 0, 0], 2.0), network([2, 1, 0, 0], 1.9), network([0, 0, 1, 1], 4.5)]
+    rows = solve_rows(networks, KEYS, dict.fromkeys(KEYS, 1.0)).rows
+    assert all(timing.median_ms >= 0 for timing in rows.values())
+    assert rows[KEYS[1]].median_ms < 0.05
+
+
+def test_noise_is_met_by_the_prior_and_told():
+    """Many noisy networks: rows near the truth, and the residual is the noise."""
+    random = np.random.default_rng(0)
+    networks = [
+        network(counts, noise=random.normal(1.0, 0.02))
+        for counts in random.integers(1, 5, size=(60, 4)).tolist()
+    ]
+    solution = solve_rows(networks, KEYS, {k: 1.3 * ms for k, ms in TRUTH.items()})
+    for k, timing in solution.rows.items():
+        assert timing.median_ms == pytest.approx(TRUTH[k], rel=0.1)
+        # The stated deviation is no fiction: the truth lies within three of them.
+        assert abs(timing.median_ms - TRUTH[k]) < 3 * timing.spread_ms
+    assert 1.0 < solution.residual_percent < 3.0
+    assert 1.5 < solution.left_out_percent < 3.0
+    assert solution.misfit in (0.01, 0.02)
+
+
+def test_a_device_that_is_not_additive_is_told_by_the_networks_left_out():
+    """Each network takes a tenth longer for every further op: nothing additive can say so."""
+    random = np.random.default_rng(0)
+    counts = random.integers(0, 4, size=(40, 4))
+    networks = [
+        network(row.tolist(), float(row @ list(TRUTH.values())) * (1 + 0.1 * row.sum()))
+        for row in counts
+        if row.any()
+    ]
+    solution = solve_rows(networks, KEYS, TRUTH)
+    assert solution.left_out_percent > 3.0
+    assert all(timing.median_ms > 0 for timing in solution.rows.values())
+
+
+def test_a_leaving_out_is_really_a_leaving_out():
+    """The closed form equals solving again without each network, where the widths are the same."""
+    random = np.random.default_rng(3)
+    networks = [
+        network(counts, noise=random.normal(1.0, 0.01))
+        for counts in random.integers(1, 5, size=(12, 4)).tolist()
+    ]
+    solution = solve_rows(networks, KEYS, TRUTH)
+    errors = []
+    for left in range(len(networks)):
+        others = networks[:left] + networks[left + 1 :]
+        rows = solve_rows(others, KEYS, TRUTH).rows
+        measured = networks[left].timing.median_ms
+        errors.append(sum(rows[k].median_ms * n for k, n in networks[left].counts) / measured - 1)
+    assert solution.left_out_percent == pytest.approx(100 * np.sqrt(np.mean(np.square(errors))), rel=0.3)
+
+
+def test_failed_networks_are_left_out():
+    failed = NetworkTiming.of("f", {KEYS[0]: 1}, Timing.failed("lost"))
+    with pytest.raises(MeasurementFailed, match="no network was timed"):
+        solve_rows([failed], KEYS, TRUTH)
+    rows = solve_rows([failed, network([1, 0, 0, 0])], KEYS[:1], TRUTH).rows
+    assert rows[KEYS[0]].median_ms == pytest.approx(1.0)
+
+
+def test_what_cannot_be_solved_is_said():
+    with pytest.raises(InvalidInput, match=r"a network runs test\.d.*not among the 3 keys"):
+        solve_rows([network([1, 0, 0, 1])], KEYS[:3], TRUTH)
+    with pytest.raises(InvalidInput, match=r"the prior must give milliseconds above 0 .* none for test\.b"):
+        solve_rows([network([1, 0, 0, 0])], KEYS, {**TRUTH, KEYS[1]: 0.0})
+
+
+def test_independent_rows_are_the_fewest_that_span():
+    matrix = np.array([[1, 0, 0], [2, 0, 0], [0, 3, 0], [1, 3, 0], [0, 0, 1]], dtype=float)
+    assert sorted(independent_rows(matrix, np.ones(5))) == [1, 3, 4]
+    assert len(independent_rows(matrix, np.ones(5), limit=2)) == 2
+    # The size decides between rows that say the same: the first is half as long and costs a tenth.
+    assert 0 in independent_rows(matrix, np.array([0.1, 1.0, 1.0, 1.0, 1.0]))
+    random = np.random.default_rng(0)
+    low = random.normal(size=(30, 5)) @ random.normal(size=(5, 20))
+    assert len(independent_rows(low, np.ones(30))) == np.linalg.matrix_rank(low) == 5
+
+
+def test_counts_as_a_matrix():
+    matrix = count_matrix([{KEYS[0]: 2, KEYS[3]: 1}, {}], KEYS)
+    assert matrix.tolist() == [[2, 0, 0, 1], [0, 0, 0, 0]]
