@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.machine import Machine, default_table_path, machine_options, profile_space
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import changed, parse, sort_out, validated
-from hwnas.core.search import SearchConfig, SearchData, SearchResult, search
+from hwnas.core.search import SearchConfig, SearchData, SearchResult, UnverifiedTableWarning, search
 from hwnas.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -129,12 +130,15 @@ def run_search(
         # Refused before anything is written, so that nothing half-made could be resumed.
         table.check(input_shape=space.input_shape())
         table.require(space.record(batch=table.header.batch).keys())
+        for doubt in table.doubts():
+            note(doubt)
     if not (out / "search.json").exists():
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
         if table is not None:
             table.save(out / "table.json")
         RunSetup(data=images, preset=chosen.preset_name).save(out)
-    with watching("search", len(train)) as on_progress:
+    with watching("search", len(train)) as on_progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnverifiedTableWarning)
         return search(space, table, search_data, config, out=out, resume=resume, on_progress=on_progress)
 
 

@@ -14,7 +14,6 @@ from hwnas.latency.verification import Calibration, Verification
 from hwnas.ops import OpKey
 from hwnas.record import Recording
 
-
 _LARGEST_LOOKUP = 1 << 20  # combinations of options that are tabulated for one set of choices
 
 

@@ -32,8 +32,8 @@ def profile(
     Args:
         space: whose ops; the table is for its input shape.
         backend: where to measure, and how.
-        batch: images in one inference; milliseconds are of the whole batch. protocol: how; ``"isolated"``
-        times each op alone, as the AutoRTNet paper does. ``"probe"`` times whole
+        batch: images in one inference; milliseconds are of the whole batch.
+        protocol: ``"isolated"`` times each op alone, as the AutoRTNet paper does. ``"probe"`` times whole
             networks besides, the fewest that determine all others, and solves the rows from both.
         path: file to fill, resumable; None keeps the table in memory only.
         settings: how much to read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,10 +125,18 @@ class LatencyTableLike(LatencySource, Protocol):
         """Raise TableMismatch if the table was measured at another resolution."""
         ...
 
+    def doubts(self) -> list[str]:
+        """Why its predictions should not be relied on, in sentences."""
+        ...
+
     @property
     def header(self) -> Any:
         """Under which conditions the table was measured."""
         ...
+
+
+class UnverifiedTableWarning(UserWarning):
+    """A search goes by a table that was not tested on whole networks, or failed that test."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +195,8 @@ def search(
     out = Path(out) if out is not None else None
     if lut is not None:
         lut.check(input_shape=space.input_shape())
+        for doubt in lut.doubts():
+            warnings.warn(doubt, UnverifiedTableWarning, stacklevel=2)
     torch.manual_seed(config.seed)
     device = torch_device(config.device)
     net = space.supernet().to(device)

@@ -72,8 +72,9 @@ def verify(
         )
     if measured.busy and settings.busy == "refuse":
         raise MeasurementFailed(
-            f"the machine was not steady: {' '.join(measured.busy)} The table was not verified. End what "
-            'else runs here and try again, or accept such numbers (--allow-busy; ProfileSettings(busy="remark")).'
+            f"the machine was not steady: {' '.join(measured.busy)} The table was not verified. "
+            "End what else runs here and try again, or accept such numbers "
+            '(--allow-busy; ProfileSettings(busy="remark")).'
         )
     found = judged(table, space, fitted, tested, measured.timings)
     table.verification = found

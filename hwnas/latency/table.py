@@ -166,6 +166,27 @@ class LatencyTable:
             self.require([key])
         return self.rows[key].median_ms
 
+    def doubts(self) -> list[str]:
+        """Why its predictions should not be relied on, in sentences; empty where it was verified well.
+
+        A formula's table promises nothing, so there is nothing to doubt.
+        """
+        if self.header.device.kind == "fake":
+            return []
+        name = self.path or "the table"
+        if self.verification is None or self.verification.rows != self.rows_digest:
+            return [
+                f"{name} was never tested on whole networks, so how far it is off is not known: "
+                f"hwnas verify {self.path or 'TABLE'}"
+            ]
+        if not self.verification.is_good:
+            return [
+                f"{name} failed its verification ({self.verification.calibrated}): do not rely on its "
+                "predictions. Measure it again on a quiet machine, and verify it:  "
+                + self.header.command(self.path)
+            ]
+        return []
+
     def predict_ms(self, counts: Mapping[OpKey, int]) -> float:
         """Milliseconds of a network that runs each op so often: the sum of its rows, calibrated.
 

@@ -178,7 +178,7 @@ def fit_calibration(
         leverage = np.einsum("ij,ji->i", design, np.linalg.pinv(design))
         left_out = (1.0 - design @ solved) / np.maximum(1.0 - leverage, 1e-9)
         error = float(np.sqrt(np.mean(left_out**2)))
-        if solved[0] > 0 and error < best_error * 0.98:
+        if solved[0] > 0 and error < best_error * 0.95:
             best_error = error
             best = np.concatenate([solved, np.zeros(3 - terms)])
     return Calibration(

@@ -214,14 +214,14 @@ def test_a_machine_that_is_not_steady_is_refused_and_nothing_of_the_run_is_kept(
 
 
 def test_an_unsteady_machine_can_be_accepted_and_the_header_says_so(monkeypatch):
-    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", lambda: [])
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", list)
     table = profile(Throttled(), settings=BUSY.model_copy(update={"busy": "remark"}))
     assert len(table) == 3
     assert any("unequal speed" in remark for remark in table.header.remarks)
 
 
 def test_a_refused_run_leaves_what_was_there_before(tmp_path, monkeypatch):
-    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", lambda: [])
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", list)
     path = tmp_path / "t.json"
     before = profile(Counting(), path, keys=KEYS[:1])
     with pytest.raises(MeasurementFailed, match="not steady"):

@@ -27,7 +27,7 @@ def network(counts, milliseconds=None, noise=1.0):
 def test_independent_networks_give_the_rows_back_whatever_the_prior():
     networks = [network(counts) for counts in ([1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 1, 1], [1, 1, 1, 0])]
     # a + d = 1.5, b + d = 2.5, c + d = 4.5, a + b + c = 7: so 3 d = 8.5 − 7, and so on.
-    solution = solve_rows(networks, KEYS, {key: prior for key, prior in zip(KEYS, (3, 1, 1, 1), strict=True)})
+    solution = solve_rows(networks, KEYS, dict(zip(KEYS, (3, 1, 1, 1), strict=True)))
     for k, timing in solution.rows.items():
         assert timing.median_ms == pytest.approx(TRUTH[k], rel=1e-6)
     assert solution.residual_percent < 1e-4

@@ -1,0 +1,191 @@
+"""Measuring in several processes: rounds divided, failures told, nothing measured twice."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hwnas.errors import InvalidInput, MeasurementFailed
+from hwnas.latency.fake import FakeBackend
+from hwnas.latency.measuring import (
+    OpSubject,
+    ProfileSettings,
+    Subject,
+    estimate_seconds,
+    measure_network,
+    measure_subjects,
+)
+from hwnas.latency.timing import StoppingRule, Timing
+from hwnas.layers import Add, Conv
+from hwnas.ops import OpKey, OpSpec
+
+RULE = StoppingRule(warmup_readings=0, min_readings=2, max_readings=2, min_seconds=0, max_seconds=0)
+# A formula that varies is disturbed by nothing, but the canary of a busy test machine is.
+SETTINGS = ProfileSettings(rounds=4, processes=2, rule=RULE, tolerance=1e9)
+SHAPE = (1, 3, 8, 8)
+
+
+def key(c_out):
+    return OpKey(spec=Conv(3, c_out).spec, input_shapes=(SHAPE,))
+
+
+def formula(op_key):
+    return float(dict(op_key.spec.attributes).get("c_out", 1))
+
+
+class Varying(FakeBackend):
+    """A formula that claims to vary, and writes down which process prepared what."""
+
+    varies = True
+
+    def __init__(self, notes, fail_read=0):
+        super().__init__(formula)
+        self.notes = str(notes)
+        self.fail_read = fail_read
+
+    def prepare(self, module, inputs):
+        with Path(self.notes).open("a") as file:
+            file.write(f"{os.getpid()} {type(module).__name__}\n")
+        reader = super().prepare(module, inputs)
+        if reader() != self.fail_read:
+            return reader
+
+        def lost():
+            raise RuntimeError("CUDA error: device lost")
+
+        return lost
+
+
+@dataclass(frozen=True)
+class Dying(Subject):
+    """Takes its process with it."""
+
+    def build(self):
+        os._exit(7)
+
+
+@dataclass(frozen=True)
+class Chatty(Subject):
+    """Prints to stdout as runtimes do."""
+
+    def build(self):
+        print("a runtime's banner", flush=True)
+        os.write(1, b"{not json}\n")
+        return Conv(3, 4).eval(), [torch.ones(SHAPE)]
+
+
+def notes_of(path):
+    return [line.split() for line in path.read_text().splitlines()]
+
+
+def test_the_rounds_are_divided_among_processes_that_prepare_anew(tmp_path):
+    notes = tmp_path / "notes"
+    seen, progress = [], []
+    found = measure_subjects(
+        {"four": OpSubject(key(4)), "eight": OpSubject(key(8))},
+        Varying(notes),
+        SETTINGS,
+        on_visit=lambda name, timing: seen.append((name, timing.rounds, timing.status)),
+        on_progress=lambda *state: progress.append(state),
+    )
+    assert {name: timing.median_ms for name, timing in found.timings.items()} == {"four": 4.0, "eight": 8.0}
+    for timing in found.timings.values():
+        assert (timing.rounds, timing.rounds_by_process, timing.count) == (4, (2, 2), 8)
+    processes = [pid for pid, _ in notes_of(notes)]
+    assert len(processes) == 4 and len(set(processes)) == 2 and str(os.getpid()) not in processes
+    assert found.processes == 2
+    assert ("four", 1, "partial") in seen and ("four", 4, "ok") in seen
+    assert [(done, total) for done, total, _ in progress] == [(n + 1, 8) for n in range(8)]
+
+
+def test_a_formula_needs_one_process():
+    found = measure_subjects({"four": OpSubject(key(4))}, FakeBackend(formula), SETTINGS)
+    assert (found.processes, found.timings["four"].rounds, found.timings["four"].rounds_by_process) == (
+        1,
+        4,
+        (),
+    )
+
+
+def test_what_another_process_cannot_import_is_measured_here(tmp_path):
+    backend = Varying(tmp_path / "notes")
+    backend.formula = lambda op_key: 3.0
+    found = measure_subjects({"four": OpSubject(key(4))}, backend, SETTINGS)
+    assert found.timings["four"].median_ms == 3.0
+    assert found.timings["four"].rounds == 4
+    assert [pid for pid, _ in notes_of(tmp_path / "notes")] == [str(os.getpid())]
+    assert found.remarks[0].startswith("Measured in one process")
+
+
+def test_only_missing_rounds_are_measured(tmp_path):
+    earlier = {"four": Timing.from_rounds([[1.0], [1.0], [1.0]], status="partial")}
+    found = measure_subjects(
+        {"four": OpSubject(key(4)), "eight": OpSubject(key(8))},
+        Varying(tmp_path / "n"),
+        SETTINGS,
+        earlier=earlier,
+    )
+    assert found.timings["four"].readings_ms == ((1.0,), (1.0,), (1.0,), (4.0, 4.0))
+    assert found.timings["four"].rounds_by_process == (3, 1)
+    assert found.timings["eight"].rounds_by_process == (2, 2)
+    # The first process had nothing to do for the one of which three rounds were there.
+    assert len(notes_of(tmp_path / "n")) == 3
+
+
+def test_a_process_that_dies_is_an_error_that_says_at_what(tmp_path):
+    """Fault: the runtime crashes, or the device is lost with the process."""
+    with pytest.raises(
+        MeasurementFailed, match=r"ended with exit code 7 while preparing deadly.*no\s+number"
+    ):
+        measure_subjects({"deadly": Dying()}, Varying(tmp_path / "n"), SETTINGS)
+
+
+def test_a_device_lost_in_the_middle_gives_no_number(tmp_path):
+    found = measure_subjects(
+        {"four": OpSubject(key(4)), "eight": OpSubject(key(8))},
+        Varying(tmp_path / "n", fail_read=8.0),
+        SETTINGS,
+    )
+    assert found.timings["four"].status == "ok"
+    assert found.timings["eight"].status == "failed"
+    assert found.timings["eight"].error == "the reader failed: RuntimeError: CUDA error: device lost"
+
+
+def test_what_a_runtime_prints_disturbs_nothing(tmp_path):
+    found = measure_subjects({"chatty": Chatty()}, Varying(tmp_path / "n"), SETTINGS)
+    assert found.timings["chatty"].median_ms == 4.0
+
+
+def test_an_unknown_op_is_refused_from_within_a_process(tmp_path):
+    unknown = OpKey(spec=OpSpec(kind="nobody.knows"), input_shapes=(SHAPE,))
+    with pytest.raises(InvalidInput, match=r'no op is registered as "nobody\.knows"'):
+        measure_subjects({"x": OpSubject(unknown)}, Varying(tmp_path / "n"), SETTINGS)
+
+
+def test_an_op_that_cannot_be_prepared_is_failed_and_the_others_go_on():
+    nothing = OpKey(spec=Add().spec, input_shapes=((1, 2), (1, 3)))
+    found = measure_subjects(
+        {"good": OpSubject(key(4)), "bad": OpSubject(nothing)}, FakeBackend(formula), SETTINGS
+    )
+    assert found.timings["good"].status == "ok"
+    assert "does not run on inputs" in found.timings["bad"].error
+
+
+def test_a_whole_network_is_measured_in_two_processes(tmp_path):
+    network = nn.Sequential(Conv(3, 4), Conv(4, 8))
+    timing = measure_network(network, [torch.ones(SHAPE)], Varying(tmp_path / "n"), SETTINGS)
+    assert (timing.median_ms, timing.rounds_by_process) == (12.0, (2, 2))
+
+
+def test_an_estimate_scales_a_sample_up(monkeypatch):
+    ticks = iter(float(n) for n in range(1000))
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    # Every look at the clock is a second later: preparing takes 1, and a visit holds clock readings of its own.
+    preparing, measuring = estimate_seconds(
+        {n: OpSubject(key(4)) for n in range(24)}, FakeBackend(formula), SETTINGS, sample=6
+    )
+    assert preparing == 24 * 1.0
+    assert measuring > 24 * 4

@@ -1,0 +1,77 @@
+"""What may have disturbed a measurement is named."""
+
+import time
+
+import psutil
+import pytest
+
+from hwnas.latency.device import Device, DeviceState
+from hwnas.latency.steadiness import busy_processes, canary, causes
+
+GPU = Device(kind="cuda", name="NVIDIA TITAN Xp")
+
+
+def state(seconds=0.0, **values):
+    return DeviceState(seconds=seconds, **values)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", list)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        ({}, {"gpu_processes": 3}, "3 processes compute on the GPU"),
+        ({}, {"gpu_throttle_reasons": 0x04}, "the GPU's clocks are held down by its power cap"),
+        ({"gpu_throttle_reasons": 0x40}, {}, "the GPU's clocks are held down by heat (hardware)"),
+        ({"gpu_mhz": 1500}, {"gpu_mhz": 1200}, "the GPU's clock went from 1500 to 1200 MHz"),
+        ({"cpu_mhz": 4000}, {"cpu_mhz": 2500}, "the CPU's clock went from 4000 to 2500 MHz"),
+        (
+            {"involuntary_switches": 100},
+            {"involuntary_switches": 900},
+            "this process was pushed off its core 80 times a second",
+        ),
+        ({}, {"load_average": 500.0}, "the load average is 500.0 on"),
+    ],
+)
+def test_causes(before, after, text):
+    found = causes(GPU, state(**before), state(10.0, **after))
+    assert len(found) == 1 and found[0].startswith(text)
+
+
+def test_idling_and_a_limit_of_the_users_are_no_causes():
+    quiet_state = state(10.0, gpu_throttle_reasons=0x01 | 0x02, gpu_processes=1, load_average=0.0)
+    assert causes(GPU, state(), quiet_state) == []
+
+
+def test_other_processes_are_named(monkeypatch):
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", lambda: ["make (12, 90 %)"])
+    assert causes(GPU, state(), state(1.0)) == ["other processes are at work: make (12, 90 %)"]
+
+
+class Process:
+    def __init__(self, pid, share, gone=False):
+        self.pid, self.share, self.gone = pid, share, gone
+
+    def cpu_percent(self):
+        return self.share
+
+    def name(self):
+        if self.gone:
+            raise psutil.NoSuchProcess(self.pid)
+        return f"p{self.pid}"
+
+
+def test_the_busiest_come_first_and_idle_and_gone_ones_not_at_all(monkeypatch):
+    listed = [Process(-1, 30.0), Process(-2, 99.0), Process(-3, 5.0), Process(-4, 80.0, gone=True)]
+    monkeypatch.setattr(psutil, "process_iter", lambda: listed)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert busy_processes() == ["p-2 (-2, 99 %)", "p-1 (-1, 30 %)"]
+    assert busy_processes(limit=1) == ["p-2 (-2, 99 %)"]
+
+
+def test_the_canary_reads_the_clock_it_is_given():
+    ticks = iter(range(0, 10**9, 500_000))
+    assert canary(lambda: next(ticks))() == 0.5
