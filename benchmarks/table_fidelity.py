@@ -1,0 +1,288 @@
+"""Are a table's predictions what whole networks take? AutoRTNet at 360×480, one thread, on this CPU.
+
+For each runtime two tables are built independently of one another, in processes of their own, and networks
+that are in no fit are measured end to end. Both protocols come from the same tables: the ops timed alone
+(isolated), and the rows solved from whole networks besides (probe).
+
+    python benchmarks/table_fidelity.py --backend onnxruntime
+    python benchmarks/table_fidelity.py --backend torch
+    python benchmarks/table_fidelity.py --backend openvino
+    python benchmarks/table_fidelity.py --backend onnxruntime --hogs 2    (every core hogged meanwhile)
+
+Each stage leaves a file in the work folder and is not repeated when the script is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hwnas import ExpectedLatency, LatencyTable, profile
+from hwnas.cli import drawing
+from hwnas.cli.machine import Machine
+from hwnas.core.probing import network_subjects
+from hwnas.core.verification import drawn, judged
+from hwnas.errors import MeasurementFailed
+from hwnas.files import write_atomically
+from hwnas.latency.measuring import ProfileSettings, measure_subjects
+from hwnas.latency.timing import Timing
+from hwnas.search_spaces.autortnet import AutoRTNet
+
+
+def _spin() -> None:
+    while True:
+        sum(range(10_000))
+
+
+@contextlib.contextmanager
+def hogs(count: int) -> Iterator[None]:
+    """That many processes that use a core each, for the body."""
+    processes = [
+        multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) for _ in range(count)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def built(
+    space: AutoRTNet, backend: Any, path: Path, settings: ProfileSettings
+) -> tuple[LatencyTable, float]:
+    """The table at ``path``, measured if it is not there, and the seconds that it took."""
+    took = path.with_suffix(".seconds")
+    if not took.exists():
+        began = time.perf_counter()
+        profile(space, backend, path=path, settings=settings)
+        write_atomically(took, f"{time.perf_counter() - began:.1f}\n".encode())
+    return LatencyTable.load(path), float(took.read_text())
+
+
+def measuring_seconds(table: LatencyTable) -> dict[str, float]:
+    """Seconds spent on readings that are kept: of the ops alone, and of the networks."""
+
+    def total(timings: list[Timing]) -> float:
+        calls = sum(sum(values) for timing in timings for values in timing.readings_ms)
+        return round(calls / 1e3, 1)
+
+    return {
+        "isolated": total(list(table.isolated.values())),
+        "networks": total([network.timing for network in table.networks]),
+    }
+
+
+def measured_networks(
+    space: AutoRTNet, table: LatencyTable, backend: Any, path: Path, samples: int, settings: ProfileSettings
+) -> tuple[Any, Any, dict[str, Timing]]:
+    """Networks to calibrate on and to judge by, with their timings, kept at ``path``."""
+    fitted, tested = drawn(table, space, samples=samples, calibrate=10, seed=7)
+    if not path.exists():
+        subjects = network_subjects(space, [*fitted, *tested])
+        found = measure_subjects({n: s.subject for n, s in subjects.items()}, backend, settings)
+        if found.busy:
+            print(" ".join(found.busy))
+        content = {name: timing.model_dump(mode="json") for name, timing in found.timings.items()}
+        write_atomically(path, json.dumps(content).encode())
+    kept = json.loads(path.read_text())
+    return fitted, tested, {name: Timing.model_validate(timing) for name, timing in kept.items()}
+
+
+def agreement(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
+    """How far two builds lie apart, and how often the first's intervals hold the second's rows."""
+    off, held, widths = [], [], []
+    intervals = first.intervals()
+    for key, timing in first.rows.items():
+        other = second.latency_ms(key)
+        if timing.median_ms > 0:
+            off.append(abs(other / timing.median_ms - 1) * 100)
+            low, high = intervals.of(timing)
+            held.append(low <= other <= high)
+            widths.append((high - low) / 2 / timing.median_ms * 100)
+    return {
+        "entries": len(off),
+        "median_percent": round(statistics.median(off), 3),
+        "p95_percent": round(float(np.quantile(off, 0.95)), 3),
+        "intervals_hold_percent": round(100 * statistics.fmean(held), 1),
+        "interval_half_width_percent": round(statistics.median(widths), 3),
+    }
+
+
+def network_agreement(space: AutoRTNet, first: LatencyTable, second: LatencyTable) -> dict[str, float]:
+    """How far two builds' predictions of random networks lie apart."""
+    recording = space.record()
+    generator = torch.Generator().manual_seed(3)
+    off = []
+    for _ in range(200):
+        counts = recording.count(space.assignment(space.random(generator)))
+        off.append(abs(second.predict_ms(counts) / first.predict_ms(counts) - 1) * 100)
+    return {"median_percent": round(statistics.median(off), 3), "max_percent": round(max(off), 3)}
+
+
+def prediction_seconds(space: AutoRTNet, table: LatencyTable, networks: int = 1_000_000) -> float:
+    """Seconds that predicting so many networks takes, on one thread."""
+    torch.set_num_threads(1)
+    cost = ExpectedLatency(space.record(), list(space.choices().values()), table)
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.stack(
+        [torch.randint(len(c.options), (networks,), generator=generator) for c in space.choices().values()],
+        dim=1,
+    )
+    cost.predict_many(indices[:10])
+    began = time.perf_counter()
+    cost.predict_many(indices)
+    return round(time.perf_counter() - began, 3)
+
+
+def main() -> None:
+    """Build, measure, compare, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--samples", type=int, default=50)
+    parser.add_argument("--hogs", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("runs/fidelity"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    space = AutoRTNet(height=360, width=480)
+    backend = Machine(device="cpu", backend=options.backend, threads=1).make()
+    settings = ProfileSettings()
+    suffix = f"-hogs{options.hogs}" if options.hogs else ""
+    work = options.work / f"{options.backend}{suffix}"
+    date = datetime.now(UTC).date().isoformat()
+    refusal = None
+    try:
+        with hogs(options.hogs):
+            first, first_seconds = built(space, backend, work / "first.json", settings)
+            second, second_seconds = built(space, backend, work / "second.json", settings)
+    except MeasurementFailed as error:
+        if not options.hogs:
+            raise
+        refusal = str(error)
+    summary: dict[str, Any] = {
+        "question": "predicted against measured latency, and one build of a table against another",
+        "space": space.model_dump(mode="json"),
+        "backend": str(backend),
+        "versions": backend.versions(),
+        "settings": settings.model_dump(mode="json"),
+        "date": date,
+        "hogged_cores": options.hogs,
+        "device": backend.device.model_dump(mode="json"),
+    }
+    if refusal is not None:
+        summary["refused"] = refusal
+    else:
+        summary["builds"] = {
+            "seconds": [first_seconds, second_seconds],
+            "reading_seconds": measuring_seconds(first),
+            "remarks": list(first.header.remarks),
+            "left_out_percent": first.header.left_out_percent,
+            "isolated": agreement(first.as_isolated(), second.as_isolated()),
+            "probe": agreement(first, second),
+            "networks_isolated": network_agreement(space, first.as_isolated(), second.as_isolated()),
+            "networks_probe": network_agreement(space, first, second),
+        }
+    if refusal is None and not options.hogs:
+        summary["million_predictions_seconds"] = prediction_seconds(space, first)
+        fitted, tested, timings = measured_networks(
+            space, first, backend, work / "networks.json", options.samples, settings
+        )
+        for name, table in (("isolated", first.as_isolated()), ("probe", first)):
+            said = judged(table, space, fitted, tested, timings)
+            summary[name] = said.model_dump(mode="json", exclude={"evidence"})
+            plot = f"table_fidelity_{options.backend}_{slug(backend.device.name)}_{date}_{name}.png"
+            drawing.save_png(
+                drawing.predicted_against_measured(said, f"{backend}: {name}"), options.results / plot
+            )
+    stem = options.results / f"table_fidelity_{options.backend}{suffix}_{slug(backend.device.name)}_{date}"
+    write_atomically(stem.with_suffix(".json"), (json.dumps(summary, indent=1) + "\n").encode())
+    page = markdown(summary)
+    write_atomically(stem.with_suffix(".md"), page.encode())
+    print(page)
+
+
+def slug(text: str) -> str:
+    """Lower case, with dashes."""
+    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The result as a page."""
+    lines = [
+        f"# {summary['question']}",
+        "",
+        f"AutoRTNet at 360x480 on {summary['backend']}, "
+        + ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+        + f", one thread, {summary['date']}; {summary['hogged_cores']} cores hogged. "
+        "Written by benchmarks/table_fidelity.py.",
+        "",
+    ]
+    if "refused" in summary:
+        return "\n".join([*lines, "Refused:", "", "    " + summary["refused"].replace("\n", "\n    "), ""])
+    if "probe" in summary:
+        lines += [
+            f"{summary['probe']['calibrated']['networks']} networks in no fit; a calibration from "
+            f"{summary['probe']['calibration']['networks']} others.",
+            "",
+            "| protocol | | RMSPE % | ±5 % | ±10 % | Kendall tau | bias |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name in ("isolated", "probe"):
+            for kind in ("uncalibrated", "calibrated"):
+                scores = summary[name][kind]
+                lines.append(
+                    f"| {name} | {kind} | {scores['rmspe_percent']:.2f} | {scores['within_5']:.0f} "
+                    f"| {scores['within_10']:.0f} | {scores['kendall_tau']:.3f} | {scores['bias']:.3f} |"
+                )
+        said = summary["probe"]
+        lines += [
+            "",
+            f"The measurements' own Kendall tau, process against process: {said['repeat_kendall_tau']:.3f}.",
+        ]
+        if said["group_kendall_tau"] is not None:
+            lines.append(
+                f"Among networks of one depth: {said['group_kendall_tau']:.3f} "
+                f"(measurements with themselves: {said['group_repeat_kendall_tau']:.3f})."
+            )
+    builds = summary["builds"]
+    lines += [
+        "",
+        "| two builds | entries, median % | p95 % | intervals hold % | networks, median % | max % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in ("isolated", "probe"):
+        rows, networks = builds[name], builds[f"networks_{name}"]
+        lines.append(
+            f"| {name} | {rows['median_percent']:.2f} | {rows['p95_percent']:.2f} "
+            f"| {rows['intervals_hold_percent']:.0f} "
+            f"| {networks['median_percent']:.2f} | {networks['max_percent']:.2f} |"
+        )
+    reading = builds["reading_seconds"]
+    lines += [
+        "",
+        f"A build took {builds['seconds'][0]:.0f} s in all, of which {reading['isolated']:.0f} s are kept "
+        f"readings of ops and {reading['networks']:.0f} s of networks.",
+    ]
+    if "million_predictions_seconds" in summary:
+        lines.append(f"A million predictions take {summary['million_predictions_seconds']:.2f} s.")
+    lines += [f"Remark: {remark}" for remark in builds["remarks"]]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    main()
