@@ -42,7 +42,8 @@ def said(*arguments: str | Path) -> Any:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of the tiny space by the fake backend."""
     path = tmp_path_factory.mktemp("table") / "fake.json"
-    result = hwnas("profile", "autortnet", "--backend", "fake", "--out", path, *settings(**TINY, rounds=1))
+    fast = ("--backend", "fake", "--protocol", "isolated")
+    result = hwnas("profile", "autortnet", *fast, "--out", path, *settings(**TINY, rounds=1))
     assert result.exit_code == 0, result.output
     return path
 

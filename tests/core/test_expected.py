@@ -7,6 +7,8 @@ from torch import nn
 from hwnas import ArchParameters, Choice, ChoiceBlock, Conv, ExpectedLatency, record
 from hwnas.errors import MissingLatency
 from hwnas.latency.fake import fake_table
+from hwnas.latency.timing import Timing
+from hwnas.latency.verification import Calibration, Scores, Verification
 from hwnas.record import Recording, holds
 
 from .nets import SPACES, ChoiceInChoice, ChoiceInDepth, SharedChain, all_assignments, table_of
@@ -139,3 +141,82 @@ def test_it_follows_its_weights_to_another_precision():
     probabilities = arch.probabilities()
     assert cost(probabilities.double()).dtype == torch.float64
     assert cost.total(probabilities) == pytest.approx(cost.total(probabilities.double()))
+
+
+# --- calibrated, and many networks at once ----------------------------------------------------------------
+
+
+def calibrated(space, **values):
+    """A fake table whose verification says ``scale · sum + offset + per_op · ops``."""
+    table = table_of(space)
+    scores = Scores(networks=9, rmspe_percent=1, within_5=100, within_10=100, kendall_tau=1, bias=1)
+    table.verification = Verification(
+        created="now",
+        rows=table.rows_digest,
+        uncalibrated=scores,
+        calibrated=scores,
+        calibration=Calibration(networks=10, **values),
+        low_percent=-2.0,
+        high_percent=3.0,
+    )
+    return table
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_a_calibration_is_part_of_the_expectation(space):
+    arch = ArchParameters(space.supernet())
+    table = calibrated(space, scale=1.5, offset_ms=0.25, per_op_ms=0.1)
+    cost = ExpectedLatency(space.record(), arch.choices, table)
+    for assignment in all_assignments(space):
+        counts = space.record().count(assignment)
+        total = sum(table.latency_ms(key) * n for key, n in counts.items())
+        expected = 1.5 * total + 0.25 + 0.1 * sum(counts.values())
+        weights = arch.one_hot(assignment).weights
+        assert table.predict_ms(counts) == pytest.approx(expected)
+        assert cost.total(weights) == pytest.approx(expected, rel=1e-5)
+        assert cost.interval(weights) == pytest.approx((0.98 * expected, 1.03 * expected), rel=1e-5)
+
+
+def test_a_calibrated_expectation_stays_differentiable():
+    space = ChoiceInDepth()
+    arch = randomised(ArchParameters(space.supernet()))
+    cost = ExpectedLatency(
+        space.record(), arch.choices, calibrated(space, scale=2.0, offset_ms=1.0, per_op_ms=0.1)
+    ).double()
+    weights = arch.probabilities().detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(cost, weights)
+
+
+def test_a_calibration_of_other_rows_is_not_used():
+    space = ChoiceInDepth()
+    table = calibrated(space, scale=2.0)
+    before = table.predict_ms({space.record().keys()[0]: 1})
+    key = space.record().keys()[0]
+    table.rows[key] = Timing(median_ms=7.0, spread_ms=0.0, count=1)
+    assert table.predict_ms({key: 1}) == 7.0 != before
+
+
+def test_without_a_verification_there_is_no_interval():
+    arch, _, cost = compiled(ChoiceInDepth())
+    assert cost.interval(arch.probabilities()) is None
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_many_networks_at_once_equal_each_alone(space):
+    arch = ArchParameters(space.supernet())
+    cost = ExpectedLatency(
+        space.record(), arch.choices, calibrated(space, scale=1.1, offset_ms=0.2, per_op_ms=0.01)
+    )
+    assignments = list(all_assignments(space))
+    indices = torch.tensor([[a[choice.name] for choice in arch.choices] for a in assignments])
+    alone = [cost.total(arch.one_hot(assignment).weights) for assignment in assignments]
+    assert cost.predict_many(indices).tolist() == pytest.approx(alone, rel=1e-5)
+
+
+def test_sets_of_choices_too_large_to_tabulate_are_computed(monkeypatch):
+    space = ChoiceInDepth()
+    arch, _, cost = compiled(space)
+    indices = torch.tensor([[a[choice.name] for choice in arch.choices] for a in all_assignments(space)])
+    expected = cost.predict_many(indices)
+    monkeypatch.setattr("hwnas.core.expected._LARGEST_LOOKUP", 1)
+    torch.testing.assert_close(cost.predict_many(indices), expected, rtol=1e-5, atol=0)

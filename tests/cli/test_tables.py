@@ -1,0 +1,93 @@
+"""profile, verify and table on a device that is a formula."""
+
+import json
+
+import pytest
+
+from hwnas.cli.app import EXIT_ERROR
+from hwnas.latency.table import LatencyTable
+from tests.cli.conftest import hwnas, said, settings
+
+SMALL = settings(size=16, channels=4, stages=3)
+
+
+@pytest.fixture
+def probed(tmp_path):
+    """A table of a small chain, solved from whole networks."""
+    path = tmp_path / "chain.json"
+    result = hwnas("profile", "chain", "--backend", "fake", "--out", path, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert f"hwnas verify {path}" in result.stdout
+    return path
+
+
+def test_the_default_protocol_solves_rows_from_networks(probed):
+    table = LatencyTable.load(probed)
+    assert table.header.protocol == "probe"
+    assert len(table.networks) > 5 and len(table.isolated) == len(table.rows)
+    # A formula is additive: rows alone and rows solved predict the same.
+    counts = dict(table.networks[0].counts)
+    assert table.predict_ms(counts) == pytest.approx(table.as_isolated().predict_ms(counts), rel=1e-6)
+
+
+def test_verify_prints_what_programs_read_and_keeps_the_evidence(probed, tmp_path):
+    found = said(
+        "verify", probed, "chain", "--samples", "8", "--calibrate", "4", "--plot", tmp_path / "p.png"
+    )
+    assert found["networks"] == 8
+    for kind in ("uncalibrated", "calibrated"):
+        assert found[kind]["rmspe_percent"] < 0.1
+        assert found[kind]["within_5"] == found[kind]["within_10"] == 100
+        assert found[kind]["kendall_tau"] == pytest.approx(1.0)
+        assert found[kind]["bias"] == pytest.approx(1.0)
+    assert (tmp_path / "p.png").stat().st_size > 1000
+    table = LatencyTable.load(probed)
+    assert table.verification is not None and len(table.verification.evidence) == 12
+    shown = hwnas("table", "show", probed).output
+    assert "8 networks: RMSPE 0.0" in shown
+    # The space may be left out: the table says which it is for.
+    assert "Kendall tau" in hwnas("verify", probed, "--samples", "4", "--calibrate", "3").output
+
+
+def test_verifying_what_cannot_be_verified_is_refused(probed):
+    result = hwnas("verify", probed, "chain", *settings(size=32), "--samples", "4")
+    assert result.exit_code == EXIT_ERROR
+    assert "input_shape: 3x16x16 against 3x32x32" in result.stderr
+
+
+def test_an_estimate_measures_a_sample_and_writes_nothing(tmp_path):
+    path = tmp_path / "t.json"
+    found = said("profile", "chain", "--backend", "fake", "--out", path, "--estimate", *SMALL)
+    assert found["preparing_seconds"] > 0 and found["measuring_seconds"] > 0
+    assert not path.exists()
+
+
+def test_two_tables_are_compared_and_merged(probed, tmp_path):
+    isolated = tmp_path / "isolated.json"
+    hwnas("profile", "chain", "--backend", "fake", "--protocol", "isolated", "--out", isolated, *SMALL)
+    same = said("table", "diff", probed, probed)
+    assert same["verdict"] == "same" and same["ratio"] == 1.0 and not same["conditions"]
+    assert (
+        "other conditions: protocol: probe against isolated"
+        in hwnas("table", "diff", probed, isolated).output
+    )
+    merged = tmp_path / "merged.json"
+    result = hwnas("table", "merge", probed, probed, "--out", merged)
+    assert result.exit_code == 0, result.output
+    assert len(LatencyTable.load(merged)) == len(LatencyTable.load(probed))
+    assert "exists" in hwnas("table", "merge", probed, probed, "--out", merged).stderr
+
+
+def test_tables_of_other_conditions_are_not_merged(probed, tmp_path):
+    isolated = tmp_path / "isolated.json"
+    hwnas("profile", "chain", "--backend", "fake", "--protocol", "isolated", "--out", isolated, *SMALL)
+    result = hwnas("table", "merge", probed, isolated, "--out", tmp_path / "m.json")
+    assert result.exit_code == EXIT_ERROR
+    assert "protocol: probe against isolated" in result.stderr
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_profile_says_everything_as_json(tmp_path):
+    found = said("profile", "chain", "--backend", "fake", "--out", tmp_path / "t.json", *SMALL)
+    assert found["protocol"] == "probe" and found["networks"] > 5
+    assert json.loads((tmp_path / "t.json").read_text())["schema_version"] == 2
