@@ -24,6 +24,7 @@ _SPACES = {
 _BACKENDS = {
     "torch": "hwnas.latency.torch:TorchBackend",
     "onnxruntime": "hwnas.latency.onnxruntime:OnnxRuntimeBackend",
+    "tensorrt": "hwnas.latency.tensorrt:TensorRTBackend",
     "fake": "hwnas.latency.fake:FakeBackend",
 }
 
