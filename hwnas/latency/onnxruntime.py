@@ -76,7 +76,7 @@ class OnnxRuntimeBackend(LatencyBackend):
     def check(self) -> None:
         """Raise unless a session really runs on the provider asked for."""
         self._require_precision()
-        self._require_here()
+        self.require_here()
         try:
             self._session(onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)], precision=self.precision))
         except MeasurementFailed as error:

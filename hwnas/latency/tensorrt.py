@@ -98,7 +98,7 @@ class TensorRTBackend(LatencyBackend):
         if not found.runs:
             raise BackendUnavailable(f"TensorRT cannot run on {self.device}: {found.why}")
         self._require_cuda()
-        self._require_here()
+        self.require_here()
 
     def _require_cuda(self) -> None:
         """Raise unless PyTorch, which holds the buffers and the clock, can use the device."""

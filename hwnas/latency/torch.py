@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -52,7 +53,7 @@ class TorchBackend(LatencyBackend):
         self._cuda = CudaTimer(
             torch.device(self.device.torch_name),
             graph=cuda_graph,
-            around=_cuda_inference,
+            around=self._around,
             remedy=f"{type(self).__name__}(..., cuda_graph=True)",
         )
 
@@ -63,7 +64,7 @@ class TorchBackend(LatencyBackend):
                 f"PyTorch {torch.__version__} cannot run on {self.device}: it sees no CUDA device here. "
                 "Install a CUDA build of torch on a machine with a driver, or use --device cpu."
             )
-        self._require_here()
+        self.require_here()
 
     def settings(self) -> dict[str, str]:
         """On CUDA: graph replay, algorithm choice, TF32. On a CPU: the clock."""
@@ -91,7 +92,7 @@ class TorchBackend(LatencyBackend):
             tensors = [x.detach().to(device, dtype if x.is_floating_point() else None) for x in inputs]
             run = self._inference(network, tensors)
             if device.type == "cpu":
-                return host_reader(run, host_clock(self.threads)[1], around=self._one_thread_pool)
+                return host_reader(run, host_clock(self.threads)[1], around=self._around)
             return self._cuda.reader(run)
         except HwnasError:
             raise
@@ -105,6 +106,10 @@ class TorchBackend(LatencyBackend):
     def _inference(self, network: nn.Module, tensors: list[Tensor]) -> Callable[[], object]:
         """One inference of ``network``, already cast and moved, on ``tensors``."""
         return lambda: network(*tensors)
+
+    def _around(self) -> AbstractContextManager[None]:
+        """What holds while a module runs."""
+        return _cuda_inference() if self.device.kind == "cuda" else self._one_thread_pool()
 
     @contextlib.contextmanager
     def _one_thread_pool(self) -> Iterator[None]:

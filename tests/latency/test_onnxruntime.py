@@ -154,7 +154,7 @@ def test_a_provider_that_takes_no_node_is_refused_by_onnx_runtime_itself(monkeyp
     # Not imitated: the Azure provider of the CPU build can be listed, and runs no operator of ONNX's own.
     monkeypatch.setitem(PROVIDERS, "cuda", "AzureExecutionProvider")
     monkeypatch.setattr(OnnxRuntimeBackend, "_provider_options", lambda self: {})
-    monkeypatch.setattr(OnnxRuntimeBackend, "_require_here", lambda self: None)
+    monkeypatch.setattr(OnnxRuntimeBackend, "require_here", lambda self: None)
     with pytest.raises(MeasurementFailed, match="fallback to CPU EP has been explicitly disabled"):
         OnnxRuntimeBackend(GPU).prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
     with pytest.raises(BackendUnavailable, match="Not even a ReLU runs on AzureExecutionProvider"):
