@@ -181,6 +181,23 @@ def here() -> list[Device]:
     return [_cpu_device(), *cuda]
 
 
+def gpus_of_the_driver() -> list[str]:
+    """Names of the GPUs that the NVIDIA driver has, whatever PyTorch can use; empty without pynvml."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    if _or_none(lambda: pynvml.nvmlInit() or True) is None:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    except Exception:  # noqa: BLE001 - NVML raises its own errors for whatever a board does not report
+        return []
+    finally:
+        _or_none(pynvml.nvmlShutdown)
+
+
 def _normal(alias: str) -> str:
     return re.sub(r"[\s_-]", "", alias.strip().lower())
 
@@ -271,6 +288,19 @@ def _nvml(index: int) -> Iterator[tuple[Any, Any] | None]:
         _or_none(pynvml.nvmlShutdown)
 
 
+# NVML's nvmlClocksThrottleReason… bits, less the one for idling.
+_THROTTLE_REASONS = {
+    0x002: "a clock that was set",
+    0x004: "the power cap",
+    0x008: "a hardware slowdown",
+    0x010: "a group of GPUs that boost alike",
+    0x020: "temperature, by the driver",
+    0x040: "temperature, by the hardware",
+    0x080: "the power supply",
+    0x100: "the display's clock",
+}
+
+
 class DeviceState(BaseModel):
     """What else the machine was doing, read at one moment. Whatever could not be read is None."""
 
@@ -292,6 +322,12 @@ class DeviceState(BaseModel):
     """NVML's bit mask; 0: the clocks are not held down."""
     gpu_processes: int | None = None
     """Processes that compute on this GPU, this one included."""
+
+    @property
+    def held_down_by(self) -> tuple[str, ...]:
+        """What holds the GPU's clocks down, in words; empty for nothing, idling, or nothing known."""
+        mask = self.gpu_throttle_reasons or 0
+        return tuple(text for bit, text in _THROTTLE_REASONS.items() if mask & bit)
 
     @staticmethod
     def read(device: Device) -> DeviceState:

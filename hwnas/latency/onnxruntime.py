@@ -231,6 +231,23 @@ def _runtime() -> Any:
     return onnxruntime
 
 
+def real_providers() -> tuple[list[str], list[str]]:
+    """The :data:`PROVIDERS` that ONNX Runtime lists, and those of them that a session really got.
+
+    They differ without a word where a provider's libraries or the driver are missing.
+
+    Raises:
+        MissingExtra: ONNX Runtime is not installed.
+    """
+    runtime = _runtime()
+    offered = [name for name in runtime.get_available_providers() if name in PROVIDERS.values()]
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    model = onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)])
+    session = runtime.InferenceSession(model, options, providers=offered)
+    return offered, list(session.get_providers())
+
+
 def _nodes_elsewhere(session: Any, provider: str) -> list[str]:
     """``Conv (CPUExecutionProvider)`` for each node of another provider; empty where it cannot be told."""
     if not hasattr(session, "get_provider_graph_assignment_info"):

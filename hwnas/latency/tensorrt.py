@@ -28,6 +28,9 @@ from hwnas.latency.timing import Reader
 
 Package = Literal["tensorrt", "tensorrt_rtx"]
 
+PACKAGES: tuple[Package, ...] = get_args(Package)
+"""The modules that TensorRT may be, the one that is preferred first."""
+
 _WARMUP_MS = 200.0  # on the first runs clocks rise, and TensorRT for RTX compiles
 _LINES = 8  # of TensorRT's log in an error
 
@@ -69,8 +72,8 @@ class TensorRTBackend(LatencyBackend):
         timing_cache: bool = True,
         package: Package | None = None,
     ) -> None:
-        if package is not None and package not in get_args(Package):
-            raise InvalidInput(f'package must be one of {", ".join(get_args(Package))}; got "{package}".')
+        if package is not None and package not in PACKAGES:
+            raise InvalidInput(f'package must be one of {", ".join(PACKAGES)}; got "{package}".')
         super().__init__("cuda" if device == "auto" else device, precision, threads)
         if self.device.kind != "cuda":
             raise InvalidInput(
@@ -364,6 +367,9 @@ def probe(package: Package, timeout_s: float = 120.0) -> Probe:
     if ran.returncode != 0 and not found.get("why"):
         last = ran.stderr.strip().splitlines()[-1:] or [""]
         found["why"] = f"it ended the process that tried it (exit status {ran.returncode}). {last[0]}".strip()
+    # Of a line of TensorRT's log, CUDA's own sentence says it all.
+    if cuda := re.search(r"cudaError \d+: [^()]+", found.get("why", "")):
+        found["why"] = f"{cuda.group().strip()}."
     if not found.get("runs"):
         found["why"] = f"{found.get('why', '')} {_remedy(package, found)}".strip()
     return Probe(package=package, **found)
@@ -418,7 +424,7 @@ except Exception as error:
 
 def _tensorrt(package: Package | None) -> Any:
     """The module of TensorRT: the package asked for, or the first that can be imported."""
-    wanted = (package,) if package else get_args(Package)
+    wanted = (package,) if package else PACKAGES
     for name in wanted:
         try:
             found = importlib.import_module(name)

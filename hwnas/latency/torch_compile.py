@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import os
+import shutil
 import warnings
 from collections.abc import Callable
 from importlib import metadata
@@ -12,7 +15,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hwnas.errors import InvalidInput, MeasurementFailed
+from hwnas.errors import BackendUnavailable, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import Precision
 from hwnas.latency.device import Device
 from hwnas.latency.torch import TorchBackend
@@ -61,6 +64,21 @@ class TorchCompileBackend(TorchBackend):
                 "For CUDA graphs use cuda_graph=True."
             )
         self.mode: Mode = mode
+
+    def check(self) -> None:
+        """Raise unless the device is here, and so is what inductor compiles with."""
+        super().check()
+        if self.device.kind == "cuda":
+            if importlib.util.find_spec("triton") is None:
+                raise BackendUnavailable(
+                    "torch.compile writes its CUDA kernels in Triton, which is not installed. "
+                    "Install it with:  pip install triton"
+                )
+        elif not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
+            raise BackendUnavailable(
+                "torch.compile needs a C++ compiler for a CPU and finds none. "
+                "Install g++, or name one in CXX."
+            )
 
     def settings(self) -> dict[str, str]:
         """Those of eager PyTorch, and the compiler's."""

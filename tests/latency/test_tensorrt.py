@@ -119,7 +119,9 @@ def test_without_a_driver_it_is_probed_to_build_and_not_to_run():
     found = probe("tensorrt_rtx")
     assert (found.builds, found.runs) == (True, False)
     assert found.version and "Install an NVIDIA driver" in found.why
-    with pytest.raises(BackendUnavailable, match=r"cannot run on NVIDIA TITAN Xp.*CUDA driver.*nvidia-smi"):
+    with pytest.raises(
+        BackendUnavailable, match=r"cannot run on NVIDIA TITAN Xp.*: cudaError \d+: CUDA driver.*nvidia-smi"
+    ):
         TensorRTBackend(GPU, package="tensorrt_rtx").check()
 
 

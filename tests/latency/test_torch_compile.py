@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import InvalidInput, MeasurementFailed
+from hwnas.errors import BackendUnavailable, InvalidInput, MeasurementFailed
 from hwnas.latency.device import Device
 from hwnas.latency.torch import TorchBackend
 from hwnas.latency.torch_compile import TorchCompileBackend
@@ -87,6 +87,17 @@ def test_modes_with_graphs_of_their_own_are_refused():
         TorchCompileBackend(GPU, mode="reduce-overhead")
     with pytest.raises(InvalidInput, match="cuda_graph needs a CUDA device"):
         TorchCompileBackend("cpu", cuda_graph=True)
+
+
+def test_without_a_compiler_it_is_unavailable(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(BackendUnavailable, match=r"needs a C\+\+ compiler for a CPU.*Install g\+\+"):
+        TorchCompileBackend("cpu").check()
+    monkeypatch.setattr("hwnas.latency.torch.TorchBackend.check", lambda self: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match="pip install triton"):
+        TorchCompileBackend(GPU).check()
 
 
 @pytest.mark.slow
