@@ -105,7 +105,8 @@ class Device(BaseModel):
         alias = _normal(alias)
         if alias in ALIASES:
             return self.kind == "cuda" and re.search(ALIASES[alias], self.name, re.IGNORECASE) is not None
-        return alias in (self.kind, self.torch_name)
+        # The fake device lies on torch's CPU, and is none.
+        return alias == self.kind or (self.kind == "cuda" and alias == self.torch_name)
 
     def differences(self, other: Device) -> list[str]:
         """What tells two devices apart, a line each; empty where numbers of one hold for the other.
