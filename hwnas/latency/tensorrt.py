@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -150,7 +150,10 @@ class TensorRTBackend(LatencyBackend):
         """
         model = onnx_bytes(module, inputs, precision=self.precision)
         cache = self._timing_cache_path() if self._keeps_timings() else None
-        return build_engine(model, package=self._package(), timing_cache=cache, detailed=detailed)
+        # The builder times kernels on the current device; TensorRT for RTX builds without any.
+        current = torch.cuda.device(self.device.index) if torch.cuda.is_available() else nullcontext()
+        with current:
+            return build_engine(model, package=self._package(), timing_cache=cache, detailed=detailed)
 
     def layers(self, module: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
         """What TensorRT made of ``module``: its inspector's JSON, with one entry a layer in ``"Layers"``.

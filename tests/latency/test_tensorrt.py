@@ -235,11 +235,15 @@ class FakeTensorRT:
 
 @pytest.fixture
 def imitate(monkeypatch):
+    used = []
+
     def with_tensorrt(**options):
         trt = FakeTensorRT(**options)
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext(used.append(index)))
         module._log.cache_clear()
+        trt.used = used
         return trt
 
     yield with_tensorrt
@@ -254,12 +258,13 @@ def test_networks_are_strongly_typed(imitate):
 
 def test_a_timing_cache_is_kept_by_device_and_version(imitate, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    imitate()
+    trt = imitate()
     backend = TensorRTBackend(GPU)
     assert backend.settings()["timing_cache"] == "True"
     path = tmp_path / "hwnas" / "tensorrt" / "tensorrt-10.9-nvidia-titan-xp-sm6.1.timing-cache"
     assert backend.build(Conv(3, 4), [torch.rand(1, 3, 8, 8)]) == b"engine"
     assert path.read_bytes() == b"titan: new"
+    assert trt.used == [GPU.index], "kernels are timed on the device that is meant"
     # What is there is used, and not written again.
     path.write_bytes(b"titan: known kernels")
     written = path.stat().st_mtime_ns
@@ -342,7 +347,6 @@ def imitate_running(imitate, monkeypatch):
     monkeypatch.setattr(Device, "torch_name", property(lambda self: "cpu"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=7))
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(TensorRTBackend, "_on_stream", lambda self: contextlib.nullcontext())
     return TensorRTBackend(GPU, "fp16", timing_cache=False)
 
