@@ -58,7 +58,8 @@ class TensorRTBackend(LatencyBackend):
         package: which of the two to use where both are installed; by default TensorRT.
 
     Raises:
-        InvalidInput: a device that is no CUDA device, or a package that is no TensorRT.
+        BackendUnavailable: no CUDA device is here.
+        InvalidInput: another device was asked for, or a package that is no TensorRT.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -74,7 +75,13 @@ class TensorRTBackend(LatencyBackend):
     ) -> None:
         if package is not None and package not in PACKAGES:
             raise InvalidInput(f'package must be one of {", ".join(PACKAGES)}; got "{package}".')
-        super().__init__("cuda" if device == "auto" else device, precision, threads)
+        super().__init__(device, precision, threads)
+        if self.device.kind != "cuda" and device == "auto":
+            raise BackendUnavailable(
+                f"TensorRT runs on CUDA devices only, and PyTorch {torch.__version__} sees none here. Install "
+                "an NVIDIA driver and a CUDA build of torch (hwnas doctor says what is missing), or use "
+                "--backend onnxruntime."
+            )
         if self.device.kind != "cuda":
             raise InvalidInput(
                 f"TensorRT runs on CUDA devices only; this is {self.device}. "

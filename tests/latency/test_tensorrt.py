@@ -129,8 +129,10 @@ def test_without_a_driver_it_is_probed_to_build_and_not_to_run():
 def test_without_a_gpu_nothing_is_measured():
     with pytest.raises(BackendUnavailable, match="sees no CUDA device"):
         TensorRTBackend(GPU).prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
-    with pytest.raises(DeviceNotFound, match='no "cuda" in this machine'):
+    with pytest.raises(BackendUnavailable, match=r"sees none here\. Install an NVIDIA driver.*hwnas doctor"):
         TensorRTBackend()
+    with pytest.raises(DeviceNotFound, match='no "titanxp" in this machine'):
+        TensorRTBackend("titanxp")
 
 
 def test_arguments_are_checked():
