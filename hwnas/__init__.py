@@ -33,7 +33,9 @@ from hwnas.latency.device import Device as Device
 from hwnas.latency.fake import FakeBackend as FakeBackend
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend as OnnxRuntimeBackend
 from hwnas.latency.table import LatencyTable as LatencyTable
+from hwnas.latency.tensorrt import TensorRTBackend as TensorRTBackend
 from hwnas.latency.torch import TorchBackend as TorchBackend
+from hwnas.latency.torch_compile import TorchCompileBackend as TorchCompileBackend
 from hwnas.layers import Add as Add
 from hwnas.layers import Concat as Concat
 from hwnas.layers import Conv as Conv

@@ -23,7 +23,9 @@ _SPACES = {
 }
 _BACKENDS = {
     "torch": "hwnas.latency.torch:TorchBackend",
+    "torch-compile": "hwnas.latency.torch_compile:TorchCompileBackend",
     "onnxruntime": "hwnas.latency.onnxruntime:OnnxRuntimeBackend",
+    "tensorrt": "hwnas.latency.tensorrt:TensorRTBackend",
     "fake": "hwnas.latency.fake:FakeBackend",
 }
 

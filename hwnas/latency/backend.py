@@ -93,7 +93,7 @@ class LatencyBackend(ABC):
         """What a reader of the table ought to know about the readings taken so far."""
         return []
 
-    def _require_here(self) -> None:
+    def require_here(self) -> None:
         """For :meth:`check`: raise unless the device is one of this machine's."""
         devices = here()
         if not any(self.device.matches(device) for device in devices):

@@ -16,35 +16,76 @@ from pydantic import BaseModel, ConfigDict
 
 from hwnas.errors import DeviceNotFound
 
+# As drivers write them after "GeForce"; the alias is the same in small letters without spaces.
+_GEFORCE = (
+    *(
+        "GTX 1060",
+        "GTX 1070",
+        "GTX 1070 Ti",
+        "GTX 1080",
+        "GTX 1080 Ti",
+        "GTX 1650",
+        "GTX 1660",
+        "GTX 1660 Ti",
+    ),
+    *("RTX 2060", "RTX 2070", "RTX 2070 SUPER", "RTX 2080", "RTX 2080 SUPER", "RTX 2080 Ti"),
+    *(
+        "RTX 3060",
+        "RTX 3060 Ti",
+        "RTX 3070",
+        "RTX 3070 Ti",
+        "RTX 3080",
+        "RTX 3080 Ti",
+        "RTX 3090",
+        "RTX 3090 Ti",
+    ),
+    *("RTX 4060", "RTX 4060 Ti", "RTX 4070", "RTX 4070 SUPER", "RTX 4070 Ti", "RTX 4070 Ti SUPER"),
+    *("RTX 4080", "RTX 4080 SUPER", "RTX 4090", "RTX 4090 D"),
+    *("RTX 5060", "RTX 5060 Ti", "RTX 5070", "RTX 5070 Ti", "RTX 5080", "RTX 5090", "RTX 5090 D"),
+)
+
 ALIASES: dict[str, str] = {
-    "titanxp": r"TITAN Xp",
-    "titanx": r"TITAN X\b(?! ?p)",
+    "titanxp": r"TITAN Xp\b",
+    "titanx": r"TITAN X\b",
     "titanv": r"TITAN V\b",
-    "titanrtx": r"TITAN RTX",
-    "gtx1080ti": r"GTX 1080 Ti",
-    "gtx1080": r"GTX 1080\b(?! Ti)",
-    "gtx1060": r"GTX 1060\b",
-    "rtx2080ti": r"RTX 2080 Ti",
-    "rtx3090": r"RTX 3090\b(?! Ti)",
-    "rtx4090": r"RTX 4090\b",
-    "rtx5090": r"RTX 5090\b",
-    "p100": r"P100\b",
-    "v100": r"V100\b",
+    "titanrtx": r"TITAN RTX\b",
+    # No other name follows: "RTX 4070" is not what "RTX 4070 Ti SUPER" is.
+    **{name.replace(" ", "").lower(): rf"{name}\b(?! (?:Ti|SUPER|D)\b)" for name in _GEFORCE},
+    "a2000": r"RTX A2000\b",
+    "a4000": r"RTX A4000\b",
+    "a5000": r"RTX A5000\b",
+    "a6000": r"RTX A6000\b",
+    "rtx6000ada": r"RTX 6000 Ada\b",
+    "p100": r"\bP100\b",
+    "v100": r"\bV100S?\b",
     "t4": r"\bT4\b",
     "a10": r"\bA10\b",
+    "a10g": r"\bA10G\b",
+    "a30": r"\bA30\b",
+    "a40": r"\bA40\b",
     "a100": r"\bA100\b",
     "l4": r"\bL4\b",
+    "l40": r"\bL40\b",
     "l40s": r"\bL40S\b",
     "h100": r"\bH100\b",
     "h200": r"\bH200\b",
     "gh200": r"\bGH200\b",
     "b200": r"\bB200\b",
+    "gb10": r"\bGB10\b",
     "orin": r"\bOrin\b",
     "xavier": r"\bXavier\b",
+    "thor": r"\bThor\b",
     "tx2": r"Tegra X2|\bTX2\b",
     "nano": r"Tegra X1|Jetson Nano",
 }
-"""Short names of CUDA devices → pattern in the name that the driver reports (case does not matter)."""
+"""Short names of CUDA devices → pattern in the name that the driver reports (case does not matter).
+
+An alias names a family: boards of one name may differ in cores (the Orins) or power, which
+:meth:`Device.differences` compares. A part of a board, or its kin in a laptop, has no alias.
+"""
+
+# Laptops' chips, slices of a board (MIG), and its virtual parts (GRID T4-8Q): other devices of the same name.
+_NOT_THE_WHOLE = re.compile(r"\bLaptop\b|\bMax-Q\b|\bMobile\b|\bMIG\b|-\d+[ABCQ]\b", re.IGNORECASE)
 
 # Those that decide which convolution kernels a CPU runtime picks; the full list has over a hundred.
 _CPU_FLAGS = (
@@ -90,8 +131,8 @@ class Device(BaseModel):
     def alias(self) -> str:
         """Short name, as ``hwnas profile --device`` takes it; the kind where no alias fits."""
         if self.kind == "cuda":
-            for alias, pattern in ALIASES.items():
-                if re.search(pattern, self.name, re.IGNORECASE):
+            for alias in ALIASES:
+                if _is_named(self.name, alias):
                     return alias
         return self.kind
 
@@ -104,8 +145,9 @@ class Device(BaseModel):
         """Whether ``alias`` (``"titanxp"``, ``"cuda"``, ``"cpu"``, in any case) names this device."""
         alias = _normal(alias)
         if alias in ALIASES:
-            return self.kind == "cuda" and re.search(ALIASES[alias], self.name, re.IGNORECASE) is not None
-        return alias in (self.kind, self.torch_name)
+            return self.kind == "cuda" and _is_named(self.name, alias)
+        # The fake device lies on torch's CPU, and is none.
+        return alias == self.kind or (self.kind == "cuda" and alias == self.torch_name)
 
     def differences(self, other: Device) -> list[str]:
         """What tells two devices apart, a line each; empty where numbers of one hold for the other.
@@ -179,6 +221,28 @@ def here() -> list[Device]:
         else []
     )
     return [_cpu_device(), *cuda]
+
+
+def gpus_of_the_driver() -> list[str]:
+    """Names of the GPUs that the NVIDIA driver has, whatever PyTorch can use; empty without pynvml."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    if _or_none(lambda: pynvml.nvmlInit() or True) is None:
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return [_text(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+    except Exception:  # noqa: BLE001 - NVML raises its own errors for whatever a board does not report
+        return []
+    finally:
+        _or_none(pynvml.nvmlShutdown)
+
+
+def _is_named(name: str, alias: str) -> bool:
+    """Whether the driver's name of a CUDA device is what ``alias`` stands for."""
+    return re.search(ALIASES[alias], name, re.IGNORECASE) is not None and _NOT_THE_WHOLE.search(name) is None
 
 
 def _normal(alias: str) -> str:
@@ -271,6 +335,19 @@ def _nvml(index: int) -> Iterator[tuple[Any, Any] | None]:
         _or_none(pynvml.nvmlShutdown)
 
 
+# NVML's nvmlClocksThrottleReason… bits, less the one for idling.
+_THROTTLE_REASONS = {
+    0x002: "a clock that was set",
+    0x004: "the power cap",
+    0x008: "a hardware slowdown",
+    0x010: "a group of GPUs that boost alike",
+    0x020: "temperature, by the driver",
+    0x040: "temperature, by the hardware",
+    0x080: "the power supply",
+    0x100: "the display's clock",
+}
+
+
 class DeviceState(BaseModel):
     """What else the machine was doing, read at one moment. Whatever could not be read is None."""
 
@@ -292,6 +369,12 @@ class DeviceState(BaseModel):
     """NVML's bit mask; 0: the clocks are not held down."""
     gpu_processes: int | None = None
     """Processes that compute on this GPU, this one included."""
+
+    @property
+    def held_down_by(self) -> tuple[str, ...]:
+        """What holds the GPU's clocks down, in words; empty for nothing, idling, or nothing known."""
+        mask = self.gpu_throttle_reasons or 0
+        return tuple(text for bit, text in _THROTTLE_REASONS.items() if mask & bit)
 
     @staticmethod
     def read(device: Device) -> DeviceState:

@@ -30,7 +30,8 @@ class FakeBackend(LatencyBackend):
 
     Args:
         formula: op key → milliseconds, above 0; :func:`default_formula` where left out.
-        device: stands in the header; the fake device where left out.
+        device: must be here, and changes nothing: the device of a fake backend is the fake device, so that no
+            table of it can be taken for one of a real device.
         precision: stands in the header.
         threads: stands in the header.
     """
@@ -47,6 +48,7 @@ class FakeBackend(LatencyBackend):
         threads: int = 1,
     ) -> None:
         super().__init__(FAKE_DEVICE if device in ("auto", "fake") else device, precision, threads)
+        self.device = FAKE_DEVICE
         self.formula = formula or default_formula
 
     def check(self) -> None:

@@ -25,12 +25,19 @@ PROVIDERS: dict[Provider, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 
+_NOT_LOADED = (
+    "Its libraries (CUDA, cuDNN, TensorRT) or the driver could not be loaded; "
+    "ONNX Runtime says on stderr which."
+)
+
 
 class OnnxRuntimeBackend(LatencyBackend):
     """ONNX Runtime on one execution provider, and on no other.
 
-    ONNX Runtime falls back to the CPU without a word where a provider cannot start; a session that runs on
-    another provider than the one asked for is refused here.
+    ONNX Runtime falls back to the CPU without a word where a provider cannot start, and gives what TensorRT
+    does not take to CUDA or the CPU. Here the provider asked for is listed alone, falling back is off, and a
+    session with a single node elsewhere is refused. (Versions that do not list where nodes run refuse by
+    themselves what would go to the CPU.)
 
     One intra-op pool of ``threads`` threads, graph optimisation as by default, one sequential graph. A
     reading is a block of runs with bound buffers: one CPU thread is timed by the CPU time it takes, all else
@@ -39,7 +46,7 @@ class OnnxRuntimeBackend(LatencyBackend):
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.
         provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None takes the one of the device's kind.
-        precision: the model is exported in it; on a CPU not in bf16, and in fp16 only on ARM.
+        precision: the model is exported in it: never in bf16, and in fp16 on a CPU only on ARM.
         threads: of the CPU.
 
     Raises:
@@ -68,18 +75,28 @@ class OnnxRuntimeBackend(LatencyBackend):
 
     def check(self) -> None:
         """Raise unless a session really runs on the provider asked for."""
-        if self.precision == "bf16" and self.provider == "cpu":
+        self._require_precision()
+        self.require_here()
+        try:
+            self._session(onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)], precision=self.precision))
+        except MeasurementFailed as error:
+            # A provider that cannot start leaves the smallest model to the CPU, which is refused.
             raise BackendUnavailable(
-                "ONNX Runtime has no bf16 kernels on a CPU. Use --precision fp32, or the torch backend for "
-                "bf16."
+                f"{error}\nNot even a ReLU runs on {PROVIDERS[self.provider]}. {_NOT_LOADED}"
+            ) from error
+
+    def _require_precision(self) -> None:
+        """Raise where the provider would compute in another precision, or not at all."""
+        if self.precision == "bf16":
+            raise BackendUnavailable(
+                f"ONNX has no bf16 convolution before opset 22, and models are exported in opset {OPSET}. "
+                "Use --precision fp32 or fp16, or the torch backend for bf16."
             )
         if self.precision == "fp16" and self.provider == "cpu" and not _has_fp16_kernels():
             raise BackendUnavailable(
                 f"ONNX Runtime has no fp16 kernels for {platform.machine()}: it would cast to fp32 and "
                 "back, and the casts would be in the number. Use --precision fp32."
             )
-        self._require_here()
-        self._session(onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)], precision=self.precision))
 
     def versions(self) -> dict[str, str]:
         """ONNX Runtime's version with the distribution that it came in, and the opset."""
@@ -87,10 +104,13 @@ class OnnxRuntimeBackend(LatencyBackend):
         return {"onnxruntime": f"{runtime.__version__} ({_distribution()})", "onnx_opset": str(OPSET)}
 
     def settings(self) -> dict[str, str]:
-        """The provider, the clock, and what the thread pool does between runs."""
-        return {"provider": self.provider, "clock": self._clock()[0]} | (
-            {"spinning": "stopped after each run"} if self.threads > 1 else {}
-        )
+        """The provider, the clock, TF32 on a GPU, and what the thread pool does between runs."""
+        settings = {"provider": self.provider, "clock": self._clock()[0]}
+        if self.provider != "cpu":
+            settings["tf32"] = "allowed"
+        if self.threads > 1:
+            settings["spinning"] = "stopped after each run"
+        return settings
 
     def _clock(self) -> tuple[str, Callable[[], int]]:
         # What a GPU does while the host waits is no CPU time.
@@ -98,6 +118,7 @@ class OnnxRuntimeBackend(LatencyBackend):
 
     def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
         """A reader for ``module`` exported at the shapes of ``inputs``."""
+        self._require_precision()
         session = self._session(onnx_bytes(module, inputs, precision=self.precision))
         try:
             return self._reader(session, inputs)
@@ -128,16 +149,16 @@ class OnnxRuntimeBackend(LatencyBackend):
             # A table holds a hundred sessions; the pool of the one before must not spin on while this one is
             # timed.
             options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers: list[Any] = [wanted]
-        if self.provider != "cpu":
+        # Which node runs where; without this entry the session does not say.
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self.provider == "cpu":
+            provider: Any = wanted
+        else:
             # A node that fell back to the CPU would bring two transfers into the number: fail instead.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            providers = [(wanted, {"device_id": str(self.device.index or 0)})]
-        if self.provider == "tensorrt":
-            providers[0][1]["trt_fp16_enable"] = str(self.precision == "fp16")
-            providers.append((PROVIDERS["cuda"], {"device_id": str(self.device.index or 0)}))
+            provider = (wanted, self._provider_options())
         try:
-            session = runtime.InferenceSession(model, options, providers=providers)
+            session = runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
         except Exception as error:
             raise MeasurementFailed(
                 f"ONNX Runtime {runtime.__version__} cannot build a session ({self.provider}, "
@@ -147,16 +168,29 @@ class OnnxRuntimeBackend(LatencyBackend):
         running = session.get_providers()[0]
         if running != wanted:
             raise BackendUnavailable(
-                f"{wanted} was asked for, and ONNX Runtime would run on {running}. Its libraries (CUDA, "
-                f"cuDNN, "
-                "TensorRT) or the driver could not be loaded; set ORT's log level to 0 to see which. "
+                f"{wanted} was asked for, and ONNX Runtime would run on {running}. {_NOT_LOADED} "
                 "Nothing was measured."
+            )
+        # Nor may a run that fails be tried again on another provider.
+        session.disable_fallback()
+        strangers = _nodes_elsewhere(session, wanted)
+        if strangers:
+            raise MeasurementFailed(
+                f"{wanted} does not take {', '.join(strangers)}; ONNX Runtime would run that elsewhere, and "
+                "the number would not be this provider's. Nothing was measured."
             )
         return session
 
+    def _provider_options(self) -> dict[str, str]:
+        """Of a GPU's provider; every value that decides a number is set here or on record."""
+        options = {"device_id": str(self.device.index)}
+        if self.provider == "cuda":
+            return options | {"use_tf32": "1"}
+        return options | {"trt_fp16_enable": str(self.precision == "fp16")}
+
     def _reader(self, session: Any, inputs: Sequence[Tensor]) -> Reader:
         runtime = _runtime()
-        where, index = ("cpu", 0) if self.provider == "cpu" else ("cuda", self.device.index or 0)
+        where, index = ("cpu", 0) if self.provider == "cpu" else ("cuda", self.device.index)
         binding = session.io_binding()
         named = dict(zip(input_names(len(inputs)), inputs, strict=True))
         bound = []
@@ -195,6 +229,35 @@ def _runtime() -> Any:
     except ImportError as error:
         raise MissingExtra("onnxruntime", "onnxruntime", "time models in ONNX Runtime") from error
     return onnxruntime
+
+
+def real_providers() -> tuple[list[str], list[str]]:
+    """The :data:`PROVIDERS` that ONNX Runtime lists, and those of them that a session really got.
+
+    They differ without a word where a provider's libraries or the driver are missing.
+
+    Raises:
+        MissingExtra: ONNX Runtime is not installed.
+    """
+    runtime = _runtime()
+    offered = [name for name in runtime.get_available_providers() if name in PROVIDERS.values()]
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    model = onnx_bytes(nn.ReLU(), [torch.ones(1, 1, 2, 2)])
+    session = runtime.InferenceSession(model, options, providers=offered)
+    return offered, list(session.get_providers())
+
+
+def _nodes_elsewhere(session: Any, provider: str) -> list[str]:
+    """``Conv (CPUExecutionProvider)`` for each node of another provider; empty where it cannot be told."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return []
+    return [
+        f"{node.op_type} ({part.ep_name})"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    ]
 
 
 def _has_fp16_kernels() -> bool:

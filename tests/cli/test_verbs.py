@@ -36,12 +36,6 @@ def test_a_space_shows_its_fields_and_sizes():
     assert "Number of stages." in hwnas("spaces", "show", "chain").output
 
 
-def test_doctor_says_what_works():
-    found = said("doctor")
-    assert found["packages"]["torch"]
-    assert found["backends"]["fake on cpu"] == "ok"
-
-
 def test_a_table_is_shown_and_checked(table):
     assert said("table", "show", table)["header"]["backend"] == "fake"
     fields = settings(**TINY)

@@ -44,7 +44,7 @@ def test_conformance(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.filterwarnings("ignore::hwnas.latency.torch.LaunchBoundWarning")
+@pytest.mark.filterwarnings("ignore::hwnas.latency.cuda.LaunchBoundWarning")
 def test_conformance_on_cuda(precision, cuda_graph):
     check_backend(TorchBackend("cuda", precision, cuda_graph=cuda_graph))
 

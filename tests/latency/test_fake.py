@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import InvalidInput, MeasurementFailed, TableMismatch
+from hwnas.errors import DeviceNotFound, InvalidInput, MeasurementFailed, TableMismatch
 from hwnas.latency.device import Device
 from hwnas.latency.fake import FAKE_DEVICE, FakeBackend, default_formula, fake_table
+from hwnas.latency.profile import profile_keys
+from hwnas.latency.torch import TorchBackend
 from hwnas.layers import Add, Conv
 from hwnas.ops import OpKey, OpSpec
 
@@ -87,9 +89,24 @@ def test_what_a_header_is_told():
         {},
     )
     assert FakeBackend(device="auto").device == FAKE_DEVICE
-    assert FakeBackend(device="cpu").device.kind == "cpu"
+    with pytest.raises(DeviceNotFound, match='no device is known as "banana"'):
+        FakeBackend(device="banana")
     with pytest.raises(InvalidInput, match='precision must be one of fp32, fp16, bf16; got "int3"'):
         FakeBackend(precision="int3")
+
+
+@pytest.mark.parametrize("device", ["auto", "fake", "cpu", Device(kind="cpu", name="AMD EPYC")])
+def test_a_fake_table_is_never_one_of_a_real_device(device):
+    backend = FakeBackend(device=device)
+    assert backend.device == FAKE_DEVICE
+    table = profile_keys(
+        [OpKey(spec=Conv(3, 8).spec, input_shapes=((1, 3, 16, 16),))], backend, input_shape=(3, 16, 16)
+    )
+    assert (table.header.device.kind, table.header.backend) == ("fake", "fake")
+    assert FAKE_DEVICE.answers_to("fake")
+    for asked in ({"device": "cpu"}, {"device": Device.find("cpu")}, {"backend": TorchBackend("cpu")}):
+        with pytest.raises(TableMismatch, match="fake"):
+            table.check(**asked)
 
 
 def test_fake_table_has_the_formula_and_no_real_device_takes_it():
