@@ -17,10 +17,10 @@ from hwnas.core.relaxation import Draw, masked
 class ScoreFunction:
     """``∇ E[loss] = E[(loss − baseline) · ∇ log p(drawn option)]`` (Williams 1992, "REINFORCE").
 
-    A hard draw multiplies its output by a weight of exactly 1 and differentiates by that weight. Where whatever
-    reads the output is a convolution with a batch norm behind it, scaling the output changes nothing, so that
-    derivative is zero: a depth then feels the latency penalty alone and shrinks to one step, whatever the task
-    says. The score function needs the loss only, and is unbiased; its price is variance.
+    A hard draw multiplies its output by a weight of exactly 1 and differentiates by that weight. Where
+    whatever reads the output is a convolution with a batch norm behind it, scaling the output changes
+    nothing, so that derivative is zero: a depth then feels the latency penalty alone and shrinks to one step,
+    whatever the task says. The score function needs the loss only, and is unbiased; its price is variance.
 
     The baseline is the running mean of the loss (bias-corrected, as Adam's), part of the run's state.
 

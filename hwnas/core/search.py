@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
+from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
 from hwnas.core.choice import ChoiceKind
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
@@ -51,7 +53,7 @@ class SearchConfig(BaseModel):
     score_kinds: tuple[ChoiceKind, ...] = ("depth", "input")
     """Kinds of choice that learn from hard draws by the score function, not straight-through: see
     :class:`hwnas.core.score.ScoreFunction`. Add "op" where a candidate op's output is read by nothing but
-    convolutions with a batch norm, as in a plain chain of them."""
+    convolutions with a batch norm, as in a plain chain of them; a search that needs it says so."""
     penalty: AnyPenalty = LogPenalty()
     """What expected latency adds to the loss."""
     penalty_on: Literal["draw", "probabilities"] = "draw"
@@ -204,11 +206,12 @@ def search(
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
     score = ScoreFunction(arch, config.score_kinds)
+    monitor = BlindnessMonitor(arch, recording, config.score_kinds)
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
         "gumbel": GeneratorState(generator), "averages": averages, "guard": step,
-        "score": score,
+        "score": score, "monitor": monitor,
     }  # fmt: skip
     identity = {
         "space": space.name,
@@ -218,6 +221,7 @@ def search(
         "levels": 1 if data.arch is None else 2,
     }
     report = on_progress or (lambda progress: None)
+    learning = (score, monitor)
     every = config.checkpoint_every_steps
     with Run(out, "search", identity, parts, resume=resume, every_steps=every) as run:
         for epoch in run.epochs(config.epochs):
@@ -232,13 +236,13 @@ def search(
             for batch, arch_batch in run.batches(data.steps()):
                 if arch_batch is not None:
                     loss, task, ms = _loss(
-                        space, net, arch, cost, score, config, temperature, generator, arch_batch, None
+                        space, net, arch, cost, learning, config, temperature, generator, arch_batch, None
                     )
                     if arch_moves(arch):
                         step(loss, alphas)
-                penalised, scored_by = (cost, score) if arch_batch is None else (None, None)
+                penalised, taught = (cost, learning) if arch_batch is None else (None, None)
                 loss, task, ms_now = _loss(
-                    space, net, arch, penalised, scored_by, config, temperature, generator, batch, metric
+                    space, net, arch, penalised, taught, config, temperature, generator, batch, metric
                 )
                 step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
@@ -256,13 +260,18 @@ def search(
             whole = metric if scored == averages.count("loss") else None
             values = _epoch_values(arch, cost, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
+            values["task_gradient"] = monitor.means()
             if data.val is not None and (
                 (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
             ):
                 values["val"] = _validate(space, net, arch, data.val, device, config)
             values["seconds"] = time.perf_counter() - began
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
+            if arch_moves(arch) and (blind := monitor.newly_blind()):
+                run.log.write("warning", epoch=epoch, choices=blind, text=monitor.advice(blind))
+                warnings.warn(monitor.advice(blind), BlindChoiceWarning, stacklevel=2)
             averages.clear()
+            monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
         result = _result(space, net, arch, cost, out)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
@@ -279,7 +288,7 @@ def _loss(
     net: nn.Module,
     arch: ArchParameters,
     cost: ExpectedLatency | None,
-    score: ScoreFunction | None,
+    learning: tuple[ScoreFunction, BlindnessMonitor] | None,
     config: SearchConfig,
     temperature: float,
     generator: torch.Generator,
@@ -289,14 +298,16 @@ def _loss(
     device = arch.alive.device
     inputs, targets = batch_to(device, batch, config.channels_last)
     draw = arch.draw(config.relaxation, temperature, generator)
-    seen = draw if score is None else score.seen_by_network(draw)
+    seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
     with assigned(net, arch, seen, gradient=seen.weights.requires_grad), autocast(device, config.precision):
         outputs = net(inputs)
         loss = space.loss(outputs, targets)
     if metric is not None:
         metric.update(outputs.detach().float(), targets)
     task = float(loss.detach())
-    if score is not None:
+    if learning is not None:
+        score, monitor = learning
+        monitor.watch(seen, task)
         loss = loss + score.term(task, draw)
     if cost is None:
         return loss, task, None

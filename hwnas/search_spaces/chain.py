@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from hwnas import Choice, ChoiceBlock, Conv, DepthBlock, PoolLinear, SearchSpace
+from hwnas import Choice, ChoiceBlock, Conv, DepthBlock, PoolLinear, Preset, SearchSpace
 
 
 class Chain(SearchSpace):
     """Image classifiers: stages that halve the image, each of one to ``depth`` layers of a chosen kernel.
 
     The layers of a stage share their choice, so a stage is decided by one kernel and one depth.
+
+    What a stage gives is read by a convolution with a batch norm, except for the last one's: search it with
+    the preset's settings, ``SearchConfig(**Chain.preset("small").search)``, under which kernels too learn by
+    the score function.
     """
 
     name: ClassVar[str] = "chain"
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "small": Preset(
+            about="the space as it is, its kernels learning by the score function",
+            search={"score_kinds": ["op", "depth", "input"]},
+        ),
+    }
 
     num_classes: int = Field(10, ge=2)
     """Number of classes."""

@@ -2,10 +2,12 @@
 
 import json
 import re
+import warnings
 
 import pytest
 from click.testing import CliRunner
 
+from hwnas import BlindChoiceWarning
 from hwnas.cli import main
 from hwnas.cli.app import EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.core.genotype import Genotype
@@ -177,3 +179,14 @@ def test_a_path_that_cannot_be_written_is_a_message_not_a_traceback(tmp_path) ->
     )
     assert outcome.exit_code == 2
     assert "name a path that can be read and written" in outcome.output
+
+
+def test_our_warnings_are_sentences_without_the_line_of_code(monkeypatch):
+    def here():
+        warnings.warn("look out", BlindChoiceWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr("hwnas.latency.device.here", here)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert hwnas("devices").stderr == "BlindChoiceWarning: look out\n"

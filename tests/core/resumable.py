@@ -40,7 +40,7 @@ def run(out, every_steps, *, resume=False, on_progress=None, bilevel=False, **va
         arch_lr=0.05,
         checkpoint_every_steps=every_steps,
         pruner=ThresholdPruner(share=0.9, from_epoch=1),
-        **values,
+        **{**SPACE.preset("small").search, **values},
     )
     table = fake_table(SPACE.record().keys(), input_shape=SPACE.input_shape())
     data = SearchData(loader(), arch=loader(1) if bilevel else None, val=loader(2))
