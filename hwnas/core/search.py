@@ -17,6 +17,7 @@ from torch import nn
 
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
+from hwnas.core.checkpoint import reseeded
 from hwnas.core.choice import ChoiceKind
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
@@ -105,18 +106,33 @@ class SearchData:
     val: Batches | None = None
 
     def steps(self) -> Iterator[tuple[Any, Any]]:
-        """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again."""
+        """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again.
+
+        What it yields depends on the global random state at its beginning alone, provided that loaders draw
+        their order when they begin; so the batches of a begun epoch can be passed over after a resume.
+
+        Raises:
+            InvalidInput: ``arch`` yields nothing, or nothing the second time.
+        """
         if self.arch is None:
             for batch in self.train:
                 yield batch, None
             return
+        # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying the
+        # epoch after a resume does not: the order of that pass comes from seeds that were drawn beforehand.
+        seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         second = iter(self.arch)
         for batch in self.train:
-            try:
-                other = next(second)
-            except StopIteration:
-                second = iter(self.arch)
-                other = next(second)
+            other = next(second, None)
+            if other is None:
+                with reseeded(int(torch.randint(2**62, (), generator=seeds))):
+                    second = iter(self.arch)
+                    other = next(second, None)
+            if other is None:
+                raise InvalidInput(
+                    "SearchData.arch yields no batches (or none the second time: an iterator is used up); pass "
+                    "a DataLoader or a list, with at least one batch."
+                )
             yield batch, other
 
 

@@ -265,3 +265,9 @@ def test_the_weights_of_the_result_go_on_into_the_network():
     result = search(CHAIN, None, SearchData(images(2)), config(epochs=1, **CHAIN_SETTINGS))
     network = CHAIN.build(result.genotype, result.supernet)
     torch.testing.assert_close(network[0].conv.weight, result.supernet[0].conv.weight)
+
+
+@pytest.mark.parametrize("arch", [[], iter(planted_batches(1))], ids=["empty", "used up"])
+def test_data_for_the_architecture_must_not_run_out(arch):
+    with pytest.raises(InvalidInput, match=r"SearchData\.arch yields no batches \(or none the second time"):
+        search(Planted(), None, SearchData(planted_batches(3), arch=arch), config(epochs=1))
