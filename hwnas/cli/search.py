@@ -124,12 +124,14 @@ def run_search(
         train=train,
         arch=images.training(images.arch, size) if images.arch else None,
         val=images.evaluation(images.val, size),
+        description=images.description(),
     )
     if table is not None:
         # Refused before anything is written, so that nothing half-made could be resumed.
         table.check(input_shape=space.input_shape())
         table.require(space.record(batch=table.header.batch).keys())
-    if not (out / "search.json").exists():
+    begun = (out / "search.checkpoint.pt").exists() if resume else (out / "search.json").exists()
+    if not begun:
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
         if table is not None:
             table.save(out / "table.json")

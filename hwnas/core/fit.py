@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def fit(
     config: FitConfig | None = None,
     val: Iterable[Any] | None = None,
     metric: Metric | None = None,
+    description: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -78,6 +79,7 @@ def fit(
         config: settings; default ``FitConfig()``.
         val: data to evaluate on; needs ``metric``.
         metric: what to evaluate.
+        description: what the data are, as JSON; see :class:`hwnas.SearchData`.
         out: folder for log, checkpoint and ``weights.pt``; None keeps nothing on disk.
         resume: go on with the training in ``out``.
         on_progress: called after each step and each epoch.
@@ -109,7 +111,11 @@ def fit(
         "averages": averages,
         "guard": step,
     }
-    identity = {"network": _signature(network), "config": config.model_dump(mode="json")}
+    identity = {
+        "network": _signature(network),
+        "config": config.model_dump(mode="json"),
+        "data": description,
+    }
     report = on_progress or (lambda progress: None)
     found: dict[str, Any] = {}
     every = config.checkpoint_every_steps

@@ -6,7 +6,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -99,11 +99,14 @@ class SearchData:
             (single-level).
         arch: trains α and β in steps of their own (bilevel).
         val: evaluates the most likely architecture after an epoch.
+        description: what the data are, as JSON: names, splits, batch size, augmentation. Part of what the run
+            is: resuming with data that are described otherwise is refused. None: hwnas cannot tell.
     """
 
     train: Batches
     arch: Batches | None = None
     val: Batches | None = None
+    description: Mapping[str, Any] | None = None
 
     def steps(self) -> Iterator[tuple[Any, Any]]:
         """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again.
@@ -118,8 +121,8 @@ class SearchData:
             for batch in self.train:
                 yield batch, None
             return
-        # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying the
-        # epoch after a resume does not: the order of that pass comes from seeds that were drawn beforehand.
+        # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying
+        # the epoch after a resume does not: that pass takes its order from seeds drawn beforehand.
         seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         second = iter(self.arch)
         for batch in self.train:
@@ -130,8 +133,8 @@ class SearchData:
                     other = next(second, None)
             if other is None:
                 raise InvalidInput(
-                    "SearchData.arch yields no batches (or none the second time: an iterator is used up); pass "
-                    "a DataLoader or a list, with at least one batch."
+                    "SearchData.arch yields no batches (or none the second time: an iterator is used up); "
+                    "pass a DataLoader or a list, with at least one batch."
                 )
             yield batch, other
 
@@ -235,6 +238,7 @@ def search(
         "config": config.model_dump(mode="json"),
         "table": getattr(lut, "checksum", None),
         "levels": 1 if data.arch is None else 2,
+        "data": data.description,
     }
     report = on_progress or (lambda progress: None)
     learning = (score, monitor)

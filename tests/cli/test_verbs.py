@@ -109,6 +109,38 @@ def test_resuming_with_other_settings_is_refused(run):
     assert "config.epochs: checkpoint 2, asked 3" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--set", "data.length=6"], "data.options.length: checkpoint 4, asked 6"),
+        (["--batch", "4"], "data.batch: checkpoint 2, asked 4"),
+        (["--set", "data.augment=false"], "data.augment: checkpoint True, asked False"),
+    ],
+)
+def test_resuming_with_other_data_is_refused(run, options, difference):
+    result = hwnas("search", "--out", run, "--resume", *options)
+    assert result.exit_code == EXIT_ERROR
+    assert difference in result.stderr
+    if "--batch" not in options:
+        result = hwnas("fit", run, "--resume", *settings(epochs=1), *options)
+        assert result.exit_code == EXIT_ERROR
+        assert difference in result.stderr
+
+
+def test_how_images_are_loaded_may_change_on_a_resume(run):
+    assert hwnas("search", "--out", run, "--resume", "--set", "data.cache=false").exit_code == 0
+
+
+def test_a_run_that_begins_anew_records_its_data_anew(run, tmp_path):
+    for name in ("run.json", "search.json", "table.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    # Stopped before its first checkpoint, so there is nothing that other data could contradict.
+    result = hwnas("search", "--out", tmp_path, "--resume", "--set", "data.length=6")
+    assert result.exit_code == 0, result.output
+    for name, place in (("run.json", "data"), ("search.json", "data")):
+        assert json.loads((tmp_path / name).read_text())[place]["options"]["length"] == 6
+
+
 def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
     from hwnas.errors import Interrupted
 

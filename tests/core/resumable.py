@@ -44,7 +44,17 @@ def loader(seed=0, batches=BATCHES):
     return torch.utils.data.DataLoader(Noisy(seed, batches), batch_size=4, shuffle=True)
 
 
-def run(out, every_steps, *, space=SPACE, resume=False, on_progress=None, arch_batches=0, **values):
+def run(
+    out,
+    every_steps,
+    *,
+    space=SPACE,
+    resume=False,
+    on_progress=None,
+    arch_batches=0,
+    description=None,
+    **values,
+):
     config = SearchConfig(
         device="cpu",
         epochs=EPOCHS,
@@ -54,7 +64,12 @@ def run(out, every_steps, *, space=SPACE, resume=False, on_progress=None, arch_b
         **{**space.preset("small").search, **values},
     )
     table = fake_table(space.record().keys(), input_shape=space.input_shape())
-    data = SearchData(loader(), arch=loader(1, arch_batches) if arch_batches else None, val=loader(2))
+    data = SearchData(
+        loader(),
+        arch=loader(1, arch_batches) if arch_batches else None,
+        val=loader(2),
+        description=description,
+    )
     return search(space, table, data, config, out=out, resume=resume, on_progress=on_progress)
 
 

@@ -85,3 +85,15 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
         resumable.run(tmp_path, 0, on_progress=resumable.signal_at(2, signal.SIGTERM))
     with pytest.raises(CheckpointError, match=r"config\.seed: checkpoint 0, asked 1"):
         resumable.run(tmp_path, 0, resume=True, seed=1)
+
+
+def test_other_data_are_refused_with_the_difference(tmp_path):
+    with pytest.raises(Interrupted):
+        resumable.run(
+            tmp_path,
+            0,
+            on_progress=resumable.signal_at(2, signal.SIGTERM),
+            description={"name": "noise", "batch": 4},
+        )
+    with pytest.raises(CheckpointError, match=r"data\.batch: checkpoint 4, asked 8"):
+        resumable.run(tmp_path, 0, resume=True, description={"name": "noise", "batch": 8})
