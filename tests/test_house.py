@@ -184,6 +184,38 @@ def test_the_face_is_light():
     assert ran[0].stdout == ran[1].stdout
 
 
+def test_the_face_imports_no_data_sets_and_no_verbs():
+    ran = subprocess.run(
+        [sys.executable, "-c", "import sys, hwnas; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    loaded = {module for module in ran.stdout.split() if within(module, "hwnas")}
+    # Each of these costs start-up time in every process that imports hwnas, a data loader's workers included.
+    for package in ("hwnas.cli", "hwnas.search_spaces", "hwnas.testing"):
+        assert not [module for module in loaded if within(module, package)]
+    wing = {module for module in loaded if within(module, "hwnas.segmentation")}
+    assert wing == {"hwnas.segmentation", "hwnas.segmentation.losses", "hwnas.segmentation.metrics"}
+
+
+def test_segmentation_finds_each_name_where_it_is_defined():
+    import hwnas.segmentation as wing
+
+    named = [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse((ROOT / "segmentation/__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom) and within(node.module, "hwnas")
+        for alias in node.names
+    ]
+    assert dir(wing) == sorted(name for _, name in named)
+    for module, name in named:
+        assert getattr(wing, name) is getattr(sys.modules[module], name)
+    with pytest.raises(AttributeError, match=r"'hwnas\.segmentation' has no attribute 'CamVit'"):
+        wing.CamVit  # noqa: B018 - the access is what is tested
+
+
 def face():
     tree = ast.parse((ROOT / "__init__.py").read_text())
     return [
