@@ -225,7 +225,7 @@ def search(
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
     score = ScoreFunction(arch, config.score_kinds)
-    monitor = BlindnessMonitor(arch, recording, config.score_kinds)
+    monitor = BlindnessMonitor(arch, config.score_kinds)
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
