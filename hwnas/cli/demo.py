@@ -17,7 +17,7 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.machine import Machine, profile_space
 from hwnas.cli.measure import lines, run_measure
 from hwnas.cli.report import write_report
-from hwnas.cli.search import run_search, search_config
+from hwnas.cli.search import open_data, run_search, search_config
 from hwnas.cli.settings import validated
 from hwnas.core.fit import FitConfig
 from hwnas.core.search import SearchConfig
@@ -51,7 +51,7 @@ def command(out: Path, backend: str, short: bool) -> None:
     folder = RunFolder(out)
 
     table = profile_space(chosen.space, machine.make(), out / "table.json")
-    run_search(chosen, table, images, config, out, resume=True)
+    run_search(chosen, table, images, open_data(chosen.space, images), config, out, resume=True)
     size = describe(folder.genotype)
     note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")
     training = {**chosen.space.preset("small").fit, **({"epochs": 1} if short else FIT)}

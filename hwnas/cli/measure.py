@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,13 @@ import click
 from hwnas.cli.console import note, result
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.machine import Machine, machine_options
+from hwnas.cli.names import find_backend
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.errors import TableMismatch
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
-    from hwnas.latency.table import LatencyTable
+    from hwnas.latency.table import LatencyTable, TableHeader
 
 
 @click.command("measure")
@@ -77,8 +79,10 @@ def run_measure(
     from hwnas.latency.profile import ProfileSettings, measure_network
 
     table = folder.table()
+    options: dict[str, Any] = {}
     if table is not None:
         header = table.header
+        options = backend_options_of(header, machine)
         machine = Machine(
             machine.device or header.device.alias,
             machine.backend or header.backend,
@@ -91,17 +95,17 @@ def run_measure(
     network = folder.network(trained=trained)
     if not trained:
         note("no weights yet: measuring with fresh ones, which take the same time")
-    backend = machine.make(**(backend_options or {}))
+    backend = machine.make(**{**options, **(backend_options or {})})
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(batch, *folder.space.input_shape(), generator=generator)]
     timing = measure_network(
         network, inputs, backend, validated(ProfileSettings, changed({}, settings or {}))
     )
     predicted = folder.read("result.json").get("predicted_ms")
-    if predicted is not None and table is not None and not _fits(table, backend, batch):
-        note(
-            "the run's table was measured under other conditions: its prediction is not for this measurement"
-        )
+    differing = _differences(table, backend, batch) if table is not None else []
+    if predicted is not None and differing:
+        listed = "\n".join(differing)
+        note(f"the run's table predicts for other conditions than these (table against here):\n{listed}")
         predicted = None
     values = {
         "median_ms": timing.median_ms,
@@ -117,14 +121,39 @@ def run_measure(
         "batch": batch,
         "trained": trained,
         "versions": backend.versions(),
+        "settings": backend.settings(),
     }
     folder.write("measure.json", values)
     return values
 
 
-def _fits(table: LatencyTable, backend: LatencyBackend, batch: int) -> bool:
+def backend_options_of(header: TableHeader, machine: Machine) -> dict[str, Any]:
+    """The arguments of the backend's constructor that a table's header has on record: provider, cuda_graph.
+
+    None for another backend or another device than the table's: there they may not even make sense.
+    """
+    other_backend = machine.backend is not None and machine.backend != header.backend
+    if other_backend or (machine.device is not None and not header.device.answers_to(machine.device)):
+        return {}
+    parameters = inspect.signature(find_backend(header.backend)).parameters
+    return {
+        name: _read(text, parameters[name].default)
+        for name, text in header.settings.items()
+        if name in parameters
+    }
+
+
+def _read(text: str, default: object) -> Any:
+    # Headers keep settings as text; the parameter's default tells what it was.
+    if isinstance(default, bool):
+        return text == "True"
+    return type(default)(text) if isinstance(default, int | float) else text
+
+
+def _differences(table: LatencyTable, backend: LatencyBackend, batch: int) -> list[str]:
+    """What tells a measurement's conditions from the table's, a line each."""
     try:
         table.check(backend=backend, batch=batch)
-    except TableMismatch:
-        return False
-    return True
+    except TableMismatch as error:
+        return [line for line in str(error).splitlines() if line.startswith("  ")]
+    return []

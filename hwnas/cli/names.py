@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
-from hwnas.errors import GenotypeError, InvalidInput
+from hwnas.errors import GenotypeError, InvalidInput, refusals
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -73,7 +73,10 @@ def space_of(genotype: Genotype) -> SearchSpace:
     try:
         return _made(genotype.space, json.dumps(genotype.fields, sort_keys=True))
     except ValidationError as error:
-        raise GenotypeError(f"the genotype's fields do not fit {genotype.space}: {error}") from error
+        raise GenotypeError(
+            f"the genotype's fields do not fit {genotype.space}:\n{refusals(error, genotype.fields)}\n"
+            "Was it found with another version of this space? Use that version, or search anew."
+        ) from error
 
 
 # A space remembers what it recorded of its supernet, which takes a second: one object serves all of a verb.

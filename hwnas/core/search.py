@@ -293,7 +293,7 @@ def search(
             averages.clear()
             monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
-        result = _result(space, net, arch, cost, out)
+        result = _result(space, net, arch, lut, cost, out)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
 
@@ -374,8 +374,24 @@ def _validate(
         )
 
 
+def conditions(header: Any) -> dict[str, Any]:
+    """Under which conditions a table's milliseconds hold, as JSON: what must travel with them."""
+    return {
+        "device": header.device.name,
+        "backend": header.backend,
+        "precision": header.precision,
+        "batch": header.batch,
+        "threads": header.threads,
+    }
+
+
 def _result(
-    space: SearchSpace, net: nn.Module, arch: ArchParameters, cost: ExpectedLatency | None, out: Path | None
+    space: SearchSpace,
+    net: nn.Module,
+    arch: ArchParameters,
+    lut: LatencyTableLike | None,
+    cost: ExpectedLatency | None,
+    out: Path | None,
 ) -> SearchResult:
     best = arch.argmax()
     genotype = space.genotype(best)
@@ -388,6 +404,7 @@ def _result(
             "genotype": genotype.short_id,
             "predicted_ms": predicted_ms,
             "expected_ms": expected_ms,
+            **(conditions(lut.header) if lut is not None else {}),
             "probabilities": probabilities,
         }
         write_atomically(out / "result.json", (json.dumps(found, indent=1) + "\n").encode())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from hwnas.errors import DataError
+from hwnas.errors import DataError, refusals
 from hwnas.segmentation.dataset import distinct_colours
 from hwnas.segmentation.files import Pair, PairedFiles, image_files, require_folder, require_pairs
 from hwnas.segmentation.transforms import VOID, JointAugmentation
@@ -35,7 +35,9 @@ class ClassList(BaseModel):
         except FileNotFoundError:
             raise DataError(f"no file {path}; it should hold {wanted}, the last two optional") from None
         except ValidationError as error:
-            raise DataError(f"{path} should hold {wanted}, the last two optional: {error}") from error
+            raise DataError(
+                f"{path} should hold {wanted}, the last two optional:\n{refusals(error)}"
+            ) from error
         if found.palette is not None and len(found.palette) != len(found.names):
             raise DataError(f"{path} has {len(found.names)} names but {len(found.palette)} palette colours")
         if found.ignore_index < len(found.names):
