@@ -44,6 +44,7 @@ from hwnas.ops import OpKey as OpKey
 from hwnas.ops import OpSpec as OpSpec
 from hwnas.ops import register_op as register_op
 from hwnas.record import record as record
+from hwnas.segmentation.labels import VOID as VOID
 from hwnas.segmentation.losses import OhemCrossEntropy as OhemCrossEntropy
 from hwnas.segmentation.metrics import MeanIoU as MeanIoU
 

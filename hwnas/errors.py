@@ -37,6 +37,10 @@ class HwnasError(Exception):
     """Base of the family: ``except hwnas.HwnasError`` catches whatever hwnas raises on purpose."""
 
 
+class HwnasWarning(UserWarning):
+    """Base of what hwnas warns of; the command line prints it as a sentence."""
+
+
 class InvalidInput(HwnasError, ValueError):
     """A value given by the caller is out of range or of the wrong kind."""
 

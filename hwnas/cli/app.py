@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from hwnas.cli.console import note
-from hwnas.errors import HwnasError, Interrupted
+from hwnas.errors import HwnasError, HwnasWarning, Interrupted
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -89,7 +89,7 @@ def _warnings_as_notes() -> Iterator[None]:
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **extra: Any) -> None:
-            if category.__module__.partition(".")[0] == "hwnas":
+            if issubclass(category, HwnasWarning):
                 note(f"{category.__name__}: {message}")
             else:
                 others(message, category, *rest, **extra)

@@ -17,6 +17,7 @@ from hwnas.errors import GenotypeError, InvalidInput, refusals
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
 
+# What comes with hwnas is listed here and nowhere else; entry points are for other packages.
 _SPACES = {
     "autortnet": "hwnas.search_spaces.autortnet:AutoRTNet",
     "chain": "hwnas.search_spaces.chain:Chain",
@@ -29,12 +30,12 @@ _BACKENDS = {
 
 
 def known_spaces() -> dict[str, str]:
-    """Name → ``package.module:Class`` of the spaces: built-in, and the entry points."""
+    """Name → ``package.module:Class`` of the spaces: built-in, and those that other packages offer."""
     return _SPACES | {point.name: point.value for point in entry_points(group="hwnas.search_spaces")}
 
 
 def known_backends() -> dict[str, str]:
-    """Name → ``package.module:Class`` of the backends: built-in, and the entry points."""
+    """Name → ``package.module:Class`` of the backends: built-in, and those that other packages offer."""
     return _BACKENDS | {point.name: point.value for point in entry_points(group="hwnas.latency_backends")}
 
 

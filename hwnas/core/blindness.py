@@ -13,9 +13,10 @@ from torch import Tensor
 from hwnas.core.arch import ArchParameters
 from hwnas.core.choice import ChoiceKind
 from hwnas.core.relaxation import Draw
+from hwnas.errors import HwnasWarning
 
 
-class BlindChoiceWarning(UserWarning):
+class BlindChoiceWarning(HwnasWarning):
     """A choice gets no gradient from the task: it will follow the latency penalty, whatever the task says."""
 
 

@@ -29,7 +29,7 @@ from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
 from hwnas.core.run import Averages, GeneratorState, Run, Stateful
 from hwnas.core.score import ScoreFunction
 from hwnas.core.space import Metric, SearchSpace
-from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
+from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import InvalidInput
 from hwnas.files import write_atomically
 
@@ -45,7 +45,7 @@ class SearchConfig(BaseModel):
     """Of the weights' initialisation, the data's order and the Gumbel noise."""
     device: str = "auto"
     """Where to train: "auto", "cpu", "cuda" or "cuda:N". What latency is meant for, the table knows."""
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
@@ -199,10 +199,19 @@ def search(
         on_progress: called after each step and each epoch.
 
     Raises:
+        InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
+            ``resume`` without ``out``; a description that is not JSON; batches that are no pairs, or none
+            from ``data.arch``; validation data for a space without a metric.
+        SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
+        CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
+            differences.
         NonFiniteLoss: the search diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
+
+    Warns:
+        BlindChoiceWarning: some choices get no gradient from the task; said once, and in the log.
     """
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
@@ -268,7 +277,7 @@ def search(
                 ms = ms_now if arch_batch is None else ms
                 values: dict[str, Any] = {"loss": float(loss.detach()), "task_loss": task}
                 if ms is not None:
-                    values["draw_ms"] = ms
+                    values["penalised_ms"] = ms
                 averages.add(**values)
                 scored += 1
                 run.log.write("step", epoch=epoch, step=run.step, temperature=temperature, **values)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hwnas.segmentation.dataset import SegmentationDataset as SegmentationDataset
     from hwnas.segmentation.files import Pair as Pair
     from hwnas.segmentation.files import PairedFiles as PairedFiles
+    from hwnas.segmentation.files import SplitFolder as SplitFolder
     from hwnas.segmentation.folders import ImageLabelFolders as ImageLabelFolders
     from hwnas.segmentation.idd_lite import IddLite as IddLite
     from hwnas.segmentation.loaders import evaluation_loader as evaluation_loader
@@ -32,6 +33,7 @@ else:
         "SegmentationDataset": "hwnas.segmentation.dataset",
         "Pair": "hwnas.segmentation.files",
         "PairedFiles": "hwnas.segmentation.files",
+        "SplitFolder": "hwnas.segmentation.files",
         "ImageLabelFolders": "hwnas.segmentation.folders",
         "IddLite": "hwnas.segmentation.idd_lite",
         "evaluation_loader": "hwnas.segmentation.loaders",

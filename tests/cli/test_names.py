@@ -1,5 +1,10 @@
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import pytest
 
+import hwnas
 from hwnas.cli.names import find_backend, find_space, known_backends, known_spaces, space_of
 from hwnas.core.genotype import Genotype
 from hwnas.errors import GenotypeError, InvalidInput
@@ -10,6 +15,20 @@ from hwnas.search_spaces.chain import Chain
 def test_built_in_names_are_found():
     assert all(find_space(name).name == name for name in known_spaces())
     assert all(find_backend(name).name == name for name in known_backends())
+
+
+def test_no_name_is_listed_twice():
+    """A list in the code and one in the metadata drift apart, and only an installation has the second."""
+    project = tomllib.loads((Path(hwnas.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert "entry-points" not in project
+
+
+def test_other_packages_offer_names(monkeypatch):
+    offered = EntryPoint("mine", "hwnas.search_spaces.chain:Chain", "hwnas.search_spaces")
+    monkeypatch.setattr("hwnas.cli.names.entry_points", lambda group: [offered] if "space" in group else [])
+    assert find_space("mine") is Chain
+    assert set(known_spaces()) == {"autortnet", "chain", "mine"}
+    assert set(known_backends()) == {"torch", "onnxruntime", "fake"}
 
 
 def test_a_class_is_found_by_module_and_name():

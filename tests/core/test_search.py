@@ -96,7 +96,7 @@ def test_the_penalty_is_part_of_the_loss():
         losses[weight] = values[0]
     assert losses[0.0]["task_loss"] == losses[10.0]["task_loss"]
     # Nothing moves but the bias, so both see the same draw.
-    added = 10.0 * losses[10.0]["draw_ms"]
+    added = 10.0 * losses[10.0]["penalised_ms"]
     assert losses[10.0]["loss"] == pytest.approx(losses[0.0]["loss"] + added, rel=1e-5)
 
 
