@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from hwnas import SearchConfig, SearchData, search
+from hwnas.files import write_atomically
 from hwnas.latency.device import Device
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend
 from hwnas.latency.profile import profile_keys
@@ -75,8 +76,8 @@ def main() -> None:
         "scenes": options.scenes,
         "rows": rows,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"latency_weight_cpu_{date}.json").write_text(json.dumps(summary, indent=1) + "\n")
+    path = options.out / f"latency_weight_cpu_{date}.json"
+    write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
     lines = ["| λ | predicted ms | expected ms | depths |", "|---|---|---|---|"]
     lines += [
         f"| {row['lambda']} | {row['predicted_ms']:.3f} | {row['expected_ms']:.3f} "
@@ -84,7 +85,7 @@ def main() -> None:
         for row in rows
     ]
     heading = [f"# {summary['question']}", "", f"{device.name}, {summary['backend']}, {date}. Seed 0.", ""]
-    (options.out / f"latency_weight_cpu_{date}.md").write_text("\n".join([*heading, *lines, ""]))
+    write_atomically(path.with_suffix(".md"), "\n".join([*heading, *lines, ""]).encode())
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 
 from hwnas import ArchParameters, assigned
 from hwnas.core.relaxation import GumbelSoftmax
+from hwnas.files import write_atomically
 from hwnas.search_spaces.autortnet import AutoRTNet
 
 
@@ -113,9 +114,8 @@ def main() -> None:
         "soft_over_hard_peak_process": peak["soft"] / peak["hard"],
         "soft_over_hard_step_memory": (peak["soft"] - before["soft"]) / (peak["hard"] - before["hard"]),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"search_cost_cpu_{result['date']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps(result, indent=1))
 
 

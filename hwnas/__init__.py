@@ -6,6 +6,7 @@ search finds the network that does the task well within the milliseconds.
 
 from hwnas.core.arch import ArchParameters as ArchParameters
 from hwnas.core.arch import assigned as assigned
+from hwnas.core.blindness import BlindChoiceWarning as BlindChoiceWarning
 from hwnas.core.choice import Choice as Choice
 from hwnas.core.choice import ChoiceBlock as ChoiceBlock
 from hwnas.core.choice import DepthBlock as DepthBlock
@@ -46,6 +47,7 @@ from hwnas.ops import OpKey as OpKey
 from hwnas.ops import OpSpec as OpSpec
 from hwnas.ops import register_op as register_op
 from hwnas.record import record as record
+from hwnas.segmentation.labels import VOID as VOID
 from hwnas.segmentation.losses import OhemCrossEntropy as OhemCrossEntropy
 from hwnas.segmentation.metrics import MeanIoU as MeanIoU
 

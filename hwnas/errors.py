@@ -24,9 +24,21 @@
 A message holds what was expected, what came, and the command or call that mends it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class HwnasError(Exception):
     """Base of the family: ``except hwnas.HwnasError`` catches whatever hwnas raises on purpose."""
+
+
+class HwnasWarning(UserWarning):
+    """Base of what hwnas warns of; the command line prints it as a sentence."""
 
 
 class InvalidInput(HwnasError, ValueError):
@@ -107,3 +119,29 @@ class NonFiniteLoss(HwnasError):
 
 class Interrupted(HwnasError):
     """A run was stopped by Ctrl-C or SIGTERM; its state is saved and it can be resumed."""
+
+
+def refusals(error: ValidationError, values: Any = None) -> str:
+    """What a model refused, a line each: the field's dotted name, what was expected, and what came.
+
+    Args:
+        error: what pydantic raised.
+        values: what the model was made from. With them, names are as one writes them: without the tag that
+            pydantic puts between a field of several forms and the form's own fields.
+    """
+    lines = []
+    for wrong in error.errors(include_url=False):
+        name = ".".join(_written(wrong["loc"], values)) or "the whole"
+        came = "" if wrong["type"] == "missing" else f" (got {wrong['input']!r})"
+        lines.append(f"  {name}: {wrong['msg'].removeprefix('Value error, ')}{came}")
+    return "\n".join(lines)
+
+
+def _written(loc: tuple[int | str, ...], values: Any) -> list[str]:
+    names = []
+    for position, part in enumerate(loc):
+        is_tag = isinstance(values, Mapping) and part not in values and position + 1 < len(loc)
+        if not is_tag:
+            names.append(str(part))
+            values = values.get(part) if isinstance(values, Mapping) else None
+    return names

@@ -187,6 +187,39 @@ def test_the_face_is_light():
     assert ran[0].stdout == ran[1].stdout
 
 
+def test_the_face_imports_no_data_sets_and_no_verbs():
+    ran = subprocess.run(
+        [sys.executable, "-c", "import sys, hwnas; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    loaded = {module for module in ran.stdout.split() if within(module, "hwnas")}
+    # Each of these costs start-up time in every process that imports hwnas, a data loader's workers included.
+    for package in ("hwnas.cli", "hwnas.search_spaces", "hwnas.testing"):
+        assert not [module for module in loaded if within(module, package)]
+    wing = {module for module in loaded if within(module, "hwnas.segmentation")}
+    light = ("labels", "losses", "metrics")
+    assert wing == {"hwnas.segmentation", *(f"hwnas.segmentation.{name}" for name in light)}
+
+
+def test_segmentation_finds_each_name_where_it_is_defined():
+    import hwnas.segmentation as wing
+
+    named = [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse((ROOT / "segmentation/__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom) and within(node.module, "hwnas")
+        for alias in node.names
+    ]
+    assert dir(wing) == sorted(name for _, name in named)
+    for module, name in named:
+        assert getattr(wing, name) is getattr(sys.modules[module], name)
+    with pytest.raises(AttributeError, match=r"'hwnas\.segmentation' has no attribute 'CamVit'"):
+        wing.CamVit  # noqa: B018 - the access is what is tested
+
+
 def face():
     tree = ast.parse((ROOT / "__init__.py").read_text())
     return [
@@ -228,3 +261,29 @@ def test_exceptions_from_the_linters_name_their_code():
 def test_every_file_says_what_it_is():
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_every_setting_says_what_it_is():
+    """Settings are the command line's options, and the string under a field is all the help there is."""
+    from hwnas.cli.data import DataChoice
+    from hwnas.core import penalty, prune, relaxation
+    from hwnas.search_spaces.autortnet import AutoRTNet
+    from hwnas.search_spaces.chain import Chain
+
+    models = [hwnas.SearchConfig, hwnas.FitConfig, DataChoice, AutoRTNet, Chain, hwnas.Preset]
+    for module in (penalty, prune, relaxation):
+        models += [
+            kind for kind in vars(module).values() if inspect.isclass(kind) and hasattr(kind, "model_fields")
+        ]
+    documented = 0
+    for model in models:
+        if model.__module__.startswith("pydantic"):
+            continue
+        body = ast.parse(inspect.getsource(model)).body[0].body
+        for field, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and field.target.id in model.model_fields:
+                assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), (
+                    f"{model.__name__}.{field.target.id}"
+                )
+                documented += 1
+    assert documented > 70

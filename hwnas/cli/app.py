@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import click
 
-from hwnas.errors import HwnasError, Interrupted
+from hwnas.cli.console import note
+from hwnas.errors import HwnasError, HwnasWarning, Interrupted
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -55,7 +59,8 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; hwnas's own errors become a message and an exit code."""
         try:
-            return super().invoke(ctx)
+            with _warnings_as_notes():
+                return super().invoke(ctx)
         except (Interrupted, KeyboardInterrupt) as error:
             click.echo(f"Interrupted: {error}" if str(error) else "Interrupted.", err=True)
             click.echo(f"Go on with:  {self._resuming()}", err=True)
@@ -76,6 +81,22 @@ class Verbs(click.Group):
         if arguments[:1] in (["search"], ["fit"]) and "--resume" not in arguments:
             arguments.append("--resume")
         return shlex.join(["hwnas", *arguments])
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Hwnas's own warnings as a sentence on stderr, without the line of code that they came from."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **extra: Any) -> None:
+            if issubclass(category, HwnasWarning):
+                note(f"{category.__name__}: {message}")
+            else:
+                others(message, category, *rest, **extra)
+
+        warnings.showwarning = show
+        yield
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

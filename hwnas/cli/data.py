@@ -49,6 +49,12 @@ class DataChoice(BaseModel):
             options = {"cache": True, **options}
         return validated(cls, {"name": name, "batch": batch, "options": options, **own})
 
+    def description(self) -> dict[str, Any]:
+        """What a run that learns from these images is bound to; how they are loaded does not matter."""
+        values = self.model_dump(mode="json", exclude={"workers"})
+        values["options"].pop("cache", None)
+        return values
+
     def dataset(self, split: str, size: tuple[int, int], *, augment: bool = False) -> SegmentationDataset:
         """One split at ``size`` (height, width)."""
         from hwnas.segmentation.registry import open_dataset

@@ -14,10 +14,10 @@ from hwnas.cli.evaluate import run_eval
 from hwnas.cli.export import run_export
 from hwnas.cli.fit import run_fit
 from hwnas.cli.folder import RunFolder
-from hwnas.cli.machine import Machine, profile_space
+from hwnas.cli.machine import Machine, profile_space, reading_settings
 from hwnas.cli.measure import lines, run_measure
 from hwnas.cli.report import write_report
-from hwnas.cli.search import run_search, search_config
+from hwnas.cli.search import open_data, run_search, search_config
 from hwnas.cli.settings import validated
 from hwnas.core.fit import FitConfig
 from hwnas.core.search import SearchConfig
@@ -50,15 +50,16 @@ def command(out: Path, backend: str, short: bool) -> None:
     machine = Machine(device="cpu", backend=backend)
     folder = RunFolder(out)
 
-    table = profile_space(chosen.space, machine.make(), out / "table.json")
-    run_search(chosen, table, images, config, out, resume=True)
+    reading = reading_settings({}, allow_busy=True)
+    table = profile_space(chosen.space, machine.make(), out / "table.json", settings=reading)
+    run_search(chosen, table, images, open_data(chosen.space, images), config, out, resume=True)
     size = describe(folder.genotype)
     note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")
     training = {**chosen.space.preset("small").fit, **({"epochs": 1} if short else FIT)}
     run_fit(folder, images, validated(FitConfig, training), resume=True)
     scores = run_eval(folder, images, images.val)
     exported = run_export(folder)
-    measured = run_measure(folder, machine)
+    measured = run_measure(folder, machine, settings=reading)
     report = write_report(folder)
 
     click.echo(f"\nmIoU       {scores['miou']:8.1f} %    of {scores['images']} drawn scenes never trained on")

@@ -62,6 +62,7 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
             config=config,
             val=val,
             metric=named_metric(space, val.dataset),
+            description=images.description(),
             out=folder.path,
             resume=resume,
             on_progress=on_progress,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwnas.cli.data import DataChoice
 from hwnas.cli.names import space_of
@@ -16,7 +16,7 @@ from hwnas.core.fit import load_weights
 from hwnas.core.genotype import Genotype
 from hwnas.core.runlog import read_log
 from hwnas.core.space import SearchSpace
-from hwnas.errors import CheckpointError, DataError, InvalidInput
+from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
 from hwnas.files import write_atomically
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ class RunSetup(BaseModel):
             return None
         try:
             return cls.model_validate_json(path.read_text())
-        except ValueError as error:
-            raise DataError(f"{path} does not describe a run: {error}\nName the data with --data.") from error
+        except ValidationError as error:
+            raise DataError(
+                f"{path} does not describe a run:\n{refusals(error)}\n"
+                "Restore it, or delete it and name the data with --data."
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,20 @@ import click
 
 from hwnas.cli.console import note, result
 from hwnas.cli.folder import RunFolder
-from hwnas.cli.machine import Machine, machine_options
-from hwnas.cli.settings import changed, parse, sort_out, validated
+from hwnas.cli.machine import (
+    Machine,
+    allow_busy_option,
+    machine_options,
+    reading_settings,
+    recorded_options,
+)
+from hwnas.cli.settings import parse, sort_out
 from hwnas.errors import TableMismatch
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
+    from hwnas.latency.header import TableHeader
+    from hwnas.latency.measuring import ProfileSettings
     from hwnas.latency.table import LatencyTable
 
 
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(1), help="Images in one inference [default: the table's].")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
               help="A field of the stopping rule, or backend.NAME; repeatable.")  # fmt: skip
+@allow_busy_option
 @click.option("--json", "as_json", is_flag=True, help='One JSON object on stdout; "median_ms" is the number.')
 def command(
     run: Path,
@@ -34,6 +43,7 @@ def command(
     threads: int | None,
     batch: int | None,
     settings: Sequence[str],
+    allow_busy: bool,
     as_json: bool,
 ) -> None:
     """Measure RUN's whole network, by default under its table's conditions; writes RUN/measure.json."""
@@ -44,7 +54,7 @@ def command(
         RunFolder(run),
         Machine(device, backend, precision, threads),
         batch=batch,
-        settings=homes["profile"],
+        settings=reading_settings(homes["profile"], allow_busy=allow_busy),
         backend_options=homes["backend"],
     )
     result(values, lines(values), as_json=as_json)
@@ -68,17 +78,19 @@ def run_measure(
     machine: Machine,
     *,
     batch: int | None = None,
-    settings: dict[str, Any] | None = None,
+    settings: ProfileSettings | None = None,
     backend_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure, and keep it in the folder; what was not asked for is as in the run's table."""
     import torch
 
-    from hwnas.latency.measuring import ProfileSettings, measure_network
+    from hwnas.latency.measuring import measure_network
 
     table = folder.table()
+    options: dict[str, Any] = {}
     if table is not None:
         header = table.header
+        options = _recorded(header, machine)
         machine = Machine(
             machine.device or header.device.alias,
             machine.backend or header.backend,
@@ -91,17 +103,15 @@ def run_measure(
     network = folder.network(trained=trained)
     if not trained:
         note("no weights yet: measuring with fresh ones, which take the same time")
-    backend = machine.make(**(backend_options or {}))
+    backend = machine.make(**{**options, **(backend_options or {})})
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(batch, *folder.space.input_shape(), generator=generator)]
-    timing = measure_network(
-        network, inputs, backend, validated(ProfileSettings, changed({}, settings or {}))
-    )
+    timing = measure_network(network, inputs, backend, settings)
     predicted = folder.read("result.json").get("predicted_ms")
-    if predicted is not None and table is not None and not _fits(table, backend, batch):
-        note(
-            "the run's table was measured under other conditions: its prediction is not for this measurement"
-        )
+    differing = _differences(table, backend, batch) if table is not None else []
+    if predicted is not None and differing:
+        listed = "\n".join(differing)
+        note(f"the run's table predicts for other conditions than these (table against here):\n{listed}")
         predicted = None
     values = {
         "median_ms": timing.median_ms,
@@ -117,14 +127,24 @@ def run_measure(
         "batch": batch,
         "trained": trained,
         "versions": backend.versions(),
+        "settings": backend.settings(),
     }
     folder.write("measure.json", values)
     return values
 
 
-def _fits(table: LatencyTable, backend: LatencyBackend, batch: int) -> bool:
+def _recorded(header: TableHeader, machine: Machine) -> dict[str, Any]:
+    """The table's switches; none for another backend or device than the table's, where they may make no sense."""
+    other_backend = machine.backend is not None and machine.backend != header.backend
+    if other_backend or (machine.device is not None and not header.device.answers_to(machine.device)):
+        return {}
+    return recorded_options(header)
+
+
+def _differences(table: LatencyTable, backend: LatencyBackend, batch: int) -> list[str]:
+    """What tells a measurement's conditions from the table's, a line each."""
     try:
         table.check(backend=backend, batch=batch)
-    except TableMismatch:
-        return False
-    return True
+    except TableMismatch as error:
+        return [line for line in str(error).splitlines() if line.startswith("  ")]
+    return []

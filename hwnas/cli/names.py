@@ -12,11 +12,13 @@ from pydantic import ValidationError
 
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
-from hwnas.errors import GenotypeError, InvalidInput
+from hwnas.errors import GenotypeError, InvalidInput, refusals
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
 
+# So that names hold in a source tree that was never installed. pyproject.toml offers the same as entry points,
+# which is how other packages offer theirs; a test holds both together.
 _SPACES = {
     "autortnet": "hwnas.search_spaces.autortnet:AutoRTNet",
     "chain": "hwnas.search_spaces.chain:Chain",
@@ -31,12 +33,12 @@ _BACKENDS = {
 
 
 def known_spaces() -> dict[str, str]:
-    """Name → ``package.module:Class`` of the spaces: built-in, and the entry points."""
+    """Name → ``package.module:Class`` of the spaces: built-in, and those that other packages offer."""
     return _SPACES | {point.name: point.value for point in entry_points(group="hwnas.search_spaces")}
 
 
 def known_backends() -> dict[str, str]:
-    """Name → ``package.module:Class`` of the backends: built-in, and the entry points."""
+    """Name → ``package.module:Class`` of the backends: built-in, and those that other packages offer."""
     return _BACKENDS | {point.name: point.value for point in entry_points(group="hwnas.latency_backends")}
 
 
@@ -75,7 +77,10 @@ def space_of(genotype: Genotype) -> SearchSpace:
     try:
         return _made(genotype.space, json.dumps(genotype.fields, sort_keys=True))
     except ValidationError as error:
-        raise GenotypeError(f"the genotype's fields do not fit {genotype.space}: {error}") from error
+        raise GenotypeError(
+            f"the genotype's fields do not fit {genotype.space}:\n{refusals(error, genotype.fields)}\n"
+            "Was it found with another version of this space? Use that version, or search anew."
+        ) from error
 
 
 # A space remembers what it recorded of its supernet, which takes a second: one object serves all of a verb.

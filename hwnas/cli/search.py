@@ -13,10 +13,24 @@ from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_option
 from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
-from hwnas.cli.machine import Machine, default_table_path, machine_options, profile_space
+from hwnas.cli.machine import (
+    Machine,
+    default_table_path,
+    machine_options,
+    profile_space,
+    reading_settings,
+)
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import changed, parse, sort_out, validated
-from hwnas.core.search import SearchConfig, SearchData, SearchResult, UnverifiedTableWarning, search
+from hwnas.core.search import (
+    SearchConfig,
+    SearchData,
+    SearchResult,
+    UnverifiedTableWarning,
+    conditions,
+    search,
+)
+from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -81,6 +95,11 @@ def command(
     homes = sort_out(
         parse(settings), {"space": list(kind.model_fields), "search": config_fields, "data": None}
     )
+    if kept and kept.get("table") is None and lut not in (None, Path("none")):
+        raise InvalidInput(
+            f"the run in {out} was started without a latency table, so it cannot go on with {lut}: leave "
+            "--lut out, or start anew in another folder (--out)."
+        )
     without = lut == Path("none") or (bool(kept) and kept.get("table") is None)
     table = None if without else _given_table(lut, out, resume, machine)
     given = kept.get("fields") or (_fields_of(table, kind.name) if table else None)
@@ -99,18 +118,52 @@ def command(
         )
     for assumption in () if kept else chosen.assumed:
         note(f"assuming {assumption}")
+    # Before anything is measured: a wrong folder should not cost the minutes of a table.
+    search_data = open_data(chosen.space, images)
     if table is None and not without:
         measuring = machine.make()
         note(f"assuming latency as measured here: {measuring} (--lut FILE for another table)")
-        table = profile_space(chosen.space, measuring, default_table_path(chosen.space, measuring, 1))
-    found = run_search(chosen, table, images, config, out, resume=resume)
+        path = default_table_path(chosen.space, measuring, 1)
+        table = profile_space(chosen.space, measuring, path, settings=reading_settings({}, allow_busy=True))
+        for remark in table.header.remarks:
+            note(remark)
+    if table is not None:
+        note_other_device(table)
+    found = run_search(chosen, table, images, search_data, config, out, resume=resume)
     report_search(found, out, config, table, as_json=as_json)
+
+
+def open_data(space: SearchSpace, images: DataChoice) -> SearchData:
+    """The loaders of a search, opened and checked to fit the space.
+
+    Raises:
+        InvalidInput: options that the data set does not take, or networks that give no maps of its classes.
+        DataError: what lies in the folder is not such a data set.
+    """
+    size = image_shape(space)[1:]
+    train = images.training(images.train, size)
+    require_maps(space, train.dataset.num_classes)  # type: ignore[attr-defined]  # DataLoader forgets which data set
+    return SearchData(
+        train=train,
+        arch=images.training(images.arch, size) if images.arch else None,
+        val=images.evaluation(images.val, size),
+        description=images.description(),
+    )
+
+
+def note_other_device(table: LatencyTable) -> None:
+    """Say where latency is meant, where that is not this machine."""
+    from hwnas.latency.device import here
+
+    if not any(table.header.device.matches(device) for device in here()):
+        note(f"latency is meant for {table.header}: not for this machine")
 
 
 def run_search(
     chosen: Chosen,
     table: LatencyTable | None,
     images: DataChoice,
+    data: SearchData,
     config: SearchConfig,
     out: Path,
     *,
@@ -118,28 +171,22 @@ def run_search(
 ) -> SearchResult:
     """Search, watched, with the table and the choice of data kept in the run's folder."""
     space = chosen.space
-    size = image_shape(space)[1:]
-    train = images.training(images.train, size)
-    require_maps(space, train.dataset.num_classes)  # type: ignore[attr-defined]  # DataLoader forgets which data set
-    search_data = SearchData(
-        train=train,
-        arch=images.training(images.arch, size) if images.arch else None,
-        val=images.evaluation(images.val, size),
-    )
     if table is not None:
         # Refused before anything is written, so that nothing half-made could be resumed.
         table.check(input_shape=space.input_shape())
         table.require(space.record(batch=table.header.batch).keys())
         for doubt in table.doubts():
             note(doubt)
-    if not (out / "search.json").exists():
+    begun = (out / "search.checkpoint.pt").exists() if resume else (out / "search.json").exists()
+    if not begun:
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
         if table is not None:
             table.save(out / "table.json")
         RunSetup(data=images, preset=chosen.preset_name).save(out)
-    with watching("search", len(train)) as on_progress, warnings.catch_warnings():
+    steps = len(data.train)  # type: ignore[arg-type]  # a DataLoader
+    with watching("search", steps) as on_progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", UnverifiedTableWarning)
-        return search(space, table, search_data, config, out=out, resume=resume, on_progress=on_progress)
+        return search(space, table, data, config, out=out, resume=resume, on_progress=on_progress)
 
 
 def search_config(
@@ -186,7 +233,7 @@ def report_search(
     line = f"found {found.genotype.short_id}"
     if table is not None:
         header = table.header
-        values |= {"device": header.device.name, "backend": header.backend, "precision": header.precision}
+        values |= conditions(header)
         under = f"{header.device.name}, {header.backend} {header.precision}, batch {header.batch}"
         line += f": {found.predicted_ms:.2f} ms predicted on {under}"
         line += f", asked for {asked_ms:g} ms" if asked_ms is not None else ""

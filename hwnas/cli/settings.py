@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hwnas.errors import InvalidInput
+from hwnas.errors import InvalidInput, refusals
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -90,5 +90,4 @@ def validated(model: type[_Model], values: Mapping[str, Any]) -> _Model:
     try:
         return model(**values)
     except ValidationError as error:
-        wrong = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise InvalidInput(f"{model.__name__} refuses these values:\n" + "\n".join(wrong)) from error
+        raise InvalidInput(f"{model.__name__} refuses these values:\n{refusals(error, values)}") from error

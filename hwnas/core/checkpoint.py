@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,19 @@ def restore_random_state(state: dict[str, Any]) -> None:
     keys, position, has_gauss, cached = state["numpy"]
     legacy = ("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached)
     np.random.set_state(legacy)  # noqa: NPY002 - the global one is meant
+
+
+@contextmanager
+def reseeded(seed: int) -> Iterator[None]:
+    """Seed every global random generator for the body, and put them back where they were."""
+    before = random_state()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
+    try:
+        yield
+    finally:
+        restore_random_state(before)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hwnas.core.checkpoint import load_checkpoint, save_checkpoint
 from hwnas.core.progress import Progress
 from hwnas.core.run import Averages, Run, Stateful
 from hwnas.core.space import Metric
-from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
+from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import CheckpointError, InvalidInput
 from hwnas.ops import Op
 
@@ -35,7 +35,7 @@ class FitConfig(BaseModel):
     """Of the data's order and of dropout."""
     device: str = "auto"
     """Where to train: "auto", "cpu", "cuda" or "cuda:N"."""
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
@@ -65,6 +65,7 @@ def fit(
     config: FitConfig | None = None,
     val: Iterable[Any] | None = None,
     metric: Metric | None = None,
+    description: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
@@ -78,12 +79,17 @@ def fit(
         config: settings; default ``FitConfig()``.
         val: data to evaluate on; needs ``metric``.
         metric: what to evaluate.
+        description: what the data are, as JSON; see :class:`hwnas.SearchData`.
         out: folder for log, checkpoint and ``weights.pt``; None keeps nothing on disk.
         resume: go on with the training in ``out``.
         on_progress: called after each step and each epoch.
 
     Raises:
-        InvalidInput: ``val`` without ``metric``, or an empty ``train``.
+        InvalidInput: ``val`` without ``metric``; a ``train`` that is empty or of unknown length, or whose
+            batches are no pairs; no such torch device here; ``out`` holds a training already and ``resume``
+            is false; ``resume`` without ``out``; a description that is not JSON.
+        CheckpointError: what is to be resumed is damaged, or is another training; the message lists the
+            differences.
         NonFiniteLoss: the training diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
@@ -109,7 +115,11 @@ def fit(
         "averages": averages,
         "guard": step,
     }
-    identity = {"network": _signature(network), "config": config.model_dump(mode="json")}
+    identity = {
+        "network": _signature(network),
+        "config": config.model_dump(mode="json"),
+        "data": description,
+    }
     report = on_progress or (lambda progress: None)
     found: dict[str, Any] = {}
     every = config.checkpoint_every_steps
@@ -161,7 +171,7 @@ def evaluate(
     metric: Metric,
     *,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
 ) -> dict[str, Any]:
     """The metric of ``network`` over ``data``, in eval mode; the network returns to the CPU.
 
@@ -184,7 +194,7 @@ def evaluate_with(
     metric: Metric,
     *,
     device: torch.device,
-    precision: Precision = "fp32",
+    precision: TrainingPrecision = "fp32",
     channels_last: bool = False,
 ) -> dict[str, Any]:
     """:func:`evaluate` for a network that lies on ``device`` already; its training flag is restored."""

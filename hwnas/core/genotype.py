@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hwnas.errors import GenotypeError
+from hwnas.errors import GenotypeError, refusals
 from hwnas.files import write_atomically
 
 SCHEMA_VERSION = 1
@@ -63,5 +63,9 @@ class Genotype(BaseModel):
                     "upgrade hwnas."
                 )
             return cls.model_validate(found)
-        except (ValueError, ValidationError, KeyError, TypeError) as error:
+        except ValidationError as error:
+            raise GenotypeError(f"{path} is not a genotype:\n{refusals(error)}") from error
+        except KeyError as error:
+            raise GenotypeError(f"{path} is not a genotype: it has no {error}.") from error
+        except (ValueError, TypeError) as error:
             raise GenotypeError(f"{path} is not a genotype: {error}") from error

@@ -27,7 +27,9 @@ class LogPenalty(LatencyPenalty):
     """
 
     form: Literal["log"] = "log"
+    """Names this penalty in JSON and in ``--set penalty.form=log``."""
     weight: float = Field(0.01, ge=0)
+    """λ: the term grows by 0.7 λ where latency doubles."""
 
     def __call__(self, latency_ms: Tensor) -> Tensor:
         """The term."""
@@ -38,7 +40,9 @@ class LinearPenalty(LatencyPenalty):
     """``λ · latency in ms``."""
 
     form: Literal["linear"] = "linear"
+    """Names this penalty in JSON and in ``--set penalty.form=linear``."""
     weight: float = Field(0.01, ge=0)
+    """λ: loss per millisecond."""
 
     def __call__(self, latency_ms: Tensor) -> Tensor:
         """The term."""
@@ -49,8 +53,11 @@ class TargetPenalty(LatencyPenalty):
     """``λ · |latency / target − 1|``: pulls towards the target from both sides."""
 
     form: Literal["target"] = "target"
+    """Names this penalty in JSON and in ``--set penalty.form=target``."""
     weight: float = Field(1.0, ge=0)
+    """λ: the term where latency is twice the target."""
     target_ms: float = Field(gt=0)
+    """Milliseconds to meet."""
 
     def __call__(self, latency_ms: Tensor) -> Tensor:
         """The term."""
@@ -61,8 +68,11 @@ class HingePenalty(LatencyPenalty):
     """``λ · max(0, latency / target − 1)``: free below the target, growing above it."""
 
     form: Literal["hinge"] = "hinge"
+    """Names this penalty in JSON and in ``--set penalty.form=hinge``."""
     weight: float = Field(1.0, ge=0)
+    """λ: the term where latency is twice the target."""
     target_ms: float = Field(gt=0)
+    """Milliseconds to stay under."""
 
     def __call__(self, latency_ms: Tensor) -> Tensor:
         """The term."""

@@ -29,6 +29,7 @@ class NoPruning(Pruner):
     """Every option lives to the end."""
 
     form: Literal["none"] = "none"
+    """Names this pruner in JSON and in ``--set pruner.form=none``."""
 
     def prune(self, arch: ArchParameters, epoch: int) -> list[tuple[str, str]]:
         """Nothing."""
@@ -43,6 +44,7 @@ class ThresholdPruner(Pruner):
     """
 
     form: Literal["threshold"] = "threshold"
+    """Names this pruner in JSON and in ``--set pruner.form=threshold``."""
     share: float = Field(0.1, gt=0, lt=1)
     """Dies below ``share / live options``; 0.1 of five options is a probability of 0.02."""
     from_epoch: int = Field(0, ge=0)

@@ -24,8 +24,11 @@ class LinearSchedule(_Settings):
     """A value that goes from ``start`` in the first epoch to ``end`` in the last along a line."""
 
     form: Literal["linear"] = "linear"
+    """Names this schedule in JSON and in ``--set relaxation.tau.form=linear``."""
     start: float = Field(3.0, gt=0)
+    """The value in the first epoch."""
     end: float = Field(0.03, gt=0)
+    """The value in the last epoch, and in the only one of a single epoch."""
 
     def at(self, epoch: int, epochs: int) -> float:
         """The value in ``epoch`` (counted from 0) of ``epochs``."""
@@ -36,8 +39,11 @@ class ExponentialSchedule(_Settings):
     """A value that goes from ``start`` in the first epoch to ``end`` in the last by a constant factor."""
 
     form: Literal["exponential"] = "exponential"
+    """Names this schedule in JSON and in ``--set relaxation.tau.form=exponential``."""
     start: float = Field(3.0, gt=0)
+    """The value in the first epoch."""
     end: float = Field(0.03, gt=0)
+    """The value in the last epoch, and in the only one of a single epoch."""
 
     def at(self, epoch: int, epochs: int) -> float:
         """The value in ``epoch`` (counted from 0) of ``epochs``."""
@@ -90,7 +96,9 @@ class Softmax(Relaxation):
     """``Z = softmax(log α / τ)``: the deterministic mixture of DARTS (Liu et al. 2019)."""
 
     form: Literal["softmax"] = "softmax"
+    """Names this relaxation in JSON and in ``--set relaxation.form=softmax``."""
     tau: Schedule = LinearSchedule(start=1.0, end=1.0)
+    """Temperature: the lower, the closer to one-hot."""
 
     @property
     def temperature(self) -> LinearSchedule | ExponentialSchedule:
@@ -114,8 +122,11 @@ class GumbelSoftmax(Relaxation):
     """
 
     form: Literal["gumbel"] = "gumbel"
+    """Names this relaxation in JSON and in ``--set relaxation.form=gumbel``."""
     hard: bool = True
+    """Whether one option is drawn and computed, or all are mixed."""
     tau: Schedule = LinearSchedule()
+    """Temperature: the lower, the closer the (soft) sample to one-hot."""
 
     @property
     def temperature(self) -> LinearSchedule | ExponentialSchedule:

@@ -100,14 +100,16 @@ class Run:
     Args:
         out: the run's folder, or None to keep nothing on disk.
         name: names the files: ``<name>.json`` (identity), ``<name>.log.jsonl``, ``<name>.checkpoint.pt``.
-        identity: what the run is, JSON; a checkpoint of another identity is refused.
+        identity: what the run is, JSON; a checkpoint of another identity is refused. Its entry ``"data"`` is
+            compared only where both have one: who did not describe the data has said nothing about them.
         parts: everything with a state.
         resume: go on from the checkpoint in ``out`` if there is one.
         every_steps: steps between checkpoints; 0 for epochs only.
 
     Raises:
-        InvalidInput: ``out`` holds a run already and ``resume`` is false, or ``resume`` without ``out``.
-        CheckpointError: the checkpoint is damaged or of another run.
+        InvalidInput: ``out`` holds a run already and ``resume`` is false, ``resume`` without ``out``, or an
+            identity that is not JSON.
+        CheckpointError: the checkpoint is damaged, of another run, or by a hwnas whose runs had other parts.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Run:
         self.name = name
         self.step = 0
         """Batches done since the beginning of the run."""
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = _as_json(identity)
         self._parts = dict(parts)
         self._every_steps = every_steps
         self._epoch = 0
@@ -212,6 +214,13 @@ class Run:
             return None
         state = load_checkpoint(checkpoint)
         self._refuse_another(state["identity"])
+        if self._identity.get("data") is None and "data" in state["identity"]:
+            self._identity["data"] = state["identity"]["data"]
+        if lacking := sorted(self._parts.keys() - state["parts"].keys()):
+            raise CheckpointError(
+                f"{checkpoint} says nothing about {', '.join(lacking)}: another version of hwnas wrote it. "
+                "Resume with that version, or start anew in another folder (--out)."
+            )
         for name, part in self._parts.items():
             part.load_state_dict(state["parts"][name])
         self.step = state["step"]
@@ -226,9 +235,13 @@ class Run:
         return position
 
     def _refuse_another(self, identity: Mapping[str, Any]) -> None:
-        if identity == self._identity:
+        mine, theirs = dict(self._identity), dict(identity)
+        if mine.get("data") is None or theirs.get("data") is None:
+            mine.pop("data", None)
+            theirs.pop("data", None)
+        if mine == theirs:
             return
-        mine, theirs = _flat(self._identity), _flat(identity)
+        mine, theirs = _flat(mine), _flat(theirs)
         lines = [
             f"  {key}: checkpoint {theirs.get(key)!r}, asked {mine.get(key)!r}"
             for key in sorted(mine.keys() | theirs.keys())
@@ -256,6 +269,17 @@ class Run:
                 "log_position": self.log.position(),
             },
         )
+
+
+def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(identity))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"what a run is must be JSON, so that a checkpoint can be compared with it: {error}. "
+            "Describe data by names and numbers."
+        ) from error
+    return plain
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

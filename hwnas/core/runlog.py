@@ -6,12 +6,15 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from hwnas.errors import DataError
+from hwnas.errors import DataError, HwnasWarning
 
 
 class RunLog:
@@ -27,6 +30,7 @@ class RunLog:
     def __init__(self, path: Path | None, *, resume_at: int | None = None, tensorboard: bool = True) -> None:
         self._file: BinaryIO | None = None
         self._board: Any = None
+        self._stack = ExitStack()
         if path is None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,9 +41,11 @@ class RunLog:
             self._file.truncate(min(resume_at, path.stat().st_size))
             self._file.seek(0, os.SEEK_END)
         if tensorboard and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
+            with self._board_may_fail():
+                from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(log_dir=str(path.parent / "tensorboard"))
+                self._board = SummaryWriter(log_dir=str(path.parent / "tensorboard"))
+                self._stack.enter_context(_silent_writer_thread())
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event. Numbers that JSON has no word for (NaN, infinity) are written as null."""
@@ -49,9 +55,10 @@ class RunLog:
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         if self._board is not None and "step" in values:
-            for name, value in _scalars(values):
-                if name not in ("step", "epoch"):
-                    self._board.add_scalar(f"{event}/{name}", value, values["step"])
+            with self._board_may_fail():
+                for name, value in _scalars(values):
+                    if name not in ("step", "epoch"):
+                        self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
     def position(self) -> int:
         """Bytes written so far, for a checkpoint."""
@@ -63,8 +70,26 @@ class RunLog:
             self._file.close()
             self._file = None
         if self._board is not None:
-            self._board.close()
+            with self._board_may_fail():
+                self._board.close()
             self._board = None
+        self._stack.close()
+
+    @contextmanager
+    def _board_may_fail(self) -> Iterator[None]:
+        """A warning and no more TensorBoard, instead of the end of a run whose log is whole without it."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - its writer passes on whatever its thread ran into
+            board, self._board = self._board, None
+            with suppress(Exception):
+                board.close()
+            warnings.warn(
+                f"TensorBoard's files are no longer written ({type(error).__name__}: {error}); the run goes "
+                "on, and its .log.jsonl has all numbers.",
+                HwnasWarning,
+                stacklevel=4,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +98,22 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _silent_writer_thread() -> Iterator[None]:
+    """What ends TensorBoard's writer thread comes out of its next call; the thread prints nothing."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            before(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
+from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
+from hwnas.core.checkpoint import reseeded
 from hwnas.core.choice import ChoiceKind
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
@@ -27,8 +29,8 @@ from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
 from hwnas.core.run import Averages, GeneratorState, Run, Stateful
 from hwnas.core.score import ScoreFunction
 from hwnas.core.space import Metric, SearchSpace
-from hwnas.core.training import GuardedStep, Precision, autocast, batch_to, torch_device
-from hwnas.errors import InvalidInput
+from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
+from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.files import write_atomically
 
 
@@ -43,7 +45,7 @@ class SearchConfig(BaseModel):
     """Of the weights' initialisation, the data's order and the Gumbel noise."""
     device: str = "auto"
     """Where to train: "auto", "cpu", "cuda" or "cuda:N". What latency is meant for, the table knows."""
-    precision: Precision = "fp32"
+    precision: TrainingPrecision = "fp32"
     """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
@@ -96,25 +98,43 @@ class SearchData:
             (single-level).
         arch: trains α and β in steps of their own (bilevel).
         val: evaluates the most likely architecture after an epoch.
+        description: what the data are, as JSON: names, splits, batch size, augmentation. Part of what the run
+            is: resuming with data that are described otherwise is refused. None: hwnas cannot tell.
     """
 
     train: Batches
     arch: Batches | None = None
     val: Batches | None = None
+    description: Mapping[str, Any] | None = None
 
     def steps(self) -> Iterator[tuple[Any, Any]]:
-        """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again."""
+        """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again.
+
+        What it yields depends on the global random state at its beginning alone, provided that loaders draw
+        their order when they begin; so the batches of a begun epoch can be passed over after a resume.
+
+        Raises:
+            InvalidInput: ``arch`` yields nothing, or nothing the second time.
+        """
         if self.arch is None:
             for batch in self.train:
                 yield batch, None
             return
+        # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying
+        # the epoch after a resume does not: that pass takes its order from seeds drawn beforehand.
+        seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         second = iter(self.arch)
         for batch in self.train:
-            try:
-                other = next(second)
-            except StopIteration:
-                second = iter(self.arch)
-                other = next(second)
+            other = next(second, None)
+            if other is None:
+                with reseeded(int(torch.randint(2**62, (), generator=seeds))):
+                    second = iter(self.arch)
+                    other = next(second, None)
+            if other is None:
+                raise InvalidInput(
+                    "SearchData.arch yields no batches (or none the second time: an iterator is used up); "
+                    "pass a DataLoader or a list, with at least one batch."
+                )
             yield batch, other
 
 
@@ -135,7 +155,7 @@ class LatencyTableLike(LatencySource, Protocol):
         ...
 
 
-class UnverifiedTableWarning(UserWarning):
+class UnverifiedTableWarning(HwnasWarning):
     """A search goes by a table that was not tested on whole networks, or failed that test."""
 
 
@@ -186,10 +206,19 @@ def search(
         on_progress: called after each step and each epoch.
 
     Raises:
+        InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
+            ``resume`` without ``out``; a description that is not JSON; batches that are no pairs, or none
+            from ``data.arch``; validation data for a space without a metric.
+        SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
+        CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
+            differences.
         NonFiniteLoss: the search diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
+
+    Warns:
+        BlindChoiceWarning: some choices get no gradient from the task; said once, and in the log.
     """
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
@@ -214,11 +243,12 @@ def search(
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
     score = ScoreFunction(arch, config.score_kinds)
+    monitor = BlindnessMonitor(arch, config.score_kinds)
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
         "gumbel": GeneratorState(generator), "averages": averages, "guard": step,
-        "score": score,
+        "score": score, "monitor": monitor,
     }  # fmt: skip
     identity = {
         "space": space.name,
@@ -226,8 +256,10 @@ def search(
         "config": config.model_dump(mode="json"),
         "table": getattr(lut, "checksum", None),
         "levels": 1 if data.arch is None else 2,
+        "data": data.description,
     }
     report = on_progress or (lambda progress: None)
+    learning = (score, monitor)
     every = config.checkpoint_every_steps
     with Run(out, "search", identity, parts, resume=resume, every_steps=every) as run:
         for epoch in run.epochs(config.epochs):
@@ -242,19 +274,19 @@ def search(
             for batch, arch_batch in run.batches(data.steps()):
                 if arch_batch is not None:
                     loss, task, ms = _loss(
-                        space, net, arch, cost, score, config, temperature, generator, arch_batch, None
+                        space, net, arch, cost, learning, config, temperature, generator, arch_batch, None
                     )
                     if arch_moves(arch):
                         step(loss, alphas)
-                penalised, scored_by = (cost, score) if arch_batch is None else (None, None)
+                penalised, taught = (cost, learning) if arch_batch is None else (None, None)
                 loss, task, ms_now = _loss(
-                    space, net, arch, penalised, scored_by, config, temperature, generator, batch, metric
+                    space, net, arch, penalised, taught, config, temperature, generator, batch, metric
                 )
                 step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
                 values: dict[str, Any] = {"loss": float(loss.detach()), "task_loss": task}
                 if ms is not None:
-                    values["draw_ms"] = ms
+                    values["penalised_ms"] = ms
                 averages.add(**values)
                 scored += 1
                 run.log.write("step", epoch=epoch, step=run.step, temperature=temperature, **values)
@@ -266,15 +298,20 @@ def search(
             whole = metric if scored == averages.count("loss") else None
             values = _epoch_values(arch, cost, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
+            values["task_gradient"] = monitor.means()
             if data.val is not None and (
                 (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
             ):
                 values["val"] = _validate(space, net, arch, data.val, device, config)
             values["seconds"] = time.perf_counter() - began
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
+            if arch_moves(arch) and (blind := monitor.newly_blind()):
+                run.log.write("warning", epoch=epoch, choices=blind, text=monitor.advice(blind))
+                warnings.warn(monitor.advice(blind), BlindChoiceWarning, stacklevel=2)
             averages.clear()
+            monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
-        result = _result(space, net, arch, cost, out)
+        result = _result(space, net, arch, lut, cost, out)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
 
@@ -289,7 +326,7 @@ def _loss(
     net: nn.Module,
     arch: ArchParameters,
     cost: ExpectedLatency | None,
-    score: ScoreFunction | None,
+    learning: tuple[ScoreFunction, BlindnessMonitor] | None,
     config: SearchConfig,
     temperature: float,
     generator: torch.Generator,
@@ -299,14 +336,16 @@ def _loss(
     device = arch.alive.device
     inputs, targets = batch_to(device, batch, config.channels_last)
     draw = arch.draw(config.relaxation, temperature, generator)
-    seen = draw if score is None else score.seen_by_network(draw)
+    seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
     with assigned(net, arch, seen, gradient=seen.weights.requires_grad), autocast(device, config.precision):
         outputs = net(inputs)
         loss = space.loss(outputs, targets)
     if metric is not None:
         metric.update(outputs.detach().float(), targets)
     task = float(loss.detach())
-    if score is not None:
+    if learning is not None:
+        score, monitor = learning
+        monitor.watch(seen, task)
         loss = loss + score.term(task, draw)
     if cost is None:
         return loss, task, None
@@ -353,8 +392,24 @@ def _validate(
         )
 
 
+def conditions(header: Any) -> dict[str, Any]:
+    """Under which conditions a table's milliseconds hold, as JSON: what must travel with them."""
+    return {
+        "device": header.device.name,
+        "backend": header.backend,
+        "precision": header.precision,
+        "batch": header.batch,
+        "threads": header.threads,
+    }
+
+
 def _result(
-    space: SearchSpace, net: nn.Module, arch: ArchParameters, cost: ExpectedLatency | None, out: Path | None
+    space: SearchSpace,
+    net: nn.Module,
+    arch: ArchParameters,
+    lut: LatencyTableLike | None,
+    cost: ExpectedLatency | None,
+    out: Path | None,
 ) -> SearchResult:
     best = arch.argmax()
     genotype = space.genotype(best)
@@ -367,6 +422,7 @@ def _result(
             "genotype": genotype.short_id,
             "predicted_ms": predicted_ms,
             "expected_ms": expected_ms,
+            **(conditions(lut.header) if lut is not None else {}),
             "probabilities": probabilities,
         }
         write_atomically(out / "result.json", (json.dumps(found, indent=1) + "\n").encode())

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from hwnas.core.choice import Choice, choices_of
 from hwnas.core.derive import derive
 from hwnas.core.genotype import Genotype
-from hwnas.errors import GenotypeError, InvalidInput
+from hwnas.errors import GenotypeError, InvalidInput, refusals
 from hwnas.record import Recording, record
 
 
@@ -128,11 +128,11 @@ class SearchSpace(BaseModel, ABC):
         Raises:
             InvalidInput: no such preset, or values that the fields refuse.
         """
-        values = dict(cls.preset(preset).fields) if preset else {}
+        values = {**(cls.preset(preset).fields if preset else {}), **fields}
         try:
-            return cls(**{**values, **fields})
+            return cls(**values)
         except ValidationError as error:
-            raise InvalidInput(f"{cls.name} cannot be made from {fields}: {error}") from error
+            raise InvalidInput(f"{cls.name} refuses these values:\n{refusals(error, values)}") from error
 
     @classmethod
     def preset(cls, preset: str) -> Preset:

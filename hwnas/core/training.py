@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hwnas.errors import InvalidInput, NonFiniteLoss
 
-Precision = Literal["fp32", "bf16"]
+TrainingPrecision = Literal["fp32", "bf16"]
+"""In what matrix work is trained; what latency is measured in is another matter (and another set)."""
 
 
 def torch_device(name: str) -> torch.device:
@@ -36,7 +37,7 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+def autocast(device: torch.device, precision: TrainingPrecision) -> AbstractContextManager[Any]:
     """A context in which matrix work runs in bf16, or one that changes nothing for fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()

@@ -78,9 +78,9 @@ class TensorRTBackend(LatencyBackend):
         super().__init__(device, precision, threads)
         if self.device.kind != "cuda" and device == "auto":
             raise BackendUnavailable(
-                f"TensorRT runs on CUDA devices only, and PyTorch {torch.__version__} sees none here. Install "
-                "an NVIDIA driver and a CUDA build of torch (hwnas doctor says what is missing), or use "
-                "--backend onnxruntime."
+                f"TensorRT runs on CUDA devices only, and PyTorch {torch.__version__} sees none here. "
+                "Install an NVIDIA driver and a CUDA build of torch (hwnas doctor says what is missing), or "
+                "use --backend onnxruntime."
             )
         if self.device.kind != "cuda":
             raise InvalidInput(

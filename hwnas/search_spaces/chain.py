@@ -17,7 +17,6 @@ class Chain(SearchSpace):
     """
 
     name: ClassVar[str] = "chain"
-
     num_classes: int = Field(10, ge=2)
     """Number of classes."""
     size: int = Field(32, ge=4)

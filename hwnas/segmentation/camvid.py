@@ -7,11 +7,11 @@ from pathlib import Path
 
 from hwnas.errors import DataError, InvalidInput
 from hwnas.segmentation.dataset import Colour
-from hwnas.segmentation.files import Pair, PairedFiles, image_files, require_folder, require_pairs
-from hwnas.segmentation.transforms import VOID, JointAugmentation
+from hwnas.segmentation.files import Pair, SplitFolder, image_files, require_folder
+from hwnas.segmentation.transforms import JointAugmentation
 
 
-class CamVid(PairedFiles):
+class CamVid(SplitFolder):
     """Street scenes from a driving car, 11 classes, 480×360 in SegNet's version (Brostow et al., 2009).
 
     Layout: ``images/SPLIT/NAME.jpg``, ``labels/SPLIT/NAME.png`` (class number, 255 = void) and, where
@@ -75,24 +75,26 @@ class CamVid(PairedFiles):
                 raise InvalidInput(
                     f"{name} is a tuple of prefixes, such as ({value!r},); got the text {value!r}"
                 )
-        root = Path(root)
-        found = [pair for part in split.split("+") for pair in _pairs(root, part)]
+        self._sequences = None if sequences is None else tuple(sequences)
+        self._exclude_sequences = tuple(exclude_sequences)
+        super().__init__(root, split, size=size, augment=augment, cache=cache)
+
+    def find(self, root: Path, splits: Sequence[str]) -> tuple[list[Pair], dict[int, int]]:
+        """See :meth:`SplitFolder.find`."""
+        wanted, excluded = self._sequences, self._exclude_sequences
+        found = [pair for part in splits for pair in _pairs(root, part)]
         kept = [
             pair
             for pair in found
-            if (sequences is None or pair.name.startswith(tuple(sequences)))
-            and not pair.name.startswith(tuple(exclude_sequences))
+            if (wanted is None or pair.name.startswith(wanted)) and not pair.name.startswith(excluded)
         ]
         if found and not kept:
             raise DataError(
-                f"none of the {len(found)} images of split {split!r} is left by sequences={sequences} and "
-                f"exclude_sequences={exclude_sequences}; "
+                f"none of the {len(found)} images of split {'+'.join(splits)!r} is left by "
+                f"sequences={wanted} and exclude_sequences={excluded}; "
                 f"its sequences are {', '.join(sorted({pair.name.split('_')[0] for pair in found}))}"
             )
-        values = {number: number for number in range(len(self.classes))} | {VOID: VOID}
-        super().__init__(
-            require_pairs(kept, where=root, split=split), values, size=size, augment=augment, cache=cache
-        )
+        return kept, self.class_values()
 
 
 def _pairs(root: Path, split: str) -> list[Pair]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hwnas.segmentation.dataset import Colour
-from hwnas.segmentation.files import Pair, PairedFiles, require_folder, require_pairs
-from hwnas.segmentation.transforms import VOID, JointAugmentation
+from hwnas.segmentation.files import Pair, SplitFolder, require_folder
+from hwnas.segmentation.labels import VOID
 
 _SCORED: tuple[tuple[int, str, Colour], ...] = (
     (7, "road", (128, 64, 128)),
@@ -34,39 +35,23 @@ _SCORED: tuple[tuple[int, str, Colour], ...] = (
 _LABEL_IDS = range(34)
 
 
-class Cityscapes(PairedFiles):
+class Cityscapes(SplitFolder):
     """Street scenes of 50 cities, 19 classes, 2048×1024 (Cordts et al., 2016).
 
     Layout: ``leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`` and, under ``gtFine`` likewise,
     ``*_gtFine_labelTrainIds.png`` where there are such files, else ``*_gtFine_labelIds.png``, whose ids are
     mapped to the 19 train ids and void. All labels of a split must be of one kind.
 
-    Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
-        split: ``"train"``, ``"val"``, or several joined by ``"+"``.
-        size: see :class:`SegmentationDataset`; ``augment`` and ``cache`` likewise.
-        augment: see there.
-        cache: see there.
-
-    Raises:
-        DataError: if the folders or labels are not there, or the split is empty.
+    For the arguments see :class:`SplitFolder`; ``root`` holds ``leftImg8bit`` and ``gtFine``.
     """
 
     classes: tuple[str, ...] = tuple(name for _, name, _ in _SCORED)
     palette: tuple[Colour, ...] = tuple(colour for _, _, colour in _SCORED)
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        size: tuple[int, int] | None = None,
-        augment: bool | JointAugmentation = False,
-        cache: bool = False,
-    ) -> None:
-        root = Path(root)
+    def find(self, root: Path, splits: Sequence[str]) -> tuple[list[Pair], dict[int, int]]:
+        """See :meth:`SplitFolder.find`."""
         images: list[Path] = []
-        for part in split.split("+"):
+        for part in splits:
             folder = require_folder(root / "leftImg8bit" / part, what=f"the images of split {part!r}")
             require_folder(root / "gtFine" / part, what=f"the labels of split {part!r}")
             images += sorted(folder.glob("*/*_leftImg8bit.png"))
@@ -77,18 +62,10 @@ class Cityscapes(PairedFiles):
             for image in images
         ]
         if has_train_ids:
-            values = {number: number for number in range(len(_SCORED))} | {VOID: VOID}
-        else:
-            # 255 is how the licence plate's id, -1, looks in eight bits.
-            values = dict.fromkeys((*_LABEL_IDS, VOID), VOID)
-            values |= {label_id: number for number, (label_id, _, _) in enumerate(_SCORED)}
-        super().__init__(
-            require_pairs(pairs, where=root / "leftImg8bit", split=split),
-            values,
-            size=size,
-            augment=augment,
-            cache=cache,
-        )
+            return pairs, self.class_values()
+        # 255 is how the licence plate's id, -1, looks in eight bits.
+        values = dict.fromkeys((*_LABEL_IDS, VOID), VOID)
+        return pairs, values | {label_id: number for number, (label_id, _, _) in enumerate(_SCORED)}
 
 
 def _label_of(root: Path, image: Path, kind: str) -> Path:

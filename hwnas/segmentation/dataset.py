@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hwnas.errors import InvalidInput
+from hwnas.segmentation.labels import VOID
 from hwnas.segmentation.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    VOID,
     JointAugmentation,
     resize_image,
     resize_label,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,8 @@ import numpy as np
 
 from hwnas.errors import DataError
 from hwnas.segmentation.dataset import Pixels, SegmentationDataset
-from hwnas.segmentation.transforms import VOID, JointAugmentation
+from hwnas.segmentation.labels import VOID
+from hwnas.segmentation.transforms import JointAugmentation
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm")
 
@@ -92,6 +94,51 @@ class PairedFiles(SegmentationDataset):
             known = ", ".join(_spans(np.flatnonzero(self._is_known)))
             raise DataError(f"{pair.label} holds the label values {strange}; known here are {known}")
         return image, self._class_of_value[label]
+
+
+class SplitFolder(PairedFiles, ABC):
+    """A data set that lies in one folder, in splits; a subclass says where images and labels are in it.
+
+    Args:
+        root: the data set's folder.
+        split: one of its parts, or several joined by ``"+"``.
+        size: see :class:`SegmentationDataset`; ``augment`` and ``cache`` likewise.
+        augment: see there.
+        cache: see there.
+
+    Raises:
+        DataError: if the folders or labels are not there, or the split is empty.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        size: tuple[int, int] | None = None,
+        augment: bool | JointAugmentation = False,
+        cache: bool = False,
+    ) -> None:
+        pairs, values = self.find(Path(root), split.split("+"))
+        super().__init__(
+            require_pairs(pairs, where=Path(root), split=split),
+            values,
+            size=size,
+            augment=augment,
+            cache=cache,
+        )
+
+    @abstractmethod
+    def find(self, root: Path, splits: Sequence[str]) -> tuple[list[Pair], dict[int, int]]:
+        """The pairs of some splits, in order, and what the values in their label files mean.
+
+        Raises:
+            DataError: if the folders are not there.
+        """
+
+    def class_values(self) -> dict[int, int]:
+        """Label files that hold class numbers, and 255 for void."""
+        return {number: number for number in range(len(self.classes))} | {VOID: VOID}
 
 
 def require_folder(folder: Path, *, what: str) -> Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from hwnas.errors import DataError
+from hwnas.errors import DataError, refusals
 from hwnas.segmentation.dataset import distinct_colours
-from hwnas.segmentation.files import Pair, PairedFiles, image_files, require_folder, require_pairs
-from hwnas.segmentation.transforms import VOID, JointAugmentation
+from hwnas.segmentation.files import Pair, SplitFolder, image_files, require_folder
+from hwnas.segmentation.labels import VOID
 
 
 class ClassList(BaseModel):
@@ -35,7 +36,9 @@ class ClassList(BaseModel):
         except FileNotFoundError:
             raise DataError(f"no file {path}; it should hold {wanted}, the last two optional") from None
         except ValidationError as error:
-            raise DataError(f"{path} should hold {wanted}, the last two optional: {error}") from error
+            raise DataError(
+                f"{path} should hold {wanted}, the last two optional:\n{refusals(error)}"
+            ) from error
         if found.palette is not None and len(found.palette) != len(found.names):
             raise DataError(f"{path} has {len(found.names)} names but {len(found.palette)} palette colours")
         if found.ignore_index < len(found.names):
@@ -44,47 +47,27 @@ class ClassList(BaseModel):
         return found
 
 
-class ImageLabelFolders(PairedFiles):
+class ImageLabelFolders(SplitFolder):
     """Any images with label maps: ``images/SPLIT/*``, ``labels/SPLIT/*.png`` and ``classes.json``.
 
     A label has its image's name; its values are positions in the list of names. See :class:`ClassList`.
     Whatever value means void in the files, it is 255 in the targets.
 
-    Args:
-        root: the folder that holds ``images``, ``labels`` and ``classes.json``.
-        split: the name of a subfolder, or several joined by ``"+"``.
-        size: see :class:`SegmentationDataset`; ``augment`` and ``cache`` likewise.
-        augment: see there.
-        cache: see there.
+    For the arguments see :class:`SplitFolder`; ``root`` holds ``images``, ``labels`` and ``classes.json``,
+    and a split is the name of a subfolder.
 
     Raises:
         DataError: if a folder, a label or ``classes.json`` is missing or wrong, or the split is empty.
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        size: tuple[int, int] | None = None,
-        augment: bool | JointAugmentation = False,
-        cache: bool = False,
-    ) -> None:
-        root = Path(root)
+    def find(self, root: Path, splits: Sequence[str]) -> tuple[list[Pair], dict[int, int]]:
+        """See :meth:`SplitFolder.find`; reads the classes, too."""
         pairs = []
-        for part in split.split("+"):
+        for part in splits:
             images = require_folder(root / "images" / part, what=f"the images of split {part!r}")
             labels = require_folder(root / "labels" / part, what=f"the labels of split {part!r}")
             pairs += [Pair(path.stem, path, labels / f"{path.stem}.png") for path in image_files(images)]
         listed = ClassList.read(root / "classes.json")
         self.classes = listed.names
         self.palette = listed.palette or distinct_colours(len(listed.names))
-        values = {number: number for number in range(len(listed.names))}
-        values |= {VOID: VOID, listed.ignore_index: VOID}
-        super().__init__(
-            require_pairs(pairs, where=root / "images", split=split),
-            values,
-            size=size,
-            augment=augment,
-            cache=cache,
-        )
+        return pairs, self.class_values() | {listed.ignore_index: VOID}

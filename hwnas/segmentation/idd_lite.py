@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hwnas.segmentation.dataset import Colour
-from hwnas.segmentation.files import Pair, PairedFiles, require_folder, require_pairs
-from hwnas.segmentation.transforms import VOID, JointAugmentation
+from hwnas.segmentation.files import Pair, SplitFolder, require_folder
 
 
-class IddLite(PairedFiles):
+class IddLite(SplitFolder):
     """Indian street scenes, 7 classes, 320×227 (Varma et al., 2019).
 
     Layout: ``leftImg8bit/SPLIT/SEQUENCE/*_image.jpg`` and ``gtFine/SPLIT/SEQUENCE/*_label.png`` (class
     number, 255 = void). The images are not all of one height: give a ``size`` to batch them.
 
-    Args:
-        root: the folder that holds ``leftImg8bit`` and ``gtFine``.
-        split: ``"train"``, ``"val"``, or several joined by ``"+"``.
-        size: see :class:`SegmentationDataset`; ``augment`` and ``cache`` likewise.
-        augment: see there.
-        cache: see there.
-
-    Raises:
-        DataError: if the folders or labels are not there, or the split is empty.
+    For the arguments see :class:`SplitFolder`; ``root`` holds ``leftImg8bit`` and ``gtFine``.
     """
 
     classes: tuple[str, ...] = (
@@ -45,28 +37,13 @@ class IddLite(PairedFiles):
         (70, 130, 180),
     )
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        size: tuple[int, int] | None = None,
-        augment: bool | JointAugmentation = False,
-        cache: bool = False,
-    ) -> None:
-        root = Path(root)
+    def find(self, root: Path, splits: Sequence[str]) -> tuple[list[Pair], dict[int, int]]:
+        """See :meth:`SplitFolder.find`."""
         pairs: list[Pair] = []
-        for part in split.split("+"):
+        for part in splits:
             images = require_folder(root / "leftImg8bit" / part, what=f"the images of split {part!r}")
             labels = require_folder(root / "gtFine" / part, what=f"the labels of split {part!r}")
             for image in sorted(images.glob("*/*_image.jpg")):
                 stem, sequence = image.stem.removesuffix("_image"), image.parent.name
                 pairs.append(Pair(f"{sequence}_{stem}", image, labels / sequence / f"{stem}_label.png"))
-        values = {number: number for number in range(len(self.classes))} | {VOID: VOID}
-        super().__init__(
-            require_pairs(pairs, where=root / "leftImg8bit", split=split),
-            values,
-            size=size,
-            augment=augment,
-            cache=cache,
-        )
+        return pairs, self.class_values()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwnas.errors import InvalidInput
+from hwnas.segmentation.labels import VOID
 
 
 class OhemCrossEntropy(nn.Module):
@@ -35,7 +36,7 @@ class OhemCrossEntropy(nn.Module):
         self,
         threshold: float = 0.7,
         min_kept_fraction: float = 1 / 16,
-        ignore_index: int = 255,
+        ignore_index: int = VOID,
         class_weights: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__()

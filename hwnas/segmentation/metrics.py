@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hwnas.errors import InvalidInput
+from hwnas.segmentation.labels import VOID
 
 
 class MeanIoU:
@@ -24,7 +25,9 @@ class MeanIoU:
         names: one name a class; by default their numbers.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, num_classes: int, ignore_index: int = VOID, names: Sequence[str] | None = None
+    ) -> None:
         if num_classes < 2:
             raise InvalidInput(f"num_classes must be at least 2; got {num_classes}")
         if names is not None and (len(names) != num_classes or len(set(names)) != num_classes):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hwnas.errors import InvalidInput
 from hwnas.files import write_atomically
 from hwnas.segmentation.dataset import Colour, Pixels, SegmentationDataset
-from hwnas.segmentation.transforms import VOID
+from hwnas.segmentation.labels import VOID
 
 _GAP = 4
 """White pixels between the panels."""

@@ -17,11 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from hwnas.errors import InvalidInput
+from hwnas.segmentation.labels import VOID
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-VOID = 255
-"""The label of pixels that are neither learnt nor scored, in every data set of this wing."""
 
 
 @dataclass(frozen=True)

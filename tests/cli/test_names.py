@@ -1,15 +1,47 @@
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import pytest
 
-from hwnas.cli.names import find_backend, find_space, known_backends, known_spaces, space_of
+import hwnas
+from hwnas.cli.names import (
+    _BACKENDS,
+    _SPACES,
+    find_backend,
+    find_space,
+    known_backends,
+    known_spaces,
+    space_of,
+)
 from hwnas.core.genotype import Genotype
 from hwnas.errors import GenotypeError, InvalidInput
 from hwnas.latency.fake import FakeBackend
 from hwnas.search_spaces.chain import Chain
+from hwnas.segmentation.registry import _BUILT_IN
 
 
 def test_built_in_names_are_found():
     assert all(find_space(name).name == name for name in known_spaces())
     assert all(find_backend(name).name == name for name in known_backends())
+
+
+def test_the_entry_points_are_the_names_in_the_code():
+    """The code's lists hold in a source tree, the entry points are for other tools."""
+    project = tomllib.loads((Path(hwnas.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"] == {
+        "hwnas.search_spaces": _SPACES,
+        "hwnas.latency_backends": _BACKENDS,
+        "hwnas.datasets": _BUILT_IN,
+    }
+
+
+def test_other_packages_offer_names(monkeypatch):
+    offered = EntryPoint("mine", "hwnas.search_spaces.chain:Chain", "hwnas.search_spaces")
+    monkeypatch.setattr("hwnas.cli.names.entry_points", lambda group: [offered] if "space" in group else [])
+    assert find_space("mine") is Chain
+    assert set(known_spaces()) == {"autortnet", "chain", "mine"}
+    assert set(known_backends()) == set(_BACKENDS)
 
 
 def test_a_class_is_found_by_module_and_name():

@@ -2,13 +2,19 @@
 
 import json
 import re
+import warnings
 
 import pytest
 from click.testing import CliRunner
 
+from hwnas import BlindChoiceWarning
 from hwnas.cli import main
 from hwnas.cli.app import EXIT_ERROR, EXIT_INTERRUPTED
+from hwnas.cli.machine import Machine
+from hwnas.cli.measure import _recorded
 from hwnas.core.genotype import Genotype
+from hwnas.latency.fake import FAKE_DEVICE, FakeBackend
+from hwnas.latency.table import LatencyTable
 from tests.cli.conftest import TINY, hwnas, said, settings
 
 
@@ -102,6 +108,38 @@ def test_resuming_with_other_settings_is_refused(run):
     assert "config.epochs: checkpoint 2, asked 3" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--set", "data.length=6"], "data.options.length: checkpoint 4, asked 6"),
+        (["--batch", "4"], "data.batch: checkpoint 2, asked 4"),
+        (["--set", "data.augment=false"], "data.augment: checkpoint True, asked False"),
+    ],
+)
+def test_resuming_with_other_data_is_refused(run, options, difference):
+    result = hwnas("search", "--out", run, "--resume", *options)
+    assert result.exit_code == EXIT_ERROR
+    assert difference in result.stderr
+    if "--batch" not in options:
+        result = hwnas("fit", run, "--resume", *settings(epochs=1), *options)
+        assert result.exit_code == EXIT_ERROR
+        assert difference in result.stderr
+
+
+def test_how_images_are_loaded_may_change_on_a_resume(run):
+    assert hwnas("search", "--out", run, "--resume", "--set", "data.cache=false").exit_code == 0
+
+
+def test_a_run_that_begins_anew_records_its_data_anew(run, tmp_path):
+    for name in ("run.json", "search.json", "table.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    # Stopped before its first checkpoint, so there is nothing that other data could contradict.
+    result = hwnas("search", "--out", tmp_path, "--resume", "--set", "data.length=6")
+    assert result.exit_code == 0, result.output
+    for name, place in (("run.json", "data"), ("search.json", "data")):
+        assert json.loads((tmp_path / name).read_text())[place]["options"]["length"] == 6
+
+
 def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
     from hwnas.errors import Interrupted
 
@@ -172,3 +210,147 @@ def test_a_path_that_cannot_be_written_is_a_message_not_a_traceback(tmp_path) ->
     )
     assert outcome.exit_code == 2
     assert "name a path that can be read and written" in outcome.output
+
+
+def test_our_warnings_are_sentences_without_the_line_of_code(monkeypatch):
+    def here():
+        warnings.warn("look out", BlindChoiceWarning, stacklevel=1)
+        return []
+
+    monkeypatch.setattr("hwnas.latency.device.here", here)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert hwnas("devices").stderr == "BlindChoiceWarning: look out\n"
+
+
+def test_a_run_without_a_table_is_not_resumed_with_one(table, tmp_path):
+    begin = ("search", "--lut", "none", "--out", tmp_path / "run", "--batch", "2")
+    tiny = settings(**TINY, epochs=1, data__length=4, depth_from_epoch=0)
+    assert hwnas(*begin, *tiny).exit_code == 0
+    result = hwnas("search", "--out", tmp_path / "run", "--resume", "--lut", table)
+    assert result.exit_code == EXIT_ERROR
+    assert f"was started without a latency table, so it cannot go on with {table}" in result.stderr
+    assert hwnas("search", "--out", tmp_path / "run", "--resume", "--lut", "none").exit_code == 0
+
+
+def test_a_table_of_another_device_is_said_to_be_one(table, tmp_path, monkeypatch):
+    tiny = settings(epochs=1, data__length=4, depth_from_epoch=0)
+    arguments = ("search", "autortnet", "--lut", table, "--batch", "2", *tiny)
+    result = hwnas(*arguments, "--out", tmp_path / "there", "--json")
+    assert "latency is meant for fake device, fake fp32, batch 1" in result.stderr
+    assert "not for this machine" in result.stderr
+    meant = {"device": "fake device", "backend": "fake", "precision": "fp32", "batch": 1, "threads": 1}
+    assert json.loads(result.stdout).items() >= meant.items()
+    assert json.loads((tmp_path / "there/result.json").read_text()).items() >= meant.items()
+    monkeypatch.setattr("hwnas.latency.device.here", lambda: [FAKE_DEVICE])
+    assert "not for this machine" not in hwnas(*arguments, "--out", tmp_path / "here").stderr
+
+
+def test_data_are_opened_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = hwnas("search", "--backend", "fake", "--data", f"camvid:{tmp_path / 'nosuch'}")
+    assert result.exit_code == EXIT_ERROR
+    assert "DataError: no folder" in result.stderr
+    assert "latency of the" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+class Switched(FakeBackend):
+    """A fake backend with switches of its constructor that decide its numbers."""
+
+    def __init__(self, *, provider="plain", cuda_graph=False, calls=1, **conditions):
+        super().__init__(**conditions)
+        self.switches = {"provider": provider, "cuda_graph": cuda_graph, "calls": calls}
+
+    def settings(self):
+        return {name: str(value) for name, value in self.switches.items()} | {"clock": "none"}
+
+
+@pytest.fixture
+def switched(run, tmp_path, monkeypatch):
+    """A run whose table was measured with other switches than the constructor's defaults."""
+    for module in ("machine", "measure"):
+        monkeypatch.setattr(f"hwnas.cli.{module}.find_backend", lambda _: Switched)
+    for name in ("genotype.json", "result.json", "run.json", "search.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    kept = LatencyTable.load(run / "table.json")
+    backend = Switched(provider="fast", cuda_graph=True, calls=3)
+    header = kept.header.model_copy(update={"settings": backend.settings(), "versions": backend.versions()})
+    LatencyTable(header, kept.rows).save(tmp_path / "table.json")
+    return tmp_path
+
+
+def test_measure_uses_the_very_switches_of_the_table(switched):
+    found = said("measure", switched, *settings(rounds=1))
+    assert found["settings"] == {"provider": "fast", "cuda_graph": "True", "calls": "3", "clock": "none"}
+    assert found["predicted_ms"] is not None
+
+
+def test_measure_with_another_switch_says_what_differs(switched):
+    result = hwnas("measure", switched, *settings(rounds=1, backend__cuda_graph="false"), "--json")
+    assert json.loads(result.stdout)["settings"]["cuda_graph"] == "False"
+    assert json.loads(result.stdout)["predicted_ms"] is None
+    assert "(table against here):\n  cuda_graph: True against False\n" in result.stderr
+
+
+def test_switches_are_not_carried_to_another_device(switched):
+    header = LatencyTable.load(switched / "table.json").header
+    assert _recorded(header, Machine(device="fake")) == {
+        "provider": "fast",
+        "cuda_graph": True,
+        "calls": 3,
+    }
+    assert _recorded(header, Machine(device="cuda")) == {}
+    assert _recorded(header, Machine(backend="torch")) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["profile", "--backend", "fake", "--set", "height=tall"],
+            "refuses these values:\n  height:",
+        ),
+        (
+            ["profile", "--backend", "fake", "--set", "cells=3"],
+            "  cells: Input should be a valid tuple (got",
+        ),
+        (["spaces", "show", "chain", "--set", "kernels=[2]"], "  kernels: kernels must be odd, positive"),
+        (["search", "--lut", "none", "--set", "height=1"], "  height: Input should be greater than or equal"),
+        (["search", "--lut", "none", "--set", "relaxation.tau.start=-1"], "  relaxation.tau.start: Input"),
+        (["search", "--lut", "none", "--target-ms", "-3"], "  penalty.target_ms: Input should be greater"),
+        (["search", "--lut", "none", "--set", "data.seed=x"], "synthetic refuses the option seed: Input"),
+        (["search", "--lut", "none", "--set", "data.cache=x"], "synthetic refuses the option cache: Input"),
+        (["search", "--lut", "none", "--set", "data.nosuch=1"], "synthetic has no option nosuch"),
+        (["fit", "RUN", "--set", "lr=-1"], "FitConfig refuses these values:\n  lr: Input"),
+        (["fit", "RUN", "--set", "data.batch=x"], "DataChoice refuses these values:\n  batch: Input"),
+        (["fit", "RUN", "--set", "data.length=x"], "synthetic refuses the option length: Input"),
+        (["eval", "RUN", "--set", "data.length=[1]"], "synthetic refuses the option length: Input"),
+        (["measure", "RUN", "--set", "rounds=x"], "ProfileSettings refuses these values:\n  rounds: Input"),
+    ],
+)
+def test_a_bad_value_is_named_in_the_words_of_the_command(arguments, message, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = hwnas(*(str(run) if argument == "RUN" else argument for argument in arguments))
+    assert result.exit_code == EXIT_ERROR
+    assert message in result.stderr
+    assert "pydantic" not in result.stderr
+    assert "For further information" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("genotype.json", "is not a genotype:\n  choices: Input should be a valid dictionary (got 3)"),
+        ("run.json", "does not describe a run:\n  choices: Extra inputs are not permitted (got 3)"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(name, message, run, tmp_path):
+    for kept in ("genotype.json", "run.json"):
+        (tmp_path / kept).write_bytes((run / kept).read_bytes())
+    found = json.loads((tmp_path / name).read_text())
+    (tmp_path / name).write_text(json.dumps({**found, "choices": 3}))
+    result = hwnas("fit", tmp_path)
+    assert result.exit_code == EXIT_ERROR
+    assert message in result.stderr
+    assert "pydantic" not in result.stderr

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -15,12 +16,22 @@ SPACE = Chain(size=8, channels=4, num_classes=4, depth=2, kernels=(1, 3))
 EPOCHS, BATCHES = 3, 4
 
 
+class Dropping(Chain):
+    """The same with dropout: training moves the global random generator."""
+
+    name: ClassVar[str] = "dropping"
+
+    def supernet(self):
+        first, *rest = super().supernet()
+        return torch.nn.Sequential(first, torch.nn.Dropout(0.5), *rest)
+
+
 class Noisy(torch.utils.data.Dataset):
     """Images with augmentation from the global random generator."""
 
-    def __init__(self, seed=0):
+    def __init__(self, seed=0, batches=BATCHES):
         generator = torch.Generator().manual_seed(seed)
-        self.images = torch.randn(4 * BATCHES, 3, 8, 8, generator=generator)
+        self.images = torch.randn(4 * batches, 3, 8, 8, generator=generator)
 
     def __len__(self):
         return len(self.images)
@@ -29,22 +40,37 @@ class Noisy(torch.utils.data.Dataset):
         return self.images[index] + 0.1 * torch.randn(3, 8, 8), index % 4
 
 
-def loader(seed=0):
-    return torch.utils.data.DataLoader(Noisy(seed), batch_size=4, shuffle=True)
+def loader(seed=0, batches=BATCHES):
+    return torch.utils.data.DataLoader(Noisy(seed, batches), batch_size=4, shuffle=True)
 
 
-def run(out, every_steps, *, resume=False, on_progress=None, bilevel=False, **values):
+def run(
+    out,
+    every_steps,
+    *,
+    space=SPACE,
+    resume=False,
+    on_progress=None,
+    arch_batches=0,
+    description=None,
+    **values,
+):
     config = SearchConfig(
         device="cpu",
         epochs=EPOCHS,
         arch_lr=0.05,
         checkpoint_every_steps=every_steps,
         pruner=ThresholdPruner(share=0.9, from_epoch=1),
-        **values,
+        **{**space.preset("small").search, **values},
     )
-    table = fake_table(SPACE.record().keys(), input_shape=SPACE.input_shape())
-    data = SearchData(loader(), arch=loader(1) if bilevel else None, val=loader(2))
-    return search(SPACE, table, data, config, out=out, resume=resume, on_progress=on_progress)
+    table = fake_table(space.record().keys(), input_shape=space.input_shape())
+    data = SearchData(
+        loader(),
+        arch=loader(1, arch_batches) if arch_batches else None,
+        val=loader(2),
+        description=description,
+    )
+    return search(space, table, data, config, out=out, resume=resume, on_progress=on_progress)
 
 
 def signal_at(step, number):

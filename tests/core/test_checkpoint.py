@@ -9,6 +9,7 @@ from hwnas.core.checkpoint import (
     SCHEMA_VERSION,
     load_checkpoint,
     random_state,
+    reseeded,
     restore_random_state,
     save_checkpoint,
 )
@@ -27,6 +28,18 @@ def test_every_global_generator_goes_on_where_it_was(tmp_path):
     assert draws() != expected
     restore_random_state(load_checkpoint(tmp_path / "c.pt")["random"])
     assert draws() == expected
+
+
+def test_reseeding_holds_for_the_body_only():
+    before = random_state()
+    undisturbed = draws()
+    restore_random_state(before)
+    inside = []
+    for seed in (5, 5, 2**61):
+        with reseeded(seed):
+            inside.append(draws())
+    assert inside[0] == inside[1] != inside[2]
+    assert draws() == undisturbed
 
 
 def test_state_comes_back_equal(tmp_path):

@@ -80,6 +80,16 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, every_steps):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_other_data_are_refused(tmp_path):
+    def run(**options):
+        return fit(network(), separable(1), loss=LOSS, config=config(epochs=1), out=tmp_path, **options)
+
+    run(description={"images": 8})
+    with pytest.raises(CheckpointError, match=r"data\.images: checkpoint 8, asked 16"):
+        run(description={"images": 16}, resume=True)
+    run(resume=True)
+
+
 def test_another_network_is_refused(tmp_path):
     fit(network(), separable(1), loss=LOSS, config=config(epochs=1), out=tmp_path)
     other = SPACE.build(SPACE.genotype({"s1.depth": 0, "s1.kernel": 0, "s2.depth": 0, "s2.kernel": 1}))

@@ -65,15 +65,19 @@ def test_stopped_again_and_again(tmp_path, whole):
     assert_same(resumable.run(tmp_path, 0, resume=True), whole)
 
 
-def test_with_alphas_on_data_of_their_own(tmp_path):
-    out = tmp_path / "whole"
-    result = resumable.run(out, 0, bilevel=True)
+# Data for the architecture that last an epoch, that begin again in it, and more than once.
+@pytest.mark.parametrize("arch_batches", [resumable.BATCHES, 2, 1])
+@pytest.mark.parametrize("stop_at", [5, 6, 7])
+def test_with_alphas_on_data_of_their_own(tmp_path, arch_batches, stop_at):
+    space = resumable.Dropping(**resumable.SPACE.model_dump())
+    options = {"space": space, "arch_batches": arch_batches}
+    whole = resumable.run(tmp_path / "whole", 0, **options)
     with pytest.raises(Interrupted):
         resumable.run(
-            tmp_path / "stopped", 0, bilevel=True, on_progress=resumable.signal_at(6, signal.SIGTERM)
+            tmp_path / "stopped", 0, on_progress=resumable.signal_at(stop_at, signal.SIGTERM), **options
         )
-    resumed = resumable.run(tmp_path / "stopped", 0, bilevel=True, resume=True)
-    assert_same(resumed, (result, read_log(out / "search.log.jsonl")))
+    resumed = resumable.run(tmp_path / "stopped", 0, resume=True, **options)
+    assert_same(resumed, (whole, read_log(tmp_path / "whole/search.log.jsonl")))
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):
@@ -81,3 +85,15 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
         resumable.run(tmp_path, 0, on_progress=resumable.signal_at(2, signal.SIGTERM))
     with pytest.raises(CheckpointError, match=r"config\.seed: checkpoint 0, asked 1"):
         resumable.run(tmp_path, 0, resume=True, seed=1)
+
+
+def test_other_data_are_refused_with_the_difference(tmp_path):
+    with pytest.raises(Interrupted):
+        resumable.run(
+            tmp_path,
+            0,
+            on_progress=resumable.signal_at(2, signal.SIGTERM),
+            description={"name": "noise", "batch": 4},
+        )
+    with pytest.raises(CheckpointError, match=r"data\.batch: checkpoint 4, asked 8"):
+        resumable.run(tmp_path, 0, resume=True, description={"name": "noise", "batch": 8})

@@ -104,6 +104,40 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(tmp_path):
     assert "another folder (--out)" in message
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        ({"name": "a", "batch": 8}, {"name": "a", "batch": 8}, False),
+        ({"name": "a", "batch": 8}, {"name": "a", "batch": 4}, True),
+        # Who did not describe the data, as older checkpoints, has said nothing about them.
+        (None, {"name": "a"}, False),
+        ({"name": "a"}, None, False),
+        ("absent", {"name": "a"}, False),
+    ],
+)
+def test_data_are_compared_where_both_describe_them(tmp_path, first, second, refused):
+    train(tmp_path, identity={"n": 1} | ({} if first == "absent" else {"data": first}))
+    if refused:
+        with pytest.raises(CheckpointError, match=r"\n  data\.batch: checkpoint 8, asked 4\n"):
+            train(tmp_path, resume=True, identity={"n": 1, "data": second})
+        return
+    train(tmp_path, resume=True, epochs=4, identity={"n": 1, "data": second})
+    # What is known of them is not forgotten by a resume that does not say it.
+    with pytest.raises(CheckpointError, match=r"data\.name: checkpoint 'a', asked 'b'"):
+        train(tmp_path, resume=True, identity={"n": 1, "data": {"name": "b"}})
+
+
+def test_what_a_run_is_must_be_json(tmp_path):
+    with pytest.raises(InvalidInput, match="what a run is must be JSON"):
+        train(tmp_path, identity={"data": {"loader": object()}})
+
+
+def test_a_checkpoint_that_lacks_a_part_is_refused(tmp_path):
+    train(tmp_path)
+    with pytest.raises(CheckpointError, match="says nothing about more: another version of hwnas wrote it"):
+        Run(tmp_path, "sum", {"n": {"a": 1}}, {"averages": Averages(), "more": Averages()}, resume=True)
+
+
 def test_a_log_line_has_no_word_for_nan(tmp_path):
     with RunLog(tmp_path / "log.jsonl", tensorboard=False) as log:
         log.write("step", loss=float("nan"), deep={"x": [float("inf"), 1.5]})

@@ -1,11 +1,13 @@
 """Reading a run's log back."""
 
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from hwnas.core.runlog import RunLog, read_log
-from hwnas.errors import DataError
+from hwnas.errors import DataError, HwnasWarning
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -22,3 +24,59 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'{"event": "step"}\n{"epoch":\n')
     with pytest.raises(DataError, match=r"line 2 of .*log\.jsonl is damaged"):
         read_log(path)
+
+
+class Failing:
+    """A TensorBoard writer whose folder was removed under it."""
+
+    def __init__(self, log_dir):
+        self.tries = 0
+        TRIES.append(self)
+
+    def add_scalar(self, *_):
+        self.tries += 1
+        raise FileNotFoundError("no such folder")
+
+    def close(self):
+        raise FileNotFoundError("no such folder")
+
+
+TRIES: list[Failing] = []
+
+
+def test_a_tensorboard_that_fails_is_one_warning_and_then_silence(tmp_path: Path, monkeypatch) -> None:
+    board = pytest.importorskip("torch.utils.tensorboard")
+    monkeypatch.setattr(board, "SummaryWriter", Failing)
+    with RunLog(tmp_path / "log.jsonl") as log:
+        with pytest.warns(HwnasWarning, match=r"no longer written \(FileNotFoundError: no such folder\)"):
+            log.write("step", step=0, loss=2.0)
+        log.write("step", step=1, loss=1.0)
+    assert TRIES.pop().tries == 1
+    assert [event["loss"] for event in read_log(tmp_path / "log.jsonl")] == [2.0, 1.0]
+
+
+def test_a_tensorboard_that_cannot_begin_or_end_does_not_end_the_run(tmp_path: Path, monkeypatch) -> None:
+    board = pytest.importorskip("torch.utils.tensorboard")
+    (tmp_path / "tensorboard").write_text("a file, where its folder should be")
+    with pytest.warns(HwnasWarning, match="no longer written"), RunLog(tmp_path / "log.jsonl") as log:
+        log.write("step", step=0, loss=2.0)
+    monkeypatch.setattr(board, "SummaryWriter", Failing)
+    with pytest.warns(HwnasWarning, match="no longer written"), RunLog(tmp_path / "log.jsonl"):
+        pass
+
+
+def test_a_tensorboard_folder_that_is_removed_does_not_end_the_run(tmp_path: Path, capfd) -> None:
+    pytest.importorskip("tensorboard")
+    hook = threading.excepthook
+    with (
+        pytest.warns(HwnasWarning, match="no longer written") as caught,
+        RunLog(tmp_path / "log.jsonl") as log,
+    ):
+        log.write("step", step=0, loss=2.0)
+        shutil.rmtree(tmp_path / "tensorboard")
+        for step in range(1, 4):
+            log.write("step", step=step, loss=1.0)
+    assert len(caught) == 1
+    assert len(read_log(tmp_path / "log.jsonl")) == 4
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is hook

@@ -1,11 +1,21 @@
 import math
+from contextlib import nullcontext
 from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 
-from hwnas import ArchParameters, Choice, DepthBlock, SearchConfig, SearchData, assigned, search
+from hwnas import (
+    ArchParameters,
+    BlindChoiceWarning,
+    Choice,
+    DepthBlock,
+    SearchConfig,
+    SearchData,
+    assigned,
+    search,
+)
 from hwnas.core.relaxation import Draw, ExponentialSchedule, GumbelSoftmax, Softmax
 from hwnas.core.score import ScoreFunction
 
@@ -58,19 +68,17 @@ def test_straight_through_is_blind_where_scale_does_not_matter():
 
 @pytest.mark.parametrize("kinds", [("depth",), ()], ids=["score", "straight-through"])
 def test_a_planted_depth_behind_a_batch_norm_is_found_by_the_score_function_only(kinds):
-    result = search(
-        Blind(),
-        table_of(Blind(), lambda key: 1.0),
-        SearchData(planted_batches()),
-        SearchConfig(
-            device="cpu",
-            epochs=12,
-            arch_lr=0.1,
-            score_kinds=kinds,
-            relaxation=GumbelSoftmax(tau=ExponentialSchedule(start=2.0, end=0.3)),
-            penalty={"form": "linear", "weight": 0.05},
-        ),
+    config = SearchConfig(
+        device="cpu",
+        epochs=12,
+        arch_lr=0.1,
+        score_kinds=kinds,
+        relaxation=GumbelSoftmax(tau=ExponentialSchedule(start=2.0, end=0.3)),
+        penalty={"form": "linear", "weight": 0.05},
     )
+    said = nullcontext() if kinds else pytest.warns(BlindChoiceWarning, match="no gradient to cells")
+    with said:
+        result = search(Blind(), table_of(Blind(), lambda key: 1.0), SearchData(planted_batches()), config)
     assert result.genotype.choices == {"cells": "2" if kinds else "1"}
 
 

@@ -77,7 +77,7 @@ def test_label_values_outside_the_classes(folders):
 def test_empty_split(folders):
     for kind in ("images", "labels"):
         (folders / kind / "val").mkdir()
-    assert f"the split 'val' is empty: no images found under {folders / 'images'}" in fails(folders, "val")
+    assert f"the split 'val' is empty: no images found under {folders}" in fails(folders, "val")
 
 
 def test_label_in_colours(folders):

@@ -3,7 +3,8 @@ import torch
 from torch.nn import functional
 
 from hwnas.errors import InvalidInput
-from hwnas.segmentation.transforms import VOID, JointAugmentation, resize_image, resize_label, seeded
+from hwnas.segmentation.labels import VOID
+from hwnas.segmentation.transforms import JointAugmentation, resize_image, resize_label, seeded
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 

@@ -9,13 +9,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwnas import Conv, MeanIoU, Metric, OhemCrossEntropy, Preset, Resize, SearchSpace
+from hwnas import VOID, Conv, MeanIoU, Metric, OhemCrossEntropy, Preset, Resize, SearchSpace
 from hwnas.search_spaces.autortnet.aggregation import WIRINGS, AggregationCell, Wiring
 from hwnas.search_spaces.autortnet.head import MultiScaleHead, initialise
 from hwnas.search_spaces.autortnet.hypercell import HyperCell
-
-VOID = 255
-"""Target value of pixels that belong to no class; left out of losses and metrics."""
 
 
 class AutoRTNetwork(nn.Module):
