@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,12 @@ from hwnas.cli.console import note, result
 from hwnas.cli.machine import Machine, default_table_path, machine_options, profile_space
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import changed, parse, sort_out, validated
+from hwnas.core.space import SearchSpace
+from hwnas.errors import InvalidInput, MissingLatency
+
+if TYPE_CHECKING:
+    from hwnas.latency.profile import ProfileSettings
+    from hwnas.latency.table import LatencyTable
 
 
 @click.command("profile")
@@ -23,6 +30,24 @@ from hwnas.cli.settings import changed, parse, sort_out, validated
 )
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="The table's file [default: in tables/]."
+)
+@click.option(
+    "--export-bundle",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Measure nothing; write a folder that a device without torch and hwnas measures.",
+)
+@click.option(
+    "--import-bundle",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Measure nothing; make the table of a bundle that a device has measured.",
+)
+@click.option(
+    "--results",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What its run.py wrote [default: results.json in the bundle].",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
@@ -36,25 +61,55 @@ def command(
     threads: int | None,
     batch: int,
     out: Path | None,
+    export_bundle: Path | None,
+    import_bundle: Path | None,
+    results: Path | None,
     as_json: bool,
 ) -> None:
     """Measure every op of SPACE (default: autortnet) and write a table; run again to go on where it stopped.
 
     --set also takes backend.NAME (backend.provider=tensorrt) and fields of the stopping rule.
+
+    For a device without torch and hwnas: --export-bundle here, run.py there, --import-bundle here again.
     """
     from hwnas.latency.profile import ProfileSettings
 
+    asked = Machine(device, backend, precision, threads)
+    if import_bundle is not None:
+        if export_bundle is not None:
+            raise InvalidInput("a bundle is exported, measured, and then imported: give one of both options.")
+        _import(import_bundle, results, out, asked, space, preset, data, settings, as_json=as_json)
+        return
+    if results is not None:
+        raise InvalidInput("--results belongs to --import-bundle DIR; give both.")
     fields = list(find_space(space or "autortnet").model_fields)
     homes = sort_out(
         parse(settings), {"space": fields, "profile": list(ProfileSettings.model_fields), "backend": None}
     )
-    measuring = Machine(device, backend, precision, threads).make(**homes["backend"])
+    reading = validated(ProfileSettings, changed({}, homes["profile"]))
+    if export_bundle is not None:
+        if device or backend or threads or out or homes["backend"]:
+            raise InvalidInput(
+                "which device, backend and threads is decided where a bundle is measured, by the options of "
+                "its run.py, and the table's file when it is imported: leave --device, --backend, --threads, "
+                "--out and --set backend.NAME out here."
+            )
+        chosen = choose_space(space, preset, homes["space"], data)
+        for assumption in chosen.assumed:
+            note(f"assuming {assumption}")
+        _export(export_bundle, chosen.space, precision or "fp32", batch, reading, as_json=as_json)
+        return
+    measuring = asked.make(**homes["backend"])
     chosen = choose_space(space, preset, homes["space"], data)
     for assumption in chosen.assumed:
         note(f"assuming {assumption}")
     path = out or default_table_path(chosen.space, measuring, batch)
-    reading = validated(ProfileSettings, changed({}, homes["profile"]))
     table = profile_space(chosen.space, measuring, path, batch=batch, settings=reading)
+    _say(table, path, as_json=as_json)
+
+
+def _say(table: LatencyTable, path: Path, *, as_json: bool) -> None:
+    """Print what is in a table and how to search with it."""
     header = table.header
     values = {
         "table": str(path),
@@ -64,9 +119,72 @@ def command(
         "precision": header.precision,
         "total_ms": sum(timing.median_ms for timing in table.rows.values()),
     }
+    name = header.space.get("name", "SPACE")
     lines = [
         f"{path}: {len(table.rows)} rows on {header.device.name}, {header.backend} {header.precision}, "
         f"batch {header.batch}",
-        f"search with it:  hwnas search {chosen.space.name} --lut {path}",
+        f"search with it:  hwnas search {name} --lut {path}",
     ]
     result(values, lines, as_json=as_json)
+
+
+def _export(
+    folder: Path, space: SearchSpace, precision: Any, batch: int, reading: ProfileSettings, *, as_json: bool
+) -> None:
+    """Write a bundle of every op of ``space``."""
+    from hwnas.latency.bundle import export_bundle
+
+    manifest = export_bundle(
+        folder,
+        space.record(batch=batch).keys(),
+        input_shape=space.input_shape(),
+        batch=batch,
+        precision=precision,
+        space={"name": space.name, **space.model_dump(mode="json")},
+        settings=reading,
+    )
+    values = {"bundle": str(folder), "id": manifest.bundle_id, "models": len(manifest.entries)}
+    lines = [
+        f"{folder}: {len(manifest.entries)} models of {space.name} in {precision}, batch {batch}",
+        f"copy it to the device and measure there:  python3 {folder.name}/run.py",
+        f"then bring results.json back:  hwnas profile --import-bundle {folder} --out TABLE",
+    ]
+    result(values, lines, as_json=as_json)
+
+
+def _import(
+    folder: Path,
+    results: Path | None,
+    out: Path | None,
+    asked: Machine,
+    space: str | None,
+    preset: str | None,
+    data: str | None,
+    settings: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Write the table of a bundle that was measured, if it is of the space and conditions asked for."""
+    from hwnas.latency.bundle import import_bundle
+
+    if out is None:
+        raise InvalidInput("say where the table goes:  hwnas profile --import-bundle DIR --out TABLE")
+    if out.exists():
+        raise InvalidInput(f"{out} is there already. Give another file (--out), or delete that one.")
+    if space is None and (preset or data or settings):
+        raise InvalidInput("--preset, --data and --set describe a SPACE to compare the bundle with: name it.")
+    table = import_bundle(folder, results).table
+    asked.require(table)
+    if space is not None:
+        fields = sort_out(parse(settings), {"space": list(find_space(space).model_fields)})["space"]
+        chosen = choose_space(space, preset, fields, data).space
+        keys = chosen.record(batch=table.header.batch).keys()
+        missing = [key for key in keys if key not in table]
+        if missing:
+            raise MissingLatency(
+                f"{folder} lacks {len(missing)} of the {len(keys)} ops of {chosen.name} with these fields, "
+                f"first {missing[0]}. It was exported for {table.header.space}. Give the fields of that one, "
+                f"or export another:  hwnas profile {chosen.name} --export-bundle NEW"
+            )
+    table.save(out)
+    _say(table, out, as_json=as_json)

@@ -46,8 +46,7 @@ ALIASES: dict[str, str] = {
 }
 """Short names of CUDA devices → pattern in the name that the driver reports (case does not matter)."""
 
-# Those that decide which convolution kernels a CPU runtime picks; the full list has over a hundred.
-_CPU_FLAGS = (
+CPU_FLAGS = (
     "avx2",
     "avx512f",
     "avx512_vnni",
@@ -59,6 +58,7 @@ _CPU_FLAGS = (
     "sve",
     "bf16",
 )
+"""Instruction sets that decide which convolution kernels a CPU runtime picks, out of over a hundred."""
 
 
 class Device(BaseModel):
@@ -203,12 +203,15 @@ def _cpu_device() -> Device:
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
     present = set(flags.group(1).split()) if flags else set()
     memory = re.search(r"^MemTotal:\s*(\d+) kB", _read_text("/proc/meminfo"), re.MULTILINE)
+    # ARM kernels name no model; their device tree names the board.
+    board = _read_text("/proc/device-tree/model").strip("\0\n ")
+    fallback = board or platform.processor() or platform.machine() or "unknown CPU"
     return Device(
         kind="cpu",
-        name=name.group(1).strip() if name else platform.processor() or platform.machine() or "unknown CPU",
+        name=name.group(1).strip() if name else fallback,
         cores=os.cpu_count(),
         memory_gib=round(int(memory.group(1)) / 2**20, 1) if memory else None,
-        flags=tuple(flag for flag in _CPU_FLAGS if flag in present),
+        flags=tuple(flag for flag in CPU_FLAGS if flag in present),
     )
 
 

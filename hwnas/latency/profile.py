@@ -31,7 +31,7 @@ from hwnas.latency.backend import LatencyBackend, host_versions
 from hwnas.latency.device import DeviceState
 from hwnas.latency.table import LatencyTable, TableHeader, check_batch
 from hwnas.latency.timing import Reader, StoppingRule, Timing, measure_interleaved, slowdown_by_round
-from hwnas.ops import OpKey, build_op
+from hwnas.ops import Op, OpKey, build_op
 
 K = TypeVar("K")
 
@@ -60,6 +60,19 @@ def plausible_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> list[T
     """
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator).relu_() for shape in shapes]
+
+
+def seeded_op(key: OpKey, seed: int = 0) -> Op:
+    """The op that ``key`` names, in evaluation mode, its weights drawn from ``seed``.
+
+    The caller's random state is not touched.
+
+    Raises:
+        InvalidInput: nobody registered such an op.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_op(key.spec).eval()
 
 
 def profile_keys(
@@ -203,7 +216,7 @@ def _fill(
     rows = {**table.rows, **timings}
     table.rows = {key: rows[key] for key in sorted(rows, key=lambda key: place.get(key, -1))}
     after = DeviceState.read(backend.device)
-    busy = _unsteady(table, missing, after)
+    busy = unsteady(table, missing, after)
     table.header = table.header.model_copy(
         update={
             "after": after,
@@ -236,10 +249,7 @@ def _prepared(
     # Inputs of one shape are shared among ops; two inputs of one op are still two tensors.
     inputs: dict[tuple[int, tuple[int, ...]], Tensor] = {}
     for key in missing:
-        # The ops' weights are drawn without touching the caller's random state.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            op = build_op(key.spec).eval()
+        op = seeded_op(key, settings.seed)
         tensors = []
         for slot, shape in enumerate(key.input_shapes):
             if (slot, shape) not in inputs:
@@ -254,8 +264,8 @@ def _prepared(
     return readers, failures
 
 
-def _unsteady(table: LatencyTable, measured: list[OpKey], after: DeviceState) -> list[str]:
-    """Sentences about what disturbed this run; empty on a quiet machine."""
+def unsteady(table: LatencyTable, measured: Iterable[OpKey], after: DeviceState) -> list[str]:
+    """Sentences about what disturbed a run that measured these rows; empty on a quiet machine."""
     complete = [table.rows[key] for key in measured if key in table]
     slowdown = slowdown_by_round(complete) if len(complete) > 2 else []
     sentences = []
