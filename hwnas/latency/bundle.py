@@ -37,6 +37,7 @@ _DTYPES: dict[BundlePrecision, Literal["float32", "float16"]] = {"fp32": "float3
 _LISTED = 10  # entries printed in an error; the rest are counted
 
 _File = TypeVar("_File", bound=BaseModel)
+_Reading = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class BundleInput(BaseModel):
@@ -121,7 +122,7 @@ class _Conditions(BaseModel):
 class _Readings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds_ms: tuple[tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], ...]
+    rounds_ms: tuple[Annotated[tuple[_Reading, ...], Field(min_length=1)], ...]
     error: str | None
 
 
