@@ -79,10 +79,10 @@ def load_json(path: Path) -> dict[str, Any]:
 def load_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the bundle in ``folder``, after all its models were verified."""
     manifest = load_json(folder / "manifest.json")
-    if digest({name: value for name, value in manifest.items() if name != "bundle_id"}) != manifest.get(
-        "bundle_id"
-    ):
+    bundle_id = manifest.pop("bundle_id", None)
+    if digest(manifest) != bundle_id:
         raise Refused(f"{folder / 'manifest.json'} was altered after it was written. Copy the bundle again.")
+    manifest["bundle_id"] = bundle_id
     for entry in manifest["entries"]:
         path = folder / entry["file"]
         if not path.is_file():
@@ -123,7 +123,6 @@ class Results:
 
     def __init__(self, path: Path, manifest: dict[str, Any], runtime: Any, rounds: int) -> None:
         self.path = path
-        self.device = runtime.device
         now = machine_state()
         conditions = {
             "device": runtime.device,
@@ -774,6 +773,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     runtime.versions["python"] = platform.python_version()
     rounds = options.rounds or manifest["settings"]["rounds"]
     path = (options.results or folder / "results.json").absolute()
+    if not path.parent.is_dir():
+        raise Refused(f"there is no folder {path.parent} for the results. Make it, or mend --results.")
     results = Results(path, manifest, runtime, rounds)
     measurement = Run(folder, manifest, runtime)
     due = results.due()

@@ -455,6 +455,20 @@ def test_a_model_that_does_not_load_is_failed_and_the_others_go_on(tmp_path, mon
         import_bundle(tmp_path / "b")
 
 
+def test_a_folder_for_the_results_must_be_there(exported, measure):
+    with pytest.raises(edge_runner.Refused, match=r"no folder .*nosuch for the results. Make it, or mend"):
+        measure(exported, "--results", str(exported / "nosuch" / "r.json"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_said(exported):
+    pytest.importorskip("onnxruntime")
+    exported.chmod(0o500)
+    ran = alone(exported)
+    assert ran.returncode == 2 and "Traceback" not in ran.stderr
+    assert "Permission denied" in ran.stderr and "(--results)" in ran.stderr
+
+
 def test_what_the_runner_refuses_it_says_in_a_sentence(exported):
     pytest.importorskip("onnxruntime")
     (exported / "models" / "op-0000.onnx").write_bytes(b"")
