@@ -193,7 +193,7 @@ def export_bundle(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"{folder} is not an empty folder. Give a new one, or delete it first.")
     wanted = list(dict.fromkeys(keys))
-    for key in wanted:
+    for key in [*wanted, *(key for _, counts in networks for key in counts)]:
         check_batch(key, batch)
     entries = [
         _written(
@@ -215,7 +215,7 @@ def export_bundle(
             network,
             ((batch, *input_shape),),
             precision,
-            counts=tuple(OpCount(key=key, count=count) for key, count in counts.items()),
+            counts=tuple(OpCount(key=key, count=count) for key, count in (+counts).items()),
         )
         for index, (network, counts) in enumerate(networks)
     ]

@@ -158,6 +158,9 @@ def test_what_cannot_be_exported_is_said(tmp_path):
         export(tmp_path / "b", precision="bf16")
     with pytest.raises(InvalidInput, match=r"the table is for batch 2, but .* has batch 1"):
         export(tmp_path / "b", batch=2)
+    with pytest.raises(InvalidInput, match=r"the table is for batch 1, but .* has batch 2"):
+        two = OpKey(spec=KEYS[0].spec, input_shapes=((2, *SHAPE),))
+        export(tmp_path / "b", networks=[(Conv(3, 2), Counter([two]))])
     unknown = OpKey(spec=OpSpec(kind="nobody.op"), input_shapes=((1, 1),))
     with pytest.raises(InvalidInput, match=r'no op is registered as "nobody.op"'):
         export_bundle(tmp_path / "b", [unknown], input_shape=SHAPE)

@@ -85,6 +85,28 @@ def test_the_stopping_rule_is_that_of_hwnas():
     assert 500 < sum(answers) < 2500
 
 
+def test_the_stopping_rule_is_that_of_hwnas_to_a_hair():
+    """A visit is enough at the same noise: found by halving, to the last digit of a float."""
+    rng = random.Random(2)
+    for _ in range(100):
+        readings = [abs(rng.gauss(1, 0.02)) for _ in range(rng.randint(3, 25))]
+
+        def least(enough, readings=readings):
+            """The least noise that the rule still asks for where a visit with these readings is enough."""
+            low, high = 0.0, 1.0
+            for _ in range(60):
+                noise = (low + high) / 2
+                low, high = (low, noise) if enough(noise, readings) else (noise, high)
+            return high
+
+        def rule(noise):
+            return StoppingRule(relative_noise=noise, min_seconds=0, max_seconds=1)
+
+        ours = least(lambda noise, values: edge_runner.is_enough(rule(noise).model_dump(), values, 0.5))
+        assert 0 < ours < 0.1
+        assert ours == least(lambda noise, values: rule(noise).is_enough(values, 0.5))
+
+
 def test_a_visit_is_that_of_hwnas():
     rng = random.Random(1)
     for _ in range(300):
