@@ -134,7 +134,7 @@ def run_measure(
 
 
 def _recorded(header: TableHeader, machine: Machine) -> dict[str, Any]:
-    """The table's switches; none for another backend or device than the table's, where they may make no sense."""
+    """The table's switches; none for another backend or device, where they may make no sense."""
     other_backend = machine.backend is not None and machine.backend != header.backend
     if other_backend or (machine.device is not None and not header.device.answers_to(machine.device)):
         return {}

@@ -17,8 +17,8 @@ from hwnas.errors import GenotypeError, InvalidInput, refusals
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
 
-# So that names hold in a source tree that was never installed. pyproject.toml offers the same as entry points,
-# which is how other packages offer theirs; a test holds both together.
+# So that names hold in a source tree that was never installed. pyproject.toml offers the same as entry
+# points, as other packages offer theirs; a test holds both together.
 _SPACES = {
     "autortnet": "hwnas.search_spaces.autortnet:AutoRTNet",
     "chain": "hwnas.search_spaces.chain:Chain",

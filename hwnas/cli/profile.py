@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,13 @@ from hwnas.cli.machine import (
 )
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import parse, sort_out
-from hwnas.core.profiling import DEFAULT_PROTOCOL, estimate
+from hwnas.core.profiling import DEFAULT_PROTOCOL, estimate, probe_subjects
+from hwnas.core.space import SearchSpace
+from hwnas.errors import InvalidInput, MissingLatency
+
+if TYPE_CHECKING:
+    from hwnas.latency.measuring import ProfileSettings
+    from hwnas.latency.table import LatencyTable
 
 
 @click.command("profile")
@@ -42,6 +48,24 @@ from hwnas.core.profiling import DEFAULT_PROTOCOL, estimate
 )
 @click.option("--estimate", "only_estimate", is_flag=True, help="Only say about how long it will take.")
 @allow_busy_option
+@click.option(
+    "--export-bundle",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Measure nothing; write a folder that a device without torch and hwnas measures.",
+)
+@click.option(
+    "--import-bundle",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Measure nothing; make the table of a bundle that a device has measured.",
+)
+@click.option(
+    "--results",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What its run.py wrote [default: results.json in the bundle].",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
     space: str | None,
@@ -57,25 +81,58 @@ def command(
     out: Path | None,
     only_estimate: bool,
     allow_busy: bool,
+    export_bundle: Path | None,
+    import_bundle: Path | None,
+    results: Path | None,
     as_json: bool,
 ) -> None:
     """Measure the ops of SPACE (default: autortnet) and write a table; run again to go on where it stopped.
 
     --set also takes backend.NAME (backend.provider=tensorrt), rounds, processes and fields of the stopping
     rule.
+
+    For a device without torch and hwnas: --export-bundle here, run.py there, --import-bundle here again.
     """
     from hwnas.latency.measuring import ProfileSettings
 
+    asked = Machine(device, backend, precision, threads)
+    if import_bundle is not None:
+        if export_bundle is not None:
+            raise InvalidInput("a bundle is exported, measured, and then imported: give one of both options.")
+        _import(import_bundle, results, out, asked, space, preset, data, settings, as_json=as_json)
+        return
+    if results is not None:
+        raise InvalidInput("--results belongs to --import-bundle DIR; give both.")
     fields = list(find_space(space or "autortnet").model_fields)
     homes = sort_out(
         parse(settings), {"space": fields, "profile": list(ProfileSettings.model_fields), "backend": None}
     )
-    measuring = Machine(device, backend, precision, threads).make(**homes["backend"])
+    reading = reading_settings(homes["profile"], allow_busy=allow_busy)
+    if export_bundle is not None:
+        if device or backend or threads or out or homes["backend"]:
+            raise InvalidInput(
+                "which device, backend and threads is decided where a bundle is measured, by the options of "
+                "its run.py, and the table's file when it is imported: leave --device, --backend, --threads, "
+                "--out and --set backend.NAME out here."
+            )
+        chosen = choose_space(space, preset, homes["space"], data)
+        for assumption in chosen.assumed:
+            note(f"assuming {assumption}")
+        _export(
+            export_bundle,
+            chosen.space,
+            precision or "fp32",
+            batch,
+            protocol,
+            reading,
+            as_json=as_json,
+        )
+        return
+    measuring = asked.make(**homes["backend"])
     chosen = choose_space(space, preset, homes["space"], data)
     for assumption in chosen.assumed:
         note(f"assuming {assumption}")
     path = out or default_table_path(chosen.space, measuring, batch, protocol)
-    reading = reading_settings(homes["profile"], allow_busy=allow_busy)
     if only_estimate:
         preparing, taking = estimate(
             chosen.space, measuring, batch=batch, protocol=protocol, settings=reading
@@ -87,6 +144,11 @@ def command(
         )
         return
     table = profile_space(chosen.space, measuring, path, batch=batch, protocol=protocol, settings=reading)
+    _say(table, path, as_json=as_json)
+
+
+def _say(table: LatencyTable, path: Path, *, as_json: bool) -> None:
+    """Print what is in a table, and how to test it and search with it."""
     header = table.header
     values = {
         "table": str(path),
@@ -111,6 +173,76 @@ def command(
         f"{header.precision}, batch {header.batch}",
         *header.remarks,
         f"test it:         hwnas verify {path}",
-        f"search with it:  hwnas search {chosen.space.name} --lut {path}",
+        f"search with it:  hwnas search {header.space.get('name', 'SPACE')} --lut {path}",
     ]
     result(values, lines, as_json=as_json)
+
+
+def _export(
+    folder: Path,
+    space: SearchSpace,
+    precision: Any,
+    batch: int,
+    protocol: str,
+    reading: ProfileSettings,
+    *,
+    as_json: bool,
+) -> None:
+    """Write a bundle of every op of ``space`` and, for the probe protocol, of whole networks."""
+    from hwnas.latency.bundle import export_bundle
+
+    manifest = export_bundle(
+        folder,
+        space.record(batch=batch).keys(),
+        input_shape=space.input_shape(),
+        batch=batch,
+        precision=precision,
+        space={"name": space.name, **space.model_dump(mode="json")},
+        settings=reading,
+        networks=probe_subjects(space, batch) if protocol == "probe" else {},
+    )
+    values = {"bundle": str(folder), "id": manifest.bundle_id, "models": len(manifest.entries)}
+    lines = [
+        f"{folder}: {len(manifest.entries)} models of {space.name} in {precision}, batch {batch}",
+        f"copy it to the device and measure there:  python3 {folder.name}/run.py",
+        f"then bring results.json back:  hwnas profile --import-bundle {folder} --out TABLE",
+    ]
+    result(values, lines, as_json=as_json)
+
+
+def _import(
+    folder: Path,
+    results: Path | None,
+    out: Path | None,
+    asked: Machine,
+    space: str | None,
+    preset: str | None,
+    data: str | None,
+    settings: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Write the table of a bundle that was measured, if it is of the space and conditions asked for."""
+    from hwnas.latency.bundle import import_bundle
+
+    if out is None:
+        raise InvalidInput("say where the table goes:  hwnas profile --import-bundle DIR --out TABLE")
+    if out.exists():
+        raise InvalidInput(f"{out} is there already. Give another file (--out), or delete that one.")
+    if space is None and (preset or data or settings):
+        raise InvalidInput("--preset, --data and --set describe a SPACE to compare the bundle with: name it.")
+    table = import_bundle(folder, results).table
+    asked.require(table)
+    if space is not None:
+        fields = sort_out(parse(settings), {"space": list(find_space(space).model_fields)})["space"]
+        chosen = choose_space(space, preset, fields, data).space
+        keys = chosen.record(batch=table.header.batch).keys()
+        missing = [key for key in keys if key not in table]
+        if missing:
+            raise MissingLatency(
+                f"{folder} lacks {len(missing)} of the {len(keys)} ops of {chosen.name} with these fields, "
+                f"first {missing[0]}. It was exported for {table.header.space}. Give the fields of that one, "
+                f"or export another:  hwnas profile {chosen.name} --export-bundle NEW"
+            )
+    table.save(out)
+    _say(table, out, as_json=as_json)

@@ -52,7 +52,7 @@ def profile(
         path=path,
         space={"name": space.name, **space.model_dump(mode="json")},
         settings=settings,
-        networks=_probes(space, batch) if protocol == "probe" else None,
+        networks=probe_subjects(space, batch) if protocol == "probe" else None,
         on_progress=on_progress,
     )
 
@@ -75,11 +75,14 @@ def estimate(
         {str(key): OpSubject(key) for key in space.record(batch=batch).keys()}  # noqa: SIM118 - no mapping
     ]
     if protocol == "probe":
-        subjects.append({name: network.subject for name, network in _probes(space, batch).items()})
+        subjects.append({name: network.subject for name, network in probe_subjects(space, batch).items()})
     seconds = [estimate_seconds(group, backend, settings) for group in subjects]
     return sum(preparing for preparing, _ in seconds), sum(measuring for _, measuring in seconds)
 
 
-def _probes(space: SearchSpace, batch: int) -> dict[str, NetworkSubject]:
-    """The same networks for every device: chosen by a formula, so that a begun table can be resumed."""
+def probe_subjects(space: SearchSpace, batch: int) -> dict[str, NetworkSubject]:
+    """The networks that the probe protocol measures, by short id.
+
+    The same for every device: chosen by a formula, so that a begun table can be resumed.
+    """
     return network_subjects(space, probes(space, default_formula, batch=batch), batch=batch)

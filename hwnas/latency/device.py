@@ -87,8 +87,7 @@ An alias names a family: boards of one name may differ in cores (the Orins) or p
 # Laptops' chips, slices of a board (MIG), and its virtual parts (GRID T4-8Q): other devices of the same name.
 _NOT_THE_WHOLE = re.compile(r"\bLaptop\b|\bMax-Q\b|\bMobile\b|\bMIG\b|-\d+[ABCQ]\b", re.IGNORECASE)
 
-# Those that decide which convolution kernels a CPU runtime picks; the full list has over a hundred.
-_CPU_FLAGS = (
+CPU_FLAGS = (
     "avx2",
     "avx512f",
     "avx512_vnni",
@@ -100,6 +99,7 @@ _CPU_FLAGS = (
     "sve",
     "bf16",
 )
+"""Instruction sets that decide which convolution kernels a CPU runtime picks, out of over a hundred."""
 
 
 class Device(BaseModel):
@@ -267,12 +267,15 @@ def _cpu_device() -> Device:
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info, re.MULTILINE)
     present = set(flags.group(1).split()) if flags else set()
     memory = re.search(r"^MemTotal:\s*(\d+) kB", _read_text("/proc/meminfo"), re.MULTILINE)
+    # ARM kernels name no model; their device tree names the board.
+    board = _read_text("/proc/device-tree/model").strip("\0\n ")
+    fallback = board or platform.processor() or platform.machine() or "unknown CPU"
     return Device(
         kind="cpu",
-        name=name.group(1).strip() if name else platform.processor() or platform.machine() or "unknown CPU",
+        name=name.group(1).strip() if name else fallback,
         cores=os.cpu_count(),
         memory_gib=round(int(memory.group(1)) / 2**20, 1) if memory else None,
-        flags=tuple(flag for flag in _CPU_FLAGS if flag in present),
+        flags=tuple(flag for flag in CPU_FLAGS if flag in present),
     )
 
 

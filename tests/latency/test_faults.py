@@ -11,8 +11,9 @@ from hwnas.errors import MeasurementFailed, MissingLatency
 from hwnas.latency import onnxruntime as onnxruntime_module
 from hwnas.latency import tensorrt as tensorrt_module
 from hwnas.latency.device import Device
+from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend
-from hwnas.latency.profile import ProfileSettings, profile_keys
+from hwnas.latency.profile import profile_keys
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.tensorrt import TensorRTBackend
 from hwnas.latency.torch import TorchBackend
