@@ -99,7 +99,18 @@ def command(
     if import_bundle is not None:
         if export_bundle is not None:
             raise InvalidInput("a bundle is exported, measured, and then imported: give one of both options.")
-        _import(import_bundle, results, out, asked, space, preset, data, settings, as_json=as_json)
+        _import(
+            import_bundle,
+            results,
+            out,
+            asked,
+            space,
+            preset,
+            data,
+            settings,
+            allow_busy=allow_busy,
+            as_json=as_json,
+        )
         return
     if results is not None:
         raise InvalidInput("--results belongs to --import-bundle DIR; give both.")
@@ -220,6 +231,7 @@ def _import(
     data: str | None,
     settings: Sequence[str],
     *,
+    allow_busy: bool,
     as_json: bool,
 ) -> None:
     """Write the table of a bundle that was measured, if it is of the space and conditions asked for."""
@@ -231,7 +243,7 @@ def _import(
         raise InvalidInput(f"{out} is there already. Give another file (--out), or delete that one.")
     if space is None and (preset or data or settings):
         raise InvalidInput("--preset, --data and --set describe a SPACE to compare the bundle with: name it.")
-    table = import_bundle(folder, results).table
+    table = import_bundle(folder, results, allow_busy=allow_busy).table
     asked.require(table)
     if space is not None:
         fields = sort_out(parse(settings), {"space": list(find_space(space).model_fields)})["space"]

@@ -288,12 +288,15 @@ def load_manifest(folder: str | Path) -> Manifest:
     return manifest
 
 
-def import_bundle(folder: str | Path, results: str | Path | None = None) -> ImportedBundle:
+def import_bundle(
+    folder: str | Path, results: str | Path | None = None, *, allow_busy: bool = False
+) -> ImportedBundle:
     """The table of a bundle that was measured.
 
     Args:
         folder: of the bundle.
         results: the file that its ``run.py`` wrote; default: ``results.json`` in ``folder``.
+        allow_busy: take the numbers of a machine that was not steady; the table will say so.
 
     Raises:
         CorruptTable: a file that is not there, truncated, altered, of another version, or holding what no
@@ -337,10 +340,10 @@ def import_bundle(folder: str | Path, results: str | Path | None = None) -> Impo
     if slowdown and max(slowdown) > manifest.settings.tolerance:
         listed = ", ".join(f"{value:.2f}" for value in slowdown)
         busy = [f"Rounds ran at unequal speed, as a ratio to the usual: {listed}."]
-    if busy and manifest.settings.busy == "refuse":
+    if busy and manifest.settings.busy == "refuse" and not allow_busy:
         raise MeasurementFailed(
             f"the machine was not steady: {' '.join(busy)} End what else runs on {conditions.device}, delete "
-            f"{path.name} there and measure again:  python3 run.py"
+            f"{path.name} there and measure again (python3 run.py), or accept such numbers (--allow-busy)."
         )
     header = header.model_copy(update={"remarks": (*found.remarks, *busy)})
     if not networks:

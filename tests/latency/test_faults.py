@@ -52,7 +52,7 @@ def key_of(op):
 
 
 def profile(backend, broken, path):
-    settings = ProfileSettings(rounds=2)
+    settings = ProfileSettings(rounds=2, processes=1, busy="remark")
     return profile_keys([SOUND, broken], backend, input_shape=(3, 8, 8), path=path, settings=settings)
 
 
@@ -70,7 +70,7 @@ def test_an_op_that_cannot_be_exported(tmp_path):
     pytest.importorskip("onnxruntime")
     broken, path = key_of(Bessel()), tmp_path / "table.json"
     with pytest.raises(
-        MeasurementFailed, match=r"1 of 2 ops could not be measured with onnxruntime"
+        MeasurementFailed, match=r"1 of 2 entries could not be measured with onnxruntime"
     ) as caught:
         profile(OnnxRuntimeBackend("cpu"), broken, path)
     assert "test.bessel" in str(caught.value) and "Bessel cannot be exported to ONNX" in str(caught.value)
@@ -80,7 +80,7 @@ def test_an_op_that_cannot_be_exported(tmp_path):
 def test_a_device_that_is_lost_while_it_is_read(tmp_path):
     broken, path = key_of(Dies()), tmp_path / "table.json"
     Dies.left = 5
-    with pytest.raises(MeasurementFailed, match="1 of 2 ops could not be measured with torch"):
+    with pytest.raises(MeasurementFailed, match="1 of 2 entries could not be measured with torch"):
         profile(TorchBackend("cpu"), broken, path)
     check_that_only_the_sound_row_is_there(path, broken, "CUDA error: the launch timed out")
 
@@ -88,7 +88,7 @@ def test_a_device_that_is_lost_while_it_is_read(tmp_path):
 def test_a_device_that_is_lost_while_an_op_is_prepared(tmp_path):
     broken, path = key_of(Dies()), tmp_path / "table.json"
     Dies.left = 0
-    with pytest.raises(MeasurementFailed, match="1 of 2 ops could not be measured with torch"):
+    with pytest.raises(MeasurementFailed, match="1 of 2 entries could not be measured with torch"):
         profile(TorchBackend("cpu"), broken, path)
     check_that_only_the_sound_row_is_there(path, broken, "Dies does not run in PyTorch (torch, fp32")
 
@@ -106,7 +106,7 @@ def test_an_op_that_does_not_compile(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(TorchCompileBackend, "check", lambda self: None)
-    with pytest.raises(MeasurementFailed, match="1 of 2 ops could not be measured with torch-compile"):
+    with pytest.raises(MeasurementFailed, match="1 of 2 entries could not be measured with torch-compile"):
         profile(TorchCompileBackend("cpu"), broken, path)
     check_that_only_the_sound_row_is_there(path, broken, "Bessel cannot be compiled (fp32")
 
@@ -120,7 +120,7 @@ def test_an_op_of_which_a_node_runs_elsewhere(tmp_path, monkeypatch):
         return ["Conv (CUDAExecutionProvider)"] if channels == 5 else []
 
     monkeypatch.setattr(onnxruntime_module, "_nodes_elsewhere", elsewhere)
-    with pytest.raises(MeasurementFailed, match="1 of 2 ops could not be measured with onnxruntime"):
+    with pytest.raises(MeasurementFailed, match="1 of 2 entries could not be measured with onnxruntime"):
         profile(OnnxRuntimeBackend("cpu"), broken, path)
     check_that_only_the_sound_row_is_there(path, broken, "does not take Conv (CUDAExecutionProvider)")
 
@@ -141,6 +141,6 @@ def test_an_engine_that_is_not_built(tmp_path, monkeypatch):
     monkeypatch.setattr(TensorRTBackend, "_loaded", lambda self, plan: (plan, plan))
     monkeypatch.setattr(TensorRTBackend, "_run", lambda self, engine, context, inputs: lambda: None)
     monkeypatch.setattr(tensorrt_module.CudaTimer, "reader", lambda self, run: lambda: 1.0)
-    with pytest.raises(MeasurementFailed, match="1 of 2 ops could not be measured with tensorrt"):
+    with pytest.raises(MeasurementFailed, match="1 of 2 entries could not be measured with tensorrt"):
         profile(TensorRTBackend(GPU, package="tensorrt_rtx"), broken, path)
     check_that_only_the_sound_row_is_there(path, broken, "Failed to parse the ONNX model")
