@@ -199,7 +199,6 @@ def images(n=3, bad=()):
 
 
 CHAIN = Chain(size=8, channels=4, num_classes=4, depth=2, kernels=(1, 3))
-CHAIN_SETTINGS = Chain.preset("small").search
 
 
 def test_steps_that_are_not_finite_are_skipped_and_healed():
@@ -208,7 +207,7 @@ def test_steps_that_are_not_finite_are_skipped_and_healed():
         CHAIN,
         table_of(CHAIN),
         SearchData(images(6, bad=(1, 3)), val=images(2)),
-        config(epochs=1, **CHAIN_SETTINGS),
+        config(epochs=1),
         on_progress=lambda p: skipped.append(p.values["skipped_steps"]) if p.end_of_epoch else None,
     )
     assert skipped == [2]
@@ -219,7 +218,7 @@ def test_steps_that_are_not_finite_are_skipped_and_healed():
 
 def test_a_search_that_diverges_for_good_stops_with_advice():
     with pytest.raises(NonFiniteLoss, match=r"21 steps in a row.*Lower the learning rate"):
-        search(CHAIN, None, SearchData(images(25, bad=range(25))), config(epochs=1, **CHAIN_SETTINGS))
+        search(CHAIN, None, SearchData(images(25, bad=range(25))), config(epochs=1))
 
 
 def test_validation_measures_the_most_likely_architecture():
@@ -228,7 +227,7 @@ def test_validation_measures_the_most_likely_architecture():
         CHAIN,
         table_of(CHAIN),
         SearchData(images(2), val=images(2)),
-        config(epochs=3, validate_every=2, **CHAIN_SETTINGS),
+        config(epochs=3, validate_every=2),
         on_progress=lambda p: values.append(p.values.get("val")) if p.end_of_epoch else None,
     )
     assert values[0] is None
@@ -243,7 +242,7 @@ def test_validation_without_a_metric_is_refused():
 
 def test_a_loader_must_yield_pairs():
     with pytest.raises(InvalidInput, match=r"must yield \(inputs, targets\), got Tensor"):
-        search(Planted(), None, SearchData([torch.zeros(8, 4)]), config(epochs=1, **CHAIN_SETTINGS))
+        search(Planted(), None, SearchData([torch.zeros(8, 4)]), config(epochs=1))
 
 
 def test_an_unknown_device_is_refused():
@@ -256,13 +255,13 @@ def test_bf16_and_channels_last_run():
         CHAIN,
         None,
         SearchData(images(2)),
-        config(epochs=1, precision="bf16", channels_last=True, **CHAIN_SETTINGS),
+        config(epochs=1, precision="bf16", channels_last=True),
     )
     assert result.genotype.choices["s1.kernel"] in ("conv_1x1", "conv_3x3")
 
 
 def test_the_weights_of_the_result_go_on_into_the_network():
-    result = search(CHAIN, None, SearchData(images(2)), config(epochs=1, **CHAIN_SETTINGS))
+    result = search(CHAIN, None, SearchData(images(2)), config(epochs=1))
     network = CHAIN.build(result.genotype, result.supernet)
     torch.testing.assert_close(network[0].conv.weight, result.supernet[0].conv.weight)
 
