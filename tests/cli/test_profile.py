@@ -21,7 +21,8 @@ def measured(tmp_path_factory):
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("edge") / "b"
     found = said("profile", "chain", "--export-bundle", folder, *settings(**FIELDS, **READ))
-    assert found == {"bundle": str(folder), "id": load_manifest(folder).bundle_id, "models": 6}
+    # Six ops, and the four networks from which all others follow.
+    assert found == {"bundle": str(folder), "id": load_manifest(folder).bundle_id, "models": 10}
     subprocess.run([sys.executable, "-I", folder / "run.py"], check=True, capture_output=True, timeout=120)
     return folder
 
@@ -32,7 +33,8 @@ def test_a_bundle_becomes_a_table(measured, tmp_path):
     keys = Chain(**FIELDS).record().keys()
     assert list(table.rows) == keys and found["rows"] == len(keys)
     assert table.header.space == {"name": "chain", **Chain(**FIELDS).model_dump(mode="json")}
-    assert {row.rounds for row in table.rows.values()} == {1}
+    assert {row.rounds for row in table.isolated.values()} == {1}
+    assert table.header.protocol == "probe" and len(table.networks) == 4
     assert (
         "all 6 of chain" in hwnas("table", "check", tmp_path / "t.json", "chain", *settings(**FIELDS)).output
     )

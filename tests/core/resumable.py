@@ -61,7 +61,7 @@ def run(
         arch_lr=0.05,
         checkpoint_every_steps=every_steps,
         pruner=ThresholdPruner(share=0.9, from_epoch=1),
-        **{**space.preset("small").search, **values},
+        **values,
     )
     table = fake_table(space.record().keys(), input_shape=space.input_shape())
     data = SearchData(
