@@ -78,7 +78,7 @@ class TensorRTBackend(LatencyBackend):
         super().__init__(device, precision, threads)
         if self.device.kind != "cuda" and device == "auto":
             raise BackendUnavailable(
-                f"TensorRT runs on CUDA devices only, and PyTorch {torch.__version__} sees none here. Install "
+                f"TensorRT runs on CUDA devices alone; PyTorch {torch.__version__} sees none here. Install "
                 "an NVIDIA driver and a CUDA build of torch (hwnas doctor says what is missing), or use "
                 "--backend onnxruntime."
             )
