@@ -269,8 +269,7 @@ class Switched(FakeBackend):
 @pytest.fixture
 def switched(run, tmp_path, monkeypatch):
     """A run whose table was measured with other switches than the constructor's defaults."""
-    for module in ("machine", "measure"):
-        monkeypatch.setattr(f"hwnas.cli.{module}.find_backend", lambda _: Switched)
+    monkeypatch.setattr("hwnas.cli.machine.find_backend", lambda _: Switched)
     for name in ("genotype.json", "result.json", "run.json", "search.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     kept = LatencyTable.load(run / "table.json")
