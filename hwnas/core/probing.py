@@ -70,8 +70,8 @@ def probes(
 ) -> list[Genotype]:
     """The fewest networks of ``space`` whose latencies determine that of every other, if latency adds up.
 
-    Candidates are the skeleton, each option placed alone and in all choices like it, each depth, and random
-    networks; of them those are taken that tell most apart that the ones before do not.
+    Candidates are random networks in which each option is placed, alone and in all choices like it, each
+    depth, and each op under its condition; those are taken that tell most apart what the ones before do not.
 
     Args:
         space: any search space.
@@ -139,34 +139,25 @@ def _random(choices: Mapping[str, Choice], generator: torch.Generator) -> Assign
 
 
 def _candidates(space: SearchSpace, random: int) -> Iterator[Assignment]:
-    """Structured networks first, then random ones; always the same."""
+    """Random networks, in which one decision after the other is placed; always the same.
+
+    Placed on a random background, not a bare one: a network of nothing but the first option may be one that
+    a compiler folds away, and it is in networks like those to come that a row must be right.
+    """
     choices = space.choices()
-    first = dict.fromkeys(choices, 0)
-    deepest = {
-        name: len(choice.options) - 1 if choice.kind == "depth" else 0 for name, choice in choices.items()
-    }
+    generator = torch.Generator().manual_seed(0)
     alike: dict[tuple[str, ...], list[str]] = {}
     for name, choice in choices.items():
-        if choice.kind != "depth":
-            alike.setdefault(choice.options, []).append(name)
-    for base in (first, deepest):
-        yield dict(base)
-        for name, choice in choices.items():
-            for option in range(len(choice.options)):
-                yield {**base, name: option}
-        for options, names in alike.items():
-            for option in range(len(options)):
-                yield base | dict.fromkeys(names, option)
+        alike.setdefault((choice.kind, *choice.options), []).append(name)
+    for name, choice in choices.items():
+        for option in range(len(choice.options)):
+            yield _random(choices, generator) | {name: option}
+    for names in alike.values():
+        for option in range(len(choices[names[0]].options)):
+            yield _random(choices, generator) | dict.fromkeys(names, option)
     # Every op at least once, however deep it is nested.
     for condition in dict.fromkeys(use.condition for use in space.record().ops):
         for pick in (min, max):
-            yield first | {name: pick(options) for name, options in condition}
-    for name, choice in choices.items():
-        if choice.kind == "depth":
-            for depth in range(len(choice.options)):
-                for names in alike.values():
-                    for option in range(len(choices[names[0]].options)):
-                        yield first | {name: depth} | dict.fromkeys(names, option)
-    generator = torch.Generator().manual_seed(0)
+            yield _random(choices, generator) | {name: pick(options) for name, options in condition}
     for _ in range(random):
         yield _random(choices, generator)

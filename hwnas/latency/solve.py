@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ Vector = NDArray[np.float64]
 # Relative standard deviations tried for (the additive model's misfit, the prior); the evidence chooses.
 _MISFITS = (1e-8, 1e-6, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
 _PRIORS = (0.03, 0.1, 0.3, 1.0)
+# A network is left out whose error, where it is not fitted, is above both.
+_OUTLIER_DEVIATIONS = 6.0
+_OUTLIER_SHARE = 0.15
 
 
 class NetworkTiming(BaseModel):
@@ -60,6 +63,8 @@ class Solution:
             the rows and the measurement.
         left_out_percent: the same for each network when it is left out of the solution: what to expect of
             networks that were not measured.
+        outliers: names of the networks that are no sum of their ops by far (a compiler folded them, or a
+            reading went wrong) and were therefore left out.
         misfit: relative standard deviation that the solution ascribes to the network timings.
         prior: relative standard deviation that it ascribes to the prior.
     """
@@ -67,6 +72,7 @@ class Solution:
     rows: dict[OpKey, Timing]
     residual_percent: float
     left_out_percent: float
+    outliers: tuple[str, ...]
     misfit: float
     prior: float
 
@@ -95,29 +101,46 @@ def solve_rows(
     without = [key for key in keys if not prior_ms.get(key, 0.0) > 0.0]
     if without:
         raise InvalidInput(f"the prior must give milliseconds above 0 for every key; none for {without[0]}.")
+    outliers: list[str] = []
+    while True:
+        solution, left_out = _solved(timed, keys, prior_ms)
+        # Far off by the standard of the others, and by any: it would spoil all rows that it shares.
+        usual = 1.4826 * float(np.median(np.abs(left_out)))
+        limit = max(_OUTLIER_DEVIATIONS * usual, _OUTLIER_SHARE)
+        worst = int(np.argmax(np.abs(left_out)))
+        if abs(left_out[worst]) <= limit or len(outliers) >= len(networks) // 5:
+            return replace(solution, outliers=tuple(outliers))
+        outliers.append(timed.pop(worst).name)
+
+
+def _solved(
+    timed: Sequence[NetworkTiming], keys: Sequence[OpKey], prior_ms: Mapping[OpKey, float]
+) -> tuple[Solution, Vector]:
+    """The solution, and each network's relative error when it is left out of it."""
     counts = count_matrix([network.counter for network in timed], keys)
     measured = np.array([network.timing.median_ms for network in timed])
     prior = _levelled(counts, measured, np.array([prior_ms[key] for key in keys]))
     certain = all(network.timing.spread_ms == 0.0 for network in timed) and _is_additive(counts, measured)
     misfit, width = _widths(counts, measured, prior, _MISFITS[:1] if certain else _MISFITS)
     rows, deviation = _most_likely(counts, measured, prior, misfit, width)
-    predicted = counts @ rows
     together = _covariance(counts, measured, prior, misfit, width)
     inverse = np.linalg.pinv(together, rcond=1e-13, hermitian=True)
-    left_out = (inverse @ (measured - counts @ prior)) / np.diag(inverse)
+    left_out = (inverse @ (measured - counts @ prior)) / np.diag(inverse) / measured
     runs = (counts > 0).sum(axis=0)
-    return Solution(
+    solution = Solution(
         rows={
             key: Timing(
                 median_ms=round(float(ms), 9), spread_ms=round(float(sd), 9), count=max(1, int(n)), rounds=1
             )
             for key, ms, sd, n in zip(keys, rows, deviation, runs, strict=True)
         },
-        residual_percent=_rms_percent(predicted / measured - 1.0),
-        left_out_percent=_rms_percent(left_out / measured),
+        residual_percent=_rms_percent(counts @ rows / measured - 1.0),
+        left_out_percent=_rms_percent(left_out),
+        outliers=(),
         misfit=misfit,
         prior=width,
     )
+    return solution, left_out
 
 
 def count_matrix(networks: Sequence[Mapping[OpKey, int]], keys: Sequence[OpKey]) -> Vector:

@@ -10,8 +10,8 @@ import numpy as np
 from hwnas.latency.device import Device, DeviceState
 from hwnas.latency.timing import Reader
 
-# In the first-level cache, so that what ran before leaves no trace: a larger one took a quarter longer behind a
-# network than behind itself.
+# In the first-level cache, so that what ran before leaves no trace: a larger one took a quarter longer
+# behind a network than behind itself.
 _CANARY_NUMBERS = 1 << 11
 _CANARY_PASSES = 800
 _CANARY_READS = 3
@@ -28,10 +28,10 @@ _BUSY_SHARE = 0.2  # of a core, from which another process is named
 
 
 def canary(clock_ns: Callable[[], int]) -> Reader:
-    """A reader of a fixed piece of work on the CPU, some 0.5 ms: slower than usual means a disturbed machine.
+    """A reader of a fixed piece of work on the CPU, below 1 ms: slower than usual, the machine is disturbed.
 
-    It feels a lowered clock, a core that is shared and, with a wall clock, being pushed off the core. A reading
-    is the quickest of three.
+    It feels a lowered clock, a core that is shared and, with a wall clock, being pushed off the core. A
+    reading is the quickest of three.
 
     Args:
         clock_ns: the clock that the measurements use.

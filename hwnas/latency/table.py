@@ -384,10 +384,16 @@ class LatencyTable:
         solution = solve_rows(self.networks, keys, prior_ms)
         self.rows = dict(solution.rows)
         self.verification = None
+        said = [
+            f"{len(solution.outliers)} networks are no sum of their ops by far and were not used: "
+            f"{', '.join(solution.outliers)}."
+        ]
+        remarks = [remark for remark in self.header.remarks if "are no sum of their ops" not in remark]
         self.header = self.header.model_copy(
             update={
                 "residual_percent": solution.residual_percent,
                 "left_out_percent": solution.left_out_percent,
+                "remarks": (*remarks, *(said if solution.outliers else [])),
             }
         )
         return solution

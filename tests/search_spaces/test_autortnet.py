@@ -91,7 +91,7 @@ def test_every_op_gives_the_ceiling_of_the_size(make, stride, size):
 
 
 def test_zero_is_an_op_with_a_row_and_skip_at_stride_one_is_none():
-    assert CELL_OPS["zero"](3, 1).spec == OpSpec(kind="autortnet.zero", attributes=(("stride", 1),))
+    assert CELL_OPS["zero"](3, 1).spec == OpSpec(kind="autortnet.times_zero", attributes=(("stride", 1),))
     assert isinstance(CELL_OPS["skip"](3, 1), nn.Identity)
     x = torch.randn(1, 3, 5, 5)
     assert not CELL_OPS["zero"](3, 2)(x).any()
