@@ -1,12 +1,12 @@
 """The main job on real street scenes: profile → search → fit → eval → export → measure on CamVid.
 
-Beside the found network stands a random one, trained alike: the first of a seeded sequence within 10 % of its
-table latency. Every stage leaves its files in the work folder and is resumed when run again; stages can also
-be run one by one, the two trainings side by side, each on a core:
+Beside the found network stands a random one, trained alike: the first of a seeded sequence within 10 % of
+its table latency. Every stage leaves its files in the work folder and is resumed when run again; stages can
+also be run one by one (profile, search, found, random, result), the two trainings side by side.
 
     python benchmarks/camvid.py --data DIR --work runs/camvid
-    python benchmarks/camvid.py --data DIR --work runs/camvid --stage found     (profile, search, found,
-    random, result) python benchmarks/camvid.py --data DIR --work runs/camvid-gpu --scale gpu
+    python benchmarks/camvid.py --data DIR --work runs/camvid --stage found
+    python benchmarks/camvid.py --data DIR --work runs/camvid-gpu --scale gpu
 """
 
 from __future__ import annotations
@@ -230,7 +230,9 @@ def stage_result(
             "onnx_max_abs_difference": exported.max_abs_difference,
             "fit_seconds": seconds_of(out / "fit.log.jsonl"),
         }
-    timings = measure_networks({name: (network, [example]) for name, network in networks.items()}, backend)
+    timings = measure_networks(
+        {name: (network, [example]) for name, network in networks.items()}, backend
+    ).timings
     for name, timing in timings.items():
         nets[name] |= {"measured_ms": timing.median_ms, "measured_spread_ms": timing.spread_ms}
     kept = json.loads((options.work / "search.json").read_text())
@@ -340,9 +342,9 @@ def markdown(summary: dict[str, Any], plots: list[str], folder: str) -> str:
             f"Search: {search_config['epochs']} epochs at {tuple(summary['search_size'])}, "
             f"batch {summary['search_batch']}, λ = {search_config['penalty']['weight']} "
             f"({search_config['penalty']['form']}), seed {search_config['seed']}; "
-            f"{summary['search_seconds']:.0f} s on two cores.",
+            f"{summary['search_seconds']:.0f} s.",
             f"Training: {fit_config['epochs']} epochs at 360x480, batch {summary['fit_batch']}, seed "
-            f"{fit_config['seed']}, no pre-training; both networks at the same time, each on one core.",
+            f"{fit_config['seed']}, no pre-training.",
             "",
             *rows,
             "",

@@ -94,8 +94,7 @@ def measured_networks(
     if not path.exists():
         subjects = network_subjects(space, [*fitted, *tested])
         found = measure_subjects({n: s.subject for n, s in subjects.items()}, backend, settings)
-        if found.busy:
-            print(" ".join(found.busy))
+        found.require_quiet(settings, "The networks were not kept.")
         content = {name: timing.model_dump(mode="json") for name, timing in found.timings.items()}
         write_atomically(path, json.dumps(content).encode())
     kept = json.loads(path.read_text())

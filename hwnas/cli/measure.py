@@ -66,11 +66,11 @@ def lines(values: dict[str, Any]) -> list[str]:
     if values["asked_ms"] is not None:
         shown.append(f"asked      {values['asked_ms']:8.2f} ms")
     if values["predicted_ms"] is not None:
-        shown.append(f"predicted  {values['predicted_ms']:8.2f} ms   (sum of the table's rows)")
+        shown.append(f"predicted  {values['predicted_ms']:8.2f} ms   (by the table)")
     under = f"{values['device']}, {values['backend']} {values['precision']}, batch {values['batch']}"
     number = f"measured   {values['median_ms']:8.2f} ms ± {values['spread_ms']:.2f}"
     shown.append(f"{number}   (median of {values['count']} readings on {under})")
-    return shown
+    return [*shown, *values["remarks"]]
 
 
 def run_measure(
@@ -82,9 +82,7 @@ def run_measure(
     backend_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure, and keep it in the folder; what was not asked for is as in the run's table."""
-    import torch
-
-    from hwnas.latency.measuring import measure_network
+    from hwnas.latency.measuring import measure_networks, plausible_inputs
 
     table = folder.table()
     options: dict[str, Any] = {}
@@ -104,9 +102,9 @@ def run_measure(
     if not trained:
         note("no weights yet: measuring with fresh ones, which take the same time")
     backend = machine.make(**{**options, **(backend_options or {})})
-    generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(batch, *folder.space.input_shape(), generator=generator)]
-    timing = measure_network(network, inputs, backend, settings)
+    inputs = plausible_inputs([(batch, *folder.space.input_shape())])
+    measured = measure_networks({"network": (network, inputs)}, backend, settings)
+    timing = measured.timings["network"]
     predicted = folder.read("result.json").get("predicted_ms")
     differing = _differences(table, backend, batch) if table is not None else []
     if predicted is not None and differing:
@@ -128,6 +126,7 @@ def run_measure(
         "trained": trained,
         "versions": backend.versions(),
         "settings": backend.settings(),
+        "remarks": [*measured.remarks, *measured.busy],
     }
     folder.write("measure.json", values)
     return values

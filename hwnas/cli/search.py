@@ -175,10 +175,10 @@ def run_search(
         # Refused before anything is written, so that nothing half-made could be resumed.
         table.check(input_shape=space.input_shape())
         table.require(space.record(batch=table.header.batch).keys())
-        for doubt in table.doubts():
-            note(doubt)
     begun = (out / "search.checkpoint.pt").exists() if resume else (out / "search.json").exists()
     if not begun:
+        for doubt in table.doubts() if table is not None else ():
+            note(doubt)
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
         if table is not None:
             table.save(out / "table.json")

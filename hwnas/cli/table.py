@@ -169,7 +169,7 @@ def _solved(table: LatencyTable) -> str:
 
 
 def _verified(table: LatencyTable) -> str:
-    if table.verification is None:
+    said = table.current_verification
+    if said is None:
         return f"never; hwnas verify {table.path}"
-    said = table.verification
     return f"{said.created}, {said.calibrated.networks} networks: {said.calibrated}"

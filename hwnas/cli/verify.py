@@ -75,6 +75,10 @@ def command(
     own = {} if preset is not None or kind.name != name else fields
     chosen = kind.from_preset(preset, **{**own, **homes["space"]})
     backend = Machine.of(found.header).make(**{**recorded_options(found.header), **homes["backend"]})
+    if plot is not None:
+        from hwnas.cli import drawing
+
+        drawing.styled()  # matplotlib missing is said before minutes of measuring
     note(f"measuring {samples + calibrate} networks of {chosen.name}: {backend}")
     with counting("verifying") as on_progress:
         said = verify(
@@ -88,8 +92,6 @@ def command(
             on_progress=on_progress,
         )
     if plot is not None:
-        from hwnas.cli import drawing
-
         drawing.save_png(drawing.predicted_against_measured(said, str(found.header)), plot)
     result({"table": str(table), **values(said)}, lines(said), as_json=as_json)
 
@@ -107,6 +109,7 @@ def values(said: Verification) -> dict[str, object]:
         "group_repeat_kendall_tau": said.group_repeat_kendall_tau,
         "worst_kinds": dict(said.worst_kinds),
         "is_good": said.is_good,
+        "remarks": list(said.remarks),
     }
 
 
@@ -133,6 +136,7 @@ def lines(said: Verification) -> list[str]:
             + (f" (measurements with themselves {itself:.3f})" if itself is not None else "")
         )
     off = [f"{kind} {percent:+.1f} %" for kind, percent in said.worst_kinds if abs(percent) >= 1]
+    shown += said.remarks
     if off:
         shown.append(f"rows that are too low (+) or too high (-): {', '.join(off)}")
     return shown

@@ -34,8 +34,8 @@ class LatencySource(Protocol):
         ...
 
     @property
-    def verification(self) -> Verification | None:
-        """What whole networks said about the rows, if any did."""
+    def current_verification(self) -> Verification | None:
+        """What whole networks said about the rows as they are, if any did."""
         ...
 
 
@@ -70,7 +70,7 @@ class ExpectedLatency(nn.Module):
         super().__init__()
         table.require(recording.keys())
         self.uses = recording.ops
-        calibration, verification = table.calibration, table.verification
+        calibration, verification = table.calibration, table.current_verification
         self._use_ms = [
             calibration.scale * table.latency_ms(use.key) + calibration.per_op_ms for use in self.uses
         ]
@@ -78,7 +78,7 @@ class ExpectedLatency(nn.Module):
         """Milliseconds that no op accounts for."""
         self._interval = (
             None
-            if verification is None or not calibration.networks
+            if verification is None
             else (1 + verification.low_percent / 100, 1 + verification.high_percent / 100)
         )
         rows = {choice.name: row for row, choice in enumerate(choices)}

@@ -41,6 +41,8 @@ def profile(
 
     Raises:
         TableMismatch: ``path`` holds a table measured under other conditions; it is left as it is.
+        CorruptTable: ``path`` holds something that cannot be trusted.
+        Interrupted: Ctrl-C; what was measured is in ``path``.
         MeasurementFailed: an op gave no number that can be believed, or the machine was not steady.
         BackendUnavailable: the backend cannot run here.
     """

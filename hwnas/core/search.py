@@ -205,6 +205,10 @@ def search(
         resume: go on with the run in ``out``.
         on_progress: called after each step and each epoch.
 
+    Warns:
+        UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
+        BlindChoiceWarning: a choice gets no gradient from the task; see ``score_kinds``.
+
     Raises:
         InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
             ``resume`` without ``out``; a description that is not JSON; batches that are no pairs, or none

@@ -50,6 +50,7 @@ def verify(
         TableMismatch: the table was measured under other conditions than the backend's, or for another size.
         MissingLatency: the table lacks rows of the space.
         MeasurementFailed: a network gave no number, or the machine was not steady; the table is as it was.
+        BackendUnavailable: the backend cannot run here.
         InvalidInput: the space has too few networks.
     """
     settings = settings or ProfileSettings()
@@ -70,13 +71,10 @@ def verify(
             f"{len(failed)} of {len(subjects)} networks could not be measured with {backend}:\n"
             + "\n".join(f"  {name}: {error}" for name, error in failed.items())
         )
-    if measured.busy and settings.busy == "refuse":
-        raise MeasurementFailed(
-            f"the machine was not steady: {' '.join(measured.busy)} The table was not verified. "
-            "End what else runs here and try again, or accept such numbers "
-            '(--allow-busy; ProfileSettings(busy="remark")).'
-        )
-    found = judged(table, space, fitted, tested, measured.timings)
+    measured.require_quiet(settings, "The table was not verified.")
+    found = judged(table, space, fitted, tested, measured.timings).model_copy(
+        update={"remarks": (*measured.remarks, *measured.busy)}
+    )
     table.verification = found
     if table.path is not None:
         table.save(table.path)

@@ -33,7 +33,7 @@ class TableHeader(BaseModel):
     settings: dict[str, str] = {}
     """Switches of the backend that decide its numbers."""
     protocol: Protocol = "isolated"
-    """``"isolated"``: each op was timed alone; ``"probe"``: rows are solved from whole networks."""
+    """``"isolated"``: ops timed alone. ``"probe"``: solved from whole networks. ``"formula"``: computed."""
     created: str = ""
     """When the first row was measured: ISO 8601, UTC."""
     processes: int = Field(default=1, ge=1)

@@ -13,8 +13,6 @@ from hwnas.latency.timing import Timing
 _POOLED_FREEDOM = 4
 # Student's t, 97.5 %, for 1, 2, … degrees of freedom; 1.96 beyond.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
-# The median of a squared normal variable.
-_MEDIAN_OF_CHI_SQUARE = 0.4549
 
 
 class Intervals:
@@ -31,8 +29,12 @@ class Intervals:
     """
 
     def __init__(self, timings: Sequence[Timing]) -> None:
-        scatters = [scatter for timing in timings if (scatter := _relative_variance(timing)) is not None]
-        self.pooled = statistics.median(scatters) / _MEDIAN_OF_CHI_SQUARE if scatters else 0.0
+        scatters = [
+            scatter / _median_of_chi_square(len(timing.process_medians_ms) - 1)
+            for timing in timings
+            if (scatter := _relative_variance(timing)) is not None
+        ]
+        self.pooled = statistics.median(scatters) if scatters else 0.0
         """Relative variance between processes that is usual in this table."""
 
     def of(self, timing: Timing) -> tuple[float, float]:
@@ -45,7 +47,8 @@ class Intervals:
         freedom = count - 1 + _POOLED_FREEDOM
         variance = ((count - 1) * own + _POOLED_FREEDOM * self.pooled) / freedom
         t = _T[freedom - 1] if freedom <= len(_T) else 1.96
-        half = t * math.sqrt(variance / count) * timing.median_ms
+        # Twice the variance of a mean: the other build has its own.
+        half = t * math.sqrt(2.0 * variance / count) * timing.median_ms
         return max(0.0, timing.median_ms - half), timing.median_ms + half
 
 
@@ -54,3 +57,8 @@ def _relative_variance(timing: Timing) -> float | None:
     if len(medians) < 2 or timing.median_ms <= 0:
         return None
     return statistics.variance(medians) / timing.median_ms**2
+
+
+def _median_of_chi_square(freedom: int) -> float:
+    """Median of a chi-square variable, over its degrees of freedom (Wilson and Hilferty's approximation)."""
+    return (1.0 - 2.0 / (9.0 * freedom)) ** 3

@@ -7,6 +7,8 @@ among processes, one after the other, each of which prepares everything anew.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import pickle
@@ -108,8 +110,8 @@ class ModuleSubject(Subject):
     inputs: tuple[Tensor, ...]
 
     def build(self) -> tuple[nn.Module, list[Tensor]]:
-        """The module itself."""
-        return self.module.eval(), list(self.inputs)
+        """A copy in evaluation mode."""
+        return copy.deepcopy(self.module).eval(), list(self.inputs)
 
 
 @dataclass
@@ -127,6 +129,23 @@ class Measured(Generic[K]):
     remarks: list[str] = field(default_factory=list)
     busy: list[str] = field(default_factory=list)
     processes: int = 1
+
+    def require_quiet(self, settings: ProfileSettings, consequence: str) -> None:
+        """Raise if the machine was busy and ``settings`` do not allow that.
+
+        Args:
+            settings: of this measurement.
+            consequence: a sentence that says what becomes of the numbers.
+
+        Raises:
+            MeasurementFailed: names what disturbed the measurement.
+        """
+        if self.busy and settings.busy == "refuse":
+            raise MeasurementFailed(
+                f"the machine was not steady: {' '.join(self.busy)} {consequence} End what else runs here "
+                "and try again, or accept such numbers, which will say so (--allow-busy; "
+                'ProfileSettings(busy="remark")).'
+            )
 
 
 def measure_subjects(
@@ -155,14 +174,18 @@ def measure_subjects(
     """
     settings = settings or ProfileSettings()
     backend.check()
-    before = DeviceState.read(backend.device)
     names = list(subjects)
-    timings: dict[K, Timing] = dict(earlier or {})
+    timings: dict[K, Timing] = {
+        # Fewer rounds may be asked for now than when it was begun.
+        name: timing.model_copy(update={"status": "ok"}) if timing.rounds >= settings.rounds else timing
+        for name, timing in (earlier or {}).items()
+    }
     processes = settings.processes if backend.varies else 1
     remarks: list[str] = []
     slowdowns: list[float] = []
+    states: list[DeviceState] = []
     repeated = 0
-    total = sum(settings.rounds - _rounds(timings.get(name)) for name in names)
+    total = sum(max(0, settings.rounds - _rounds(timings.get(name))) for name in names)
     done = 0
 
     for process in range(processes):
@@ -210,6 +233,7 @@ def measure_subjects(
         for index, timing in enumerate(outcome.timings):
             note(index, timing)
         done += sum(max(0, job.rounds - len(values)) for values in job.earlier)
+        states += outcome.states
         slowdowns += outcome.slowdowns
         repeated += outcome.repeated
         remarks += [remark for remark in outcome.remarks if remark not in remarks]
@@ -219,7 +243,9 @@ def measure_subjects(
         remarks.append(f"{repeated} disturbed rounds were measured again.")
     busy: list[str] = []
     if slowdowns and max(slowdowns) > settings.tolerance:
-        found = causes(backend.device, before, DeviceState.read(backend.device))
+        # Of the processes that measured: it is they that may have been pushed off their cores.
+        pairs = zip(states[::2], states[1::2], strict=True)
+        found = list(dict.fromkeys(cause for pair in pairs for cause in causes(backend.device, *pair)))
         listed = ", ".join(f"{value:.2f}" for value in slowdowns)
         busy = [
             f"Rounds ran at unequal speed, as a ratio to the usual: {listed}.",
@@ -298,7 +324,7 @@ def measure_networks(
     backend: LatencyBackend,
     settings: ProfileSettings | None = None,
     on_progress: Progress | None = None,
-) -> dict[K, Timing]:
+) -> Measured[K]:
     """Time whole networks, name → (network, inputs), in interleaved rounds. They are not changed.
 
     Raises:
@@ -311,12 +337,8 @@ def measure_networks(
     for name, timing in measured.timings.items():
         if timing.status == "failed":
             raise MeasurementFailed(f"{name} could not be measured with {backend}: {timing.error}")
-    if measured.busy and settings.busy == "refuse":
-        raise MeasurementFailed(
-            f"the machine was not steady: {' '.join(measured.busy)} End what else runs here and try again, "
-            'or accept such numbers (--allow-busy; ProfileSettings(busy="remark")).'
-        )
-    return measured.timings
+    measured.require_quiet(settings, "Nothing was kept.")
+    return measured
 
 
 def measure_network(
@@ -332,7 +354,7 @@ def measure_network(
         BackendUnavailable: the backend cannot run here.
     """
     name = type(module).__name__
-    return measure_networks({name: (module, inputs)}, backend, settings)[name]
+    return measure_networks({name: (module, inputs)}, backend, settings).timings[name]
 
 
 @dataclass
@@ -356,6 +378,8 @@ class _Outcome:
     slowdowns: list[float]
     repeated: int
     remarks: list[str]
+    states: list[DeviceState]
+    """Of the measuring process, before its first reading and after its last."""
 
 
 _Visited = Callable[[int, Timing], None]
@@ -376,6 +400,7 @@ def _run_here(
         except HwnasError as error:
             failures[position] = str(error)
     doing("measuring")
+    before = DeviceState.read(job.backend.device)
     clock = host_clock(job.backend.threads)[1]
     watch = RoundWatch(
         canary(clock) if job.backend.varies else None,
@@ -404,6 +429,7 @@ def _run_here(
         watch.slowdowns if job.backend.varies else [],
         watch.repeated,
         job.backend.remarks(),
+        [before, DeviceState.read(job.backend.device)],
     )
 
 
@@ -440,6 +466,8 @@ def _run_apart(job: _Job, visited: _Visited, progressed: Progress) -> _Outcome |
                 visited(said["visited"], Timing.from_rounds(said["readings"]))
             elif "progress" in said:
                 progressed(*said["progress"])
+            elif "unusable" in said:
+                return None
             elif "error" in said:
                 raise _as_raised(said)
             else:
@@ -448,6 +476,7 @@ def _run_apart(job: _Job, visited: _Visited, progressed: Progress) -> _Outcome |
                     said["slowdowns"],
                     said["repeated"],
                     said["remarks"],
+                    [DeviceState.model_validate(state) for state in said["states"]],
                 )
         raise MeasurementFailed(
             f"the measuring process ended with exit code {child.wait()} while {doing}, and gave no "
@@ -457,6 +486,21 @@ def _run_apart(job: _Job, visited: _Visited, progressed: Progress) -> _Outcome |
         child.kill()
         child.wait()
         child.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+
+
+def _received() -> _Job | None:
+    """The job from the parent; None if what it needs cannot be imported here."""
+    import importlib
+
+    try:
+        for name in pickle.load(sys.stdin.buffer):  # noqa: S301 - from the parent, by a pipe
+            importlib.import_module(name)
+        job: _Job = pickle.load(sys.stdin.buffer)  # noqa: S301
+    except (ImportError, AttributeError):
+        return None
+    return job
 
 
 def _as_raised(said: dict[str, str]) -> HwnasError:
@@ -478,11 +522,10 @@ def _child() -> None:
         out.write(json.dumps(values) + "\n")
 
     try:
-        import importlib
-
-        for name in pickle.load(sys.stdin.buffer):  # noqa: S301 - from the parent, by a pipe
-            importlib.import_module(name)
-        job: _Job = pickle.load(sys.stdin.buffer)  # noqa: S301
+        job = _received()
+        if job is None:
+            say(unusable=True)
+            return
         outcome = _run_here(
             job,
             lambda position, timing: say(visited=position, readings=timing.readings_ms),
@@ -499,4 +542,5 @@ def _child() -> None:
         slowdowns=outcome.slowdowns,
         repeated=outcome.repeated,
         remarks=outcome.remarks,
+        states=[state.model_dump(mode="json") for state in outcome.states],
     )

@@ -165,7 +165,7 @@ class _Filling:
         if missing:
             self._measure(missing, on_progress)
         if self.networks and (missing or not all(key in self.table for key in self.keys)):
-            self.table.solve(list(self.ops))
+            self.table.solve([key for key, timing in self.ops.items() if timing.status == "ok"])
             self._save()
 
     def _measure(self, missing: list[OpKey | str], on_progress: Progress | None) -> None:
@@ -213,15 +213,13 @@ class _Filling:
         except MeasurementFailed:
             self._save()
             raise
-        if measured.busy and self.settings.busy == "refuse":
+        try:
+            measured.require_quiet(self.settings, "Nothing of this run is kept.")
+        except MeasurementFailed:
             for name, timing in known.items():
                 self.put(name, timing)
             self._save()
-            raise MeasurementFailed(
-                f"the machine was not steady: {' '.join(measured.busy)} Nothing of this run is kept. End "
-                "what else runs here and try again, or accept such numbers, which the table will say "
-                '(--allow-busy; ProfileSettings(busy="remark")).'
-            )
+            raise
         for name, timing in measured.timings.items():
             self.put(name, timing)
         # Timings came in at random; they are kept in the order of the keys.
@@ -234,7 +232,7 @@ class _Filling:
                 "processes": max(len(t.rounds_by_process) or 1 for t in self.ops.values()),
             }
         )
-        self._remark([*self.backend.remarks(), *measured.remarks, *measured.busy])
+        self._remark([*measured.remarks, *measured.busy])
         self._save()
         failed = {name: timing for name, timing in measured.timings.items() if timing.status == "failed"}
         if failed:

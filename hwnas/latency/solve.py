@@ -87,7 +87,7 @@ def solve_rows(
     latency is exactly additive and the networks identify the rows, sums come out exactly.
 
     Args:
-        networks: timed end to end; those whose timing failed are left out.
+        networks: timed end to end; those whose timing failed or is not complete are left out.
         keys: the rows wanted.
         prior_ms: milliseconds of each key, right in proportion; above 0.
 
@@ -95,10 +95,10 @@ def solve_rows(
         MeasurementFailed: no network was timed.
         InvalidInput: a network runs an op that is not among ``keys``, or a key has no prior.
     """
-    timed = [network for network in networks if network.timing.status != "failed"]
+    timed = [network for network in networks if network.timing.status == "ok"]
     if not timed:
         raise MeasurementFailed("no network was timed, so there is nothing to solve rows from.")
-    without = [key for key in keys if not prior_ms.get(key, 0.0) > 0.0]
+    without = [key for key in keys if not 0.0 < prior_ms.get(key, 0.0) < math.inf]
     if without:
         raise InvalidInput(f"the prior must give milliseconds above 0 for every key; none for {without[0]}.")
     outliers: list[str] = []
@@ -120,6 +120,7 @@ def _solved(
     counts = count_matrix([network.counter for network in timed], keys)
     measured = np.array([network.timing.median_ms for network in timed])
     prior = _levelled(counts, measured, np.array([prior_ms[key] for key in keys]))
+    # Milliseconds without a spread are taken at their word, unless they contradict one another.
     certain = all(network.timing.spread_ms == 0.0 for network in timed) and _is_additive(counts, measured)
     misfit, width = _widths(counts, measured, prior, _MISFITS[:1] if certain else _MISFITS)
     rows, deviation = _most_likely(counts, measured, prior, misfit, width)
@@ -253,7 +254,8 @@ def _most_likely(
             break
         free &= rows > 0
     deviation = np.zeros(len(prior))
-    deviation[free] = scale * np.sqrt(np.diag(np.linalg.inv(design.T @ design)))
+    _, singular, directions = np.linalg.svd(design, full_matrices=False)
+    deviation[free] = scale * np.sqrt(((directions.T / singular) ** 2).sum(axis=1))
     return rows, deviation
 
 

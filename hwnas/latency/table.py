@@ -121,11 +121,16 @@ class LatencyTable:
         return rows_digest(self.rows)
 
     @property
+    def current_verification(self) -> Verification | None:
+        """The verification, if it is about the rows as they are now; None otherwise."""
+        said = self.verification
+        return said if said is not None and said.rows == self.rows_digest else None
+
+    @property
     def calibration(self) -> Calibration:
         """What whole networks taught about the rows; changes nothing where they were never verified."""
-        if self.verification is None or self.verification.rows != self.rows_digest:
-            return Calibration()
-        return self.verification.calibration
+        said = self.current_verification
+        return Calibration() if said is None else said.calibration
 
     @property
     def frame(self) -> pandas.DataFrame:
@@ -174,14 +179,15 @@ class LatencyTable:
         if self.header.device.kind == "fake":
             return []
         name = self.path or "the table"
-        if self.verification is None or self.verification.rows != self.rows_digest:
+        said = self.current_verification
+        if said is None:
             return [
                 f"{name} was never tested on whole networks, so how far it is off is not known: "
                 f"hwnas verify {self.path or 'TABLE'}"
             ]
-        if not self.verification.is_good:
+        if not said.is_good:
             return [
-                f"{name} failed its verification ({self.verification.calibrated}): do not rely on its "
+                f"{name} failed its verification ({said.calibrated}): do not rely on its "
                 "predictions. Measure it again on a quiet machine, and verify it:  "
                 + self.header.command(self.path)
             ]
@@ -319,7 +325,9 @@ class LatencyTable:
             return self
         if not self.isolated:
             raise InvalidInput(f"{self.path or 'the table'} has no ops that were timed alone.")
-        header = self.header.model_copy(update={"protocol": "isolated"})
+        header = self.header.model_copy(
+            update={"protocol": "isolated", "residual_percent": None, "left_out_percent": None}
+        )
         return LatencyTable(header, self.isolated)
 
     @classmethod
@@ -340,6 +348,9 @@ class LatencyTable:
                 machine, and ``"networks"`` for a backend.
             prior_ms: milliseconds of each op key, right in proportion; a formula of its size where left out.
                 It decides what the networks leave open.
+
+        Milliseconds are taken at their word where they do not contradict one another: few networks are met
+        exactly, and ``left_out_percent`` in the header says what to expect of others.
 
         Raises:
             GenotypeError: a genotype of another space.
@@ -380,8 +391,12 @@ class LatencyTable:
             InvalidInput: a key has no prior, or a network runs another op.
         """
         if prior_ms is None:
-            prior_ms = {key: timing.median_ms for key, timing in self.isolated.items()}
-        solution = solve_rows(self.networks, keys, prior_ms)
+            prior_ms = {
+                key: timing.median_ms for key, timing in self.isolated.items() if timing.status == "ok"
+            }
+        known = set(keys)
+        networks = [network for network in self.networks if known.issuperset(network.counter)]
+        solution = solve_rows(networks, keys, prior_ms)
         self.rows = dict(solution.rows)
         self.verification = None
         said = [
@@ -434,13 +449,15 @@ class LatencyTable:
         ]
         isolated = _pooled(self.isolated, other.isolated)
         table = LatencyTable(header, _pooled(self.rows, other.rows), isolated=isolated, networks=networks)
-        if networks and isolated:
-            table.solve(list(table.rows))
+        if networks:
+            formula = None if isolated else {key: default_formula(key) for key in table.rows}
+            table.solve(list(table.rows), formula)
         return table
 
     def slowdown_by_round(self) -> list[float]:
         """How much slower than usual each round ran; see :func:`hwnas.latency.timing.slowdown_by_round`."""
-        return slowdown_by_round([timing for timing in self.rows.values() if timing.status == "ok"])
+        measured = self.isolated or self.rows
+        return slowdown_by_round([timing for timing in measured.values() if timing.status == "ok"])
 
     def save(self, path: str | Path) -> None:
         """Write the table to ``path`` in one step: a reader finds the old file or the whole new one.

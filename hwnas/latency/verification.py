@@ -129,6 +129,8 @@ class Verification(_Frozen):
     """… and ends so many percent above it."""
     worst_kinds: tuple[tuple[str, float], ...] = ()
     """Kinds of op that contribute most to the error, and the percent by which their rows are too low."""
+    remarks: tuple[str, ...] = ()
+    """What a reader should know: rounds measured again, a machine that was not quiet."""
     evidence: tuple[NetworkEvidence, ...] = ()
 
     @property

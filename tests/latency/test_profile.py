@@ -291,7 +291,7 @@ def test_whole_networks_are_timed_like_tables():
     # 4 + 8 ms; two rounds of three readings.
     timing = measure_network(net, [x], backend, QUICK)
     assert (timing.median_ms, timing.count, backend.readings) == (12.0, 6, READINGS)
-    both = measure_networks({"a": (net, [x]), "b": (net[0].eval(), [x])}, backend, QUICK)
+    both = measure_networks({"a": (net, [x]), "b": (net[0].eval(), [x])}, backend, QUICK).timings
     assert {name: value.median_ms for name, value in both.items()} == {"a": 12.0, "b": 4.0}
 
 
