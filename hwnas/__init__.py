@@ -22,6 +22,7 @@ from hwnas.core.progress import Progress as Progress
 from hwnas.core.search import SearchConfig as SearchConfig
 from hwnas.core.search import SearchData as SearchData
 from hwnas.core.search import SearchResult as SearchResult
+from hwnas.core.search import UnverifiedTableWarning as UnverifiedTableWarning
 from hwnas.core.search import search as search
 from hwnas.core.space import Metric as Metric
 from hwnas.core.space import Preset as Preset
@@ -32,6 +33,7 @@ from hwnas.errors import SpaceError as SpaceError
 from hwnas.latency.backend import LatencyBackend as LatencyBackend
 from hwnas.latency.device import Device as Device
 from hwnas.latency.fake import FakeBackend as FakeBackend
+from hwnas.latency.measuring import ProfileSettings as ProfileSettings
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend as OnnxRuntimeBackend
 from hwnas.latency.table import LatencyTable as LatencyTable
 from hwnas.latency.tensorrt import TensorRTBackend as TensorRTBackend

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.choosing import choose_space, space_options
+from hwnas.cli.choosing import DEFAULT_SPACE, choose_space, space_options
 from hwnas.cli.console import note, result
 from hwnas.cli.machine import (
     Machine,
@@ -114,7 +114,7 @@ def command(
         return
     if results is not None:
         raise InvalidInput("--results belongs to --import-bundle DIR; give both.")
-    fields = list(find_space(space or "autortnet").model_fields)
+    fields = list(find_space(space or DEFAULT_SPACE).model_fields)
     homes = sort_out(
         parse(settings), {"space": fields, "profile": list(ProfileSettings.model_fields), "backend": None}
     )

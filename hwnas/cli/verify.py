@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwnas.cli.choosing import DEFAULT_SPACE
 from hwnas.cli.console import counting, note, result
 from hwnas.cli.machine import Machine, allow_busy_option, reading_settings, recorded_options
 from hwnas.cli.names import find_space
@@ -67,7 +68,7 @@ def command(
     found = LatencyTable.load(table)
     fields = dict(found.header.space)
     name = fields.pop("name", None)
-    kind = find_space(space or str(name or "autortnet"))
+    kind = find_space(space or str(name or DEFAULT_SPACE))
     homes = sort_out(
         parse(settings),
         {"space": list(kind.model_fields), "profile": list(ProfileSettings.model_fields), "backend": None},

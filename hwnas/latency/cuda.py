@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hwnas.errors import HwnasWarning
 from hwnas.latency.backend import calls_per_block
 from hwnas.latency.timing import Reader
 
@@ -22,7 +23,7 @@ _BLOCK_MS = 2.0
 _CALLS_PER_GRAPH = 20
 
 
-class LaunchBoundWarning(UserWarning):
+class LaunchBoundWarning(HwnasWarning):
     """Readings on a GPU that tell the time of the CPU's launches."""
 
 

@@ -471,8 +471,8 @@ class OnnxRuntime:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             providers = [(wanted, {"device_id": "0"})]
         if self._provider == "tensorrt":
+            # Alone: a node that TensorRT does not take must fail, not run on CUDA unseen.
             providers[0][1]["trt_fp16_enable"] = str(self._fp16)
-            providers.append((self.providers["cuda"], {"device_id": "0"}))
         session = self._runtime.InferenceSession(model, options, providers=providers)
         running = session.get_providers()[0]
         if running != wanted:
@@ -595,7 +595,7 @@ class TensorRt:
         start, end = self._cuda.Event(), self._cuda.Event()
         enqueue_share = 0.0
 
-        def block_ms(calls: int, keep: object = buffers) -> float:
+        def block_ms(calls: int, keep: object = (engine, buffers)) -> float:
             nonlocal enqueue_share
             # Nothing of what ran before may still be queued when the clock starts.
             self._stream.synchronize()

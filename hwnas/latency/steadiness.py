@@ -16,14 +16,6 @@ _CANARY_NUMBERS = 1 << 11
 _CANARY_PASSES = 800
 _CANARY_READS = 3
 
-# NVML's bits that hold the clocks down for a reason other than idling or a limit the user set.
-_THROTTLE_REASONS = {
-    0x04: "its power cap",
-    0x08: "a hardware slowdown",
-    0x20: "heat (software)",
-    0x40: "heat (hardware)",
-    0x80: "the power brake",
-}
 _BUSY_SHARE = 0.2  # of a core, from which another process is named
 
 
@@ -56,8 +48,7 @@ def causes(device: Device, before: DeviceState, after: DeviceState) -> list[str]
     found = []
     if after.gpu_processes is not None and after.gpu_processes > 1:
         found.append(f"{after.gpu_processes} processes compute on the GPU")
-    reasons = (before.gpu_throttle_reasons or 0) | (after.gpu_throttle_reasons or 0)
-    held = [name for bit, name in _THROTTLE_REASONS.items() if reasons & bit]
+    held = list(dict.fromkeys((*before.held_down_by, *after.held_down_by)))
     if held:
         found.append(f"the GPU's clocks are held down by {' and '.join(held)}")
     if before.gpu_mhz and after.gpu_mhz and abs(after.gpu_mhz / before.gpu_mhz - 1) > 0.05:

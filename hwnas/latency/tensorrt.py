@@ -333,8 +333,9 @@ def build_engine(
         ) from error
     if plan is None:
         raise MeasurementFailed(f"TensorRT {trt.__version__} cannot build an engine of the model:\n{log}")
-    if timing_cache is not None:
-        after = bytes(config.get_timing_cache().serialize())
+    kept = config.get_timing_cache() if timing_cache is not None else None
+    if timing_cache is not None and kept is not None:
+        after = bytes(kept.serialize())
         if after != before:
             write_atomically(timing_cache, after)
     return bytes(plan)

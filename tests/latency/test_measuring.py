@@ -190,3 +190,17 @@ def test_an_estimate_scales_a_sample_up(monkeypatch):
     )
     assert preparing == 24 * 1.0
     assert measuring == 24 * 4 * 1.0
+
+
+def test_fewer_rounds_than_were_begun_with_complete_a_timing(tmp_path):
+    earlier = {"four": Timing.from_rounds([[1.0]] * 3, status="partial")}
+    fewer = SETTINGS.model_copy(update={"rounds": 2})
+    found = measure_subjects({"four": OpSubject(key(4))}, Varying(tmp_path / "n"), fewer, earlier=earlier)
+    assert (found.timings["four"].status, found.timings["four"].rounds) == ("ok", 3)
+    assert not (tmp_path / "n").exists()
+
+
+def test_a_network_that_is_given_is_not_changed(tmp_path):
+    network = nn.Sequential(Conv(3, 4)).train()
+    measure_network(network, [torch.ones(SHAPE)], FakeBackend(formula), SETTINGS)
+    assert network.training and network[0].training

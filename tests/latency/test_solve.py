@@ -128,3 +128,25 @@ def test_independent_rows_are_the_fewest_that_span():
 def test_counts_as_a_matrix():
     matrix = count_matrix([{KEYS[0]: 2, KEYS[3]: 1}, {}], KEYS)
     assert matrix.tolist() == [[2, 0, 0, 1], [0, 0, 0, 0]]
+
+
+def test_a_network_that_is_no_sum_is_left_out_and_named():
+    """A compiler folded it away: it takes a fiftieth of its ops, and would spoil the rows of all."""
+    random = np.random.default_rng(0)
+    networks = [
+        network(counts, noise=random.normal(1.0, 0.01))
+        for counts in random.integers(1, 5, size=(30, 4)).tolist()
+    ]
+    folded = network([4, 4, 4, 4], 0.6).model_copy(update={"name": "folded"})
+    solution = solve_rows([*networks, folded], KEYS, TRUTH)
+    assert solution.outliers == ("folded",)
+    for k, timing in solution.rows.items():
+        assert timing.median_ms == pytest.approx(TRUTH[k], rel=0.15)
+
+
+def test_what_is_not_complete_is_not_used():
+    partial = NetworkTiming.of("p", {KEYS[0]: 1}, Timing.from_rounds([[9.0]], status="partial"))
+    rows = solve_rows([partial, network([1, 0, 0, 0])], KEYS[:1], TRUTH).rows
+    assert rows[KEYS[0]].median_ms == pytest.approx(1.0)
+    with pytest.raises(InvalidInput, match=r"none for test\.b"):
+        solve_rows([network([1, 0, 0, 0])], KEYS, {**TRUTH, KEYS[1]: float("inf")})

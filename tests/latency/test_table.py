@@ -12,8 +12,10 @@ from hwnas.latency import table_file
 from hwnas.latency.device import Device, DeviceState
 from hwnas.latency.fake import FakeBackend, fake_table
 from hwnas.latency.header import TableHeader
+from hwnas.latency.solve import NetworkTiming
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import Timing
+from hwnas.latency.verification import Calibration, Scores, Verification
 from hwnas.ops import OpKey, OpSpec
 
 TITAN = Device(kind="cuda", name="NVIDIA TITAN Xp", cores=30)
@@ -386,3 +388,59 @@ def test_frame(table):
     assert set(frame["device"]) == {"NVIDIA TITAN Xp"}
     assert list(LatencyTable(HEADER).frame.columns) == list(frame.columns)
     assert not math.isnan(frame["spread_ms"].sum())
+
+
+# --- what whole networks said -----------------------------------------------------------------------------
+
+
+def verified(table):
+    scores = Scores(networks=3, rmspe_percent=1, within_5=100, within_10=100, kendall_tau=1, bias=1)
+    table.verification = Verification(
+        created="now",
+        rows=table.rows_digest,
+        uncalibrated=scores,
+        calibrated=scores,
+        calibration=Calibration(scale=2.0, networks=5),
+    )
+    return table
+
+
+def test_a_verification_goes_to_disk_and_back(table, tmp_path):
+    verified(table).save(tmp_path / "v.json")
+    loaded = LatencyTable.load(tmp_path / "v.json")
+    assert loaded.current_verification == table.verification
+    assert loaded.predict_ms({key(16): 1}) == 2 * table.latency_ms(key(16))
+    assert loaded.doubts() == []
+
+
+def test_a_verification_of_other_rows_is_not_current(table):
+    changed = verified(table)
+    changed.rows[key(16)] = Timing(median_ms=9.0, spread_ms=0.0, count=1)
+    assert changed.current_verification is None
+    assert changed.predict_ms({key(16): 1}) == 9.0
+    assert "was never tested on whole networks" in changed.doubts()[0]
+
+
+def test_the_ops_alone_are_a_table_of_their_own(table):
+    networks = [NetworkTiming.of("n", {key(8): 1, key(16): 2}, Timing.from_rounds([[1.0]]))]
+    header = HEADER.model_copy(update={"protocol": "probe"})
+    probed = LatencyTable(header, isolated=ROWS, networks=networks)
+    probed.solve(list(ROWS))
+    alone = probed.as_isolated()
+    assert alone.rows == ROWS
+    assert (alone.header.protocol, alone.header.left_out_percent) == ("isolated", None)
+    # 0.1225 + 2 · 0.3667 = 0.856 ms alone are 1 ms together: the rows are raised to that.
+    assert probed.predict_ms({key(8): 1, key(16): 2}) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_merged_networks_are_solved_anew():
+    header = HEADER.model_copy(update={"protocol": "probe"})
+    tables = []
+    for ms in (1.0, 3.0):
+        timing = Timing.from_rounds([[ms]])
+        table = LatencyTable(header, isolated=ROWS, networks=[NetworkTiming.of("n", {key(8): 1}, timing)])
+        table.solve(list(ROWS))
+        tables.append(table)
+    merged = tables[0].merged(tables[1])
+    assert merged.networks[0].timing.readings_ms == ((1.0,), (3.0,))
+    assert merged.predict_ms({key(8): 1}) == pytest.approx(2.0, rel=0.05)
