@@ -368,7 +368,6 @@ def test_a_session_that_runs_elsewhere_is_refused(monkeypatch):
         "fallback": "1",
         "providers": [
             ("TensorrtExecutionProvider", {"device_id": "0", "trt_fp16_enable": "False"}),
-            ("CUDAExecutionProvider", {"device_id": "0"}),
         ],
     }
 
