@@ -74,9 +74,7 @@ def lines(values: dict[str, Any]) -> list[str]:
     shown.append(f"{number}   (median of {values['count']} readings on {under})")
     if values["predicted_ms"] and abs(values["predicted_ms"] / values["median_ms"] - 1) > _FAR_OFF:
         off = 100 * (values["predicted_ms"] / values["median_ms"] - 1)
-        shown.append(
-            f"the prediction is {off:+.0f} % off: hwnas verify TABLE says for which ops, and corrects it"
-        )
+        shown.append(f"the prediction is {off:+.0f} % off; hwnas verify TABLE says why, and corrects it")
     return [*shown, *values["remarks"]]
 
 

@@ -106,8 +106,8 @@ def command(
     given = kept.get("fields") or (fields_of(table, kind.name) if table else None)
     if setup and data is not None and data != setup.data.name:
         raise InvalidInput(
-            f"the run in {out} learns from {setup.data.name}, so it cannot go on with {data}: leave --data out, or "
-            "start anew in another folder (--out)."
+            f"the run in {out} learns from {setup.data.name}, so it cannot go on with {data}: leave --data "
+            "out, or start anew in another folder (--out)."
         )
     data = data or (setup.data.name if setup else None)
     chosen = choose_space(space, preset, homes["space"], data, given_fields=given)
@@ -125,8 +125,9 @@ def command(
     classes = (given or {}).get("num_classes")
     if not kept and classes is not None and classes != class_count(chosen.data):
         raise InvalidInput(
-            f"the table is for {classes} classes, and {chosen.data} has {class_count(chosen.data)}: give the --data "
-            f"that it was profiled for, or profile one for these:  hwnas profile {kind.name} --data {chosen.data}"
+            f"the table is for {classes} classes, and {chosen.data} has {class_count(chosen.data)}: give the "
+            "--data that it was profiled for, or profile one for these:  "
+            f"hwnas profile {kind.name} --data {chosen.data}"
         )
     for assumption in () if kept else chosen.assumed:
         note(f"assuming {assumption}")
