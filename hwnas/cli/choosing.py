@@ -67,12 +67,15 @@ def choose_space(
         if DEFAULT_PRESET in kind.presets:
             preset = DEFAULT_PRESET
             assumed.append(f"preset {preset} ({kind.preset(preset).about})")
+    # Which classes there are, a table or a run says better than data that nobody asked for.
+    told = data is None and "num_classes" in values
     if data is None:
         data = DEFAULT_DATA
         assumed.append(
             f"data {data} (drawn street scenes: numbers say whether it learns, not how it does outside)"
         )
-    if "num_classes" in kind.model_fields and "num_classes" not in fields and _tells_classes(name, data):
+    asks = "num_classes" in kind.model_fields and "num_classes" not in fields
+    if asks and not told and _tells_classes(name, data):
         values["num_classes"] = class_count(data)
     space = kind.from_preset(preset, **{**values, **fields})
     return Chosen(space, kind.preset(preset) if preset else None, preset, data, tuple(assumed))

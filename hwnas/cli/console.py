@@ -106,7 +106,8 @@ class _Lines:
 
     def __call__(self, progress: Progress) -> None:
         if self._first_step is None:
-            self._first_step = progress.step
+            # Not before: a resumed run has batches to skip first, which tell nothing of its pace.
+            self._first_step, self._began = progress.step, time.monotonic()
         if not progress.end_of_epoch:
             return
         done = max(1, progress.step - self._first_step)

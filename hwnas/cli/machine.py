@@ -110,6 +110,13 @@ def recorded_options(header: TableHeader) -> dict[str, Any]:
     return options
 
 
+def fields_of(table: LatencyTable, space: str | None) -> dict[str, Any] | None:
+    """The fields of the space that a table was measured for; None if that is not the space asked for."""
+    fields: dict[str, Any] = dict(table.header.space)
+    name = fields.pop("name", None)
+    return fields if space is None or name == space else None
+
+
 def reading_settings(settings: Mapping[str, Any], *, allow_busy: bool = False) -> ProfileSettings:
     """How much to read: from ``--set`` and ``--allow-busy``.
 

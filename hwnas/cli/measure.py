@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hwnas.latency.measuring import ProfileSettings
     from hwnas.latency.table import LatencyTable
 
+_FAR_OFF = 0.15  # a prediction that is further off is remarked upon
+
 
 @click.command("measure")
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
@@ -70,6 +72,9 @@ def lines(values: dict[str, Any]) -> list[str]:
     under = f"{values['device']}, {values['backend']} {values['precision']}, batch {values['batch']}"
     number = f"measured   {values['median_ms']:8.2f} ms ± {values['spread_ms']:.2f}"
     shown.append(f"{number}   (median of {values['count']} readings on {under})")
+    if values["predicted_ms"] and abs(values["predicted_ms"] / values["median_ms"] - 1) > _FAR_OFF:
+        off = 100 * (values["predicted_ms"] / values["median_ms"] - 1)
+        shown.append(f"the prediction is {off:+.0f} % off; hwnas verify TABLE says why, and corrects it")
     return [*shown, *values["remarks"]]
 
 

@@ -14,6 +14,7 @@ from hwnas.cli.machine import (
     Machine,
     allow_busy_option,
     default_table_path,
+    fields_of,
     machine_options,
     profile_space,
     reading_settings,
@@ -94,6 +95,7 @@ def command(
     For a device without torch and hwnas: --export-bundle here, run.py there, --import-bundle here again.
     """
     from hwnas.latency.measuring import ProfileSettings
+    from hwnas.latency.table import LatencyTable
 
     asked = Machine(device, backend, precision, threads)
     if import_bundle is not None:
@@ -140,7 +142,9 @@ def command(
         )
         return
     measuring = asked.make(**homes["backend"])
-    chosen = choose_space(space, preset, homes["space"], data)
+    # A table that is to be gone on with says itself which space it is for.
+    given = fields_of(LatencyTable.load(out), space) if out is not None and out.exists() else None
+    chosen = choose_space(space, preset, homes["space"], data, given_fields=given)
     for assumption in chosen.assumed:
         note(f"assuming {assumption}")
     path = out or default_table_path(chosen.space, measuring, batch, protocol)
@@ -155,10 +159,10 @@ def command(
         )
         return
     table = profile_space(chosen.space, measuring, path, batch=batch, protocol=protocol, settings=reading)
-    _say(table, path, as_json=as_json)
+    _say(table, path, data=data, as_json=as_json)
 
 
-def _say(table: LatencyTable, path: Path, *, as_json: bool) -> None:
+def _say(table: LatencyTable, path: Path, *, data: str | None = None, as_json: bool) -> None:
     """Print what is in a table, and how to test it and search with it."""
     header = table.header
     values = {
@@ -184,7 +188,8 @@ def _say(table: LatencyTable, path: Path, *, as_json: bool) -> None:
         f"{header.precision}, batch {header.batch}",
         *header.remarks,
         f"test it:         hwnas verify {path}",
-        f"search with it:  hwnas search {header.space.get('name', 'SPACE')} --lut {path}",
+        f"search with it:  hwnas search {header.space.get('name', 'SPACE')} --lut {path}"
+        + (f" --data {data}" if data else ""),
     ]
     result(values, lines, as_json=as_json)
 

@@ -173,7 +173,7 @@ def _conditions(folder: RunFolder) -> str:
     rows = []
     if table is not None:
         header = table.header
-        where = f"{header.device.name}, batch {header.batch}, {header.threads} threads"
+        where = f"{header.device.name}, batch {header.batch}, threads {header.threads}"
         about = f"{where}, {len(table.rows)} rows, {header.created}"
         rows.append(("latency table", f"{header.backend} {header.precision}", about))
     rows += [(f"search.{name}", str(value), "") for name, value in config.items()]

@@ -11,11 +11,12 @@ import click
 
 from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
 from hwnas.cli.console import note, result, watching
-from hwnas.cli.data import DataChoice, image_shape, require_maps
+from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.machine import (
     Machine,
     default_table_path,
+    fields_of,
     machine_options,
     profile_space,
     reading_settings,
@@ -102,7 +103,12 @@ def command(
         )
     without = lut == Path("none") or (bool(kept) and kept.get("table") is None)
     table = None if without else _given_table(lut, out, resume, machine)
-    given = kept.get("fields") or (_fields_of(table, kind.name) if table else None)
+    given = kept.get("fields") or (fields_of(table, kind.name) if table else None)
+    if setup and data is not None and data != setup.data.name:
+        raise InvalidInput(
+            f"the run in {out} learns from {setup.data.name}, so it cannot go on with {data}: leave --data "
+            "out, or start anew in another folder (--out)."
+        )
     data = data or (setup.data.name if setup else None)
     chosen = choose_space(space, preset, homes["space"], data, given_fields=given)
     if kept:
@@ -115,6 +121,13 @@ def command(
     else:
         images = DataChoice.of(
             chosen.data, batch or (chosen.preset.batch if chosen.preset else 8), homes["data"]
+        )
+    classes = (given or {}).get("num_classes")
+    if not kept and classes is not None and classes != class_count(chosen.data):
+        raise InvalidInput(
+            f"the table is for {classes} classes, and {chosen.data} has {class_count(chosen.data)}: give the "
+            "--data that it was profiled for, or profile one for these:  "
+            f"hwnas profile {kind.name} --data {chosen.data}"
         )
     for assumption in () if kept else chosen.assumed:
         note(f"assuming {assumption}")
@@ -239,7 +252,7 @@ def report_search(
         line += f", asked for {asked_ms:g} ms" if asked_ms is not None else ""
     result(
         values,
-        [line, f"next:  hwnas fit {out} && hwnas measure {out} && hwnas report {out}"],
+        [line, f"next:  hwnas fit {out} && hwnas eval {out} && hwnas measure {out} && hwnas report {out}"],
         as_json=as_json,
     )
 
@@ -254,8 +267,3 @@ def _given_table(lut: Path | None, out: Path, resume: bool, machine: Machine) ->
     table = LatencyTable.load(path)
     machine.require(table)
     return table
-
-
-def _fields_of(table: LatencyTable, space: str) -> Mapping[str, Any] | None:
-    fields = dict(table.header.space)
-    return fields if fields.pop("name", None) == space else None

@@ -11,7 +11,7 @@ import click
 from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
 from hwnas.cli.data import image_shape
-from hwnas.cli.machine import Machine, machine_options
+from hwnas.cli.machine import Machine, fields_of, machine_options
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import parse, sort_out
 
@@ -39,7 +39,7 @@ def show(table: Path, rows: int, as_json: bool) -> None:
     slowest = sorted(found.rows.items(), key=lambda row: -row[1].median_ms)
     lines = [
         f"device     {header.device.name} ({header.device.alias})",
-        f"runtime    {header.backend} {header.precision}, {header.threads} threads",
+        f"runtime    {header.backend} {header.precision}, threads {header.threads}",
         f"input      {'x'.join(map(str, header.input_shape))}, batch {header.batch}",
         f"created    {header.created}",
         f"versions   {', '.join(f'{name} {version}' for name, version in header.versions.items())}",
@@ -80,7 +80,9 @@ def check(
     said = f"{table}: sound, {len(found.rows)} rows"
     if space is not None:
         fields = sort_out(parse(settings), {"space": list(find_space(space).model_fields)})["space"]
-        chosen = choose_space(space, preset, fields, data).space
+        chosen = choose_space(
+            space, preset, fields, data, given_fields=fields_of(found, find_space(space).name)
+        ).space
         found.check(input_shape=image_shape(chosen))
         keys = chosen.record(batch=found.header.batch).keys()
         found.require(keys)

@@ -190,7 +190,7 @@ class Run:
         saved = (
             f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
         )
-        raise Interrupted(f"stopped in epoch {self._epoch} after {self.step} steps; saved in {saved}.")
+        raise Interrupted(f"stopped in epoch {self._epoch + 1} after {self.step} steps; saved in {saved}.")
 
     def _begin(self, resume: bool) -> int | None:
         if self.out is None:

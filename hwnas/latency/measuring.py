@@ -240,7 +240,7 @@ def measure_subjects(
         if job.rounds == settings.rounds:
             break
     if repeated:
-        remarks.append(f"{repeated} disturbed rounds were measured again.")
+        remarks.append(f"Disturbed rounds that were measured again: {repeated}.")
     busy: list[str] = []
     if slowdowns and max(slowdowns) > settings.tolerance:
         # Of the processes that measured: it is they that may have been pushed off their cores.

@@ -400,10 +400,9 @@ class LatencyTable:
         self.rows = dict(solution.rows)
         self.verification = None
         said = [
-            f"{len(solution.outliers)} networks are no sum of their ops by far and were not used: "
-            f"{', '.join(solution.outliers)}."
+            f"Networks not used, since they are by far no sum of their ops: {', '.join(solution.outliers)}."
         ]
-        remarks = [remark for remark in self.header.remarks if "are no sum of their ops" not in remark]
+        remarks = [remark for remark in self.header.remarks if not remark.startswith("Networks not used")]
         self.header = self.header.model_copy(
             update={
                 "residual_percent": solution.residual_percent,

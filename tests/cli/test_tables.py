@@ -6,7 +6,7 @@ import pytest
 
 from hwnas.cli.app import EXIT_ERROR
 from hwnas.latency.table import LatencyTable
-from tests.cli.conftest import hwnas, said, settings
+from tests.cli.conftest import TINY, hwnas, said, settings
 
 SMALL = settings(size=16, channels=4, stages=3)
 
@@ -91,3 +91,26 @@ def test_profile_says_everything_as_json(tmp_path):
     found = said("profile", "chain", "--backend", "fake", "--out", tmp_path / "t.json", *SMALL)
     assert found["protocol"] == "probe" and found["networks"] > 5
     assert json.loads((tmp_path / "t.json").read_text())["schema_version"] == 2
+
+
+def test_a_table_is_gone_on_with_for_the_space_that_it_says(tmp_path):
+    """The command that a missing row names has no --set: the file knows them."""
+    path = tmp_path / "t.json"
+    fake = ("profile", "chain", "--backend", "fake", "--protocol", "isolated", "--out", path)
+    before = said(*fake, *SMALL)
+    assert said(*fake)["rows"] == before["rows"]
+
+
+def test_a_table_for_other_classes_is_refused_in_words(table, tmp_path):
+    fake = ("--backend", "fake", "--protocol", "isolated", "--out", tmp_path / "t.json")
+    hwnas("profile", "autortnet", *fake, *settings(**TINY, num_classes=5))
+    result = hwnas("search", "autortnet", "--lut", tmp_path / "t.json", "--out", tmp_path / "run")
+    assert result.exit_code == EXIT_ERROR
+    assert "the table is for 5 classes, and synthetic has 8: give the --data that" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_does_not_go_on_with_other_data(run):
+    result = hwnas("search", "--out", run, "--resume", "--data", "folders:elsewhere")
+    assert result.exit_code == EXIT_ERROR
+    assert "learns from synthetic, so it cannot go on with folders:elsewhere" in result.stderr

@@ -58,7 +58,7 @@ def test_a_run_that_broke_anywhere_goes_on_bit_for_bit(tmp_path, every_steps, st
 def test_a_signal_stops_between_steps_and_saves(tmp_path, number):
     whole, _ = train(tmp_path / "whole")
     with pytest.raises(
-        Interrupted, match=r"stopped in epoch 1 after 5 steps; saved in .*sum\.checkpoint\.pt"
+        Interrupted, match=r"stopped in epoch 2 after 5 steps; saved in .*sum\.checkpoint\.pt"
     ):
         train(tmp_path / "stopped", stop_at=4, by=number)
     resumed, rest = train(tmp_path / "stopped", resume=True)
