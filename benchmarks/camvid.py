@@ -125,10 +125,7 @@ def random_genotype(
     """The first random architecture within 10 % of ``wanted_ms``, its latency, and how many were drawn."""
     generator = torch.Generator().manual_seed(seed)
     for drawn in range(1, 20001):
-        assignment = {
-            name: int(torch.randint(len(choice.options), (), generator=generator))
-            for name, choice in space.choices().items()
-        }
+        assignment = space.random_assignment(generator)
         ms = table.predict_ms(space.record().count(assignment))
         if abs(ms / wanted_ms - 1) <= 0.1:
             return space.genotype(assignment), ms, drawn

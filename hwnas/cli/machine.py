@@ -21,7 +21,7 @@ from hwnas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
-    from hwnas.latency.header import Protocol, TableHeader
+    from hwnas.latency.header import TableHeader, TableProtocol
     from hwnas.latency.measuring import ProfileSettings
     from hwnas.latency.table import LatencyTable
 
@@ -137,7 +137,7 @@ def allow_busy_option(function: _Function) -> _Function:
 
 
 def default_table_path(
-    space: SearchSpace, backend: LatencyBackend, batch: int, protocol: Protocol = DEFAULT_PROTOCOL
+    space: SearchSpace, backend: LatencyBackend, batch: int, protocol: TableProtocol = DEFAULT_PROTOCOL
 ) -> Path:
     """Where the table of a space under these conditions lies unless --out or --lut says otherwise.
 
@@ -164,7 +164,7 @@ def profile_space(
     path: Path,
     *,
     batch: int = 1,
-    protocol: Protocol = DEFAULT_PROTOCOL,
+    protocol: TableProtocol = DEFAULT_PROTOCOL,
     settings: ProfileSettings | None = None,
 ) -> LatencyTable:
     """Measure every op of ``space`` into the table at ``path``; rows that are there stay.

@@ -129,7 +129,7 @@ class ExpectedLatency(nn.Module):
         with torch.no_grad():
             return float(self(weights))
 
-    def interval(self, weights: Tensor) -> tuple[float, float] | None:
+    def interval_ms(self, weights: Tensor) -> tuple[float, float] | None:
         """The 95 % interval of one assignment's milliseconds; None where the table was never verified.
 
         From how far the networks of the verification, which no fit had seen, lay from their predictions.

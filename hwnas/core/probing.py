@@ -5,7 +5,7 @@ Both are read off a space's recording, so they work for any space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwnas.core.choice import Choice
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
 from hwnas.latency.measuring import Subject, plausible_inputs
@@ -114,7 +113,7 @@ def samples(
     generator = torch.Generator().manual_seed(seed)
     pool: dict[str, tuple[float, Genotype]] = {}
     for _ in range(20 * count):
-        assignment = _random(space.choices(), generator)
+        assignment = space.random_assignment(generator)
         genotype = space.genotype(assignment)
         if genotype.short_id not in without:
             pool[genotype.short_id] = (predict_ms(assignment), genotype)
@@ -131,13 +130,6 @@ def samples(
     return picked
 
 
-def _random(choices: Mapping[str, Choice], generator: torch.Generator) -> Assignment:
-    return {
-        name: int(torch.randint(len(choice.options), (), generator=generator))
-        for name, choice in choices.items()
-    }
-
-
 def _candidates(space: SearchSpace, random: int) -> Iterator[Assignment]:
     """Random networks, in which one decision after the other is placed; always the same.
 
@@ -151,13 +143,13 @@ def _candidates(space: SearchSpace, random: int) -> Iterator[Assignment]:
         alike.setdefault((choice.kind, *choice.options), []).append(name)
     for name, choice in choices.items():
         for option in range(len(choice.options)):
-            yield _random(choices, generator) | {name: option}
+            yield space.random_assignment(generator) | {name: option}
     for names in alike.values():
         for option in range(len(choices[names[0]].options)):
-            yield _random(choices, generator) | dict.fromkeys(names, option)
+            yield space.random_assignment(generator) | dict.fromkeys(names, option)
     # Every op at least once, however deep it is nested.
     for condition in dict.fromkeys(use.condition for use in space.record().ops):
         for pick in (min, max):
-            yield _random(choices, generator) | {name: pick(options) for name, options in condition}
+            yield space.random_assignment(generator) | {name: pick(options) for name, options in condition}
     for _ in range(random):
-        yield _random(choices, generator)
+        yield space.random_assignment(generator)

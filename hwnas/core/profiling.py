@@ -8,12 +8,12 @@ from hwnas.core.probing import network_subjects, probes
 from hwnas.core.space import SearchSpace
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.formula import default_formula
-from hwnas.latency.header import Protocol
+from hwnas.latency.header import TableProtocol
 from hwnas.latency.measuring import OpSubject, ProfileSettings, Progress, Subject, estimate_seconds
 from hwnas.latency.profile import NetworkSubject, profile_keys
 from hwnas.latency.table import LatencyTable
 
-DEFAULT_PROTOCOL: Protocol = "probe"
+DEFAULT_PROTOCOL: TableProtocol = "probe"
 """Measured side by side in benchmarks/table_fidelity.py."""
 
 
@@ -22,7 +22,7 @@ def profile(
     backend: LatencyBackend,
     *,
     batch: int = 1,
-    protocol: Protocol = DEFAULT_PROTOCOL,
+    protocol: TableProtocol = DEFAULT_PROTOCOL,
     path: str | Path | None = None,
     settings: ProfileSettings | None = None,
     on_progress: Progress | None = None,
@@ -64,7 +64,7 @@ def estimate(
     backend: LatencyBackend,
     *,
     batch: int = 1,
-    protocol: Protocol = DEFAULT_PROTOCOL,
+    protocol: TableProtocol = DEFAULT_PROTOCOL,
     settings: ProfileSettings | None = None,
 ) -> tuple[float, float]:
     """About how long :func:`profile` will take: seconds of preparing, and of measuring. Measures a sample.

@@ -227,13 +227,16 @@ class SearchSpace(BaseModel, ABC):
         assignment = self.assignment(genotype)
         return derive(self.supernet() if supernet is None else supernet, assignment)
 
-    def random(self, generator: torch.Generator | None = None) -> Genotype:
-        """A random architecture: every choice uniform over its options."""
-        assignment = {
+    def random_assignment(self, generator: torch.Generator | None = None) -> dict[str, int]:
+        """Every choice's option index, uniform over its options; choices that cannot matter included."""
+        return {
             name: int(torch.randint(len(choice.options), (), generator=generator))
             for name, choice in self.choices().items()
         }
-        return self.genotype(assignment)
+
+    def random(self, generator: torch.Generator | None = None) -> Genotype:
+        """A random architecture: every choice uniform over its options."""
+        return self.genotype(self.random_assignment(generator))
 
     def cardinality(self) -> int:
         """How many different networks there are: assignments that differ where it cannot matter count once.

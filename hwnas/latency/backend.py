@@ -116,8 +116,7 @@ def host_clock(threads: int) -> tuple[str, Callable[[], int]]:
     """The clock for work on the CPU, as its name on record and a function that gives nanoseconds.
 
     One thread is timed by the CPU time that it used: on a shared machine the wall clock counts the turns of
-    others too. With every core hogged, rows of three builds ranged over 4 % (median) instead of 10 %. Several
-    threads, and systems whose count of CPU time is coarse, are timed by the wall clock.
+    others too. Several threads, and systems whose count of CPU time is coarse, are timed by the wall clock.
     """
     # Windows counts CPU time in steps of 16 ms, whatever it says of its resolution.
     if threads == 1 and sys.platform in ("linux", "darwin"):

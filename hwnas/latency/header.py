@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from hwnas.latency.backend import Precision
 from hwnas.latency.device import Device, DeviceState
 
-Protocol = Literal["isolated", "probe", "formula"]
+TableProtocol = Literal["isolated", "probe", "formula"]
 """How rows were found: each op timed alone; solved from whole networks; computed."""
 
 
@@ -32,7 +32,7 @@ class TableHeader(BaseModel):
     versions: dict[str, str] = {}
     settings: dict[str, str] = {}
     """Switches of the backend that decide its numbers."""
-    protocol: Protocol = "isolated"
+    protocol: TableProtocol = "isolated"
     """``"isolated"``: ops timed alone. ``"probe"``: solved from whole networks. ``"formula"``: computed."""
     created: str = ""
     """When the first row was measured: ISO 8601, UTC."""

@@ -19,10 +19,9 @@ class Intervals:
     """95 % intervals of rows: scatter between processes, each row's own and the table's, put together.
 
     Readings of one visit agree far better than two builds of a table do, since memory layout, chosen kernels
-    and the machine's mood change from process to process and from round to round: a standard error over
-    readings covers another build in less than a third of all cases. What counts here are the medians of
-    processes (of rounds, where there was one process only). A row's own few are pooled with those of all
-    rows, as a scaled inverse chi-square prior would.
+    and the machine's mood change from process to process and from round to round. What counts here are the
+    medians of processes (of rounds, where there was one process only). A row's own few are pooled with those
+    of all rows, as a scaled inverse chi-square prior would.
 
     Args:
         timings: all complete rows of a table.

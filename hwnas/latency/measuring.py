@@ -15,6 +15,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,13 +43,15 @@ class ProfileSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(default=6, ge=1)
-    """Visits to each entry. Six against one: entries of two builds differ by 1.4 % instead of 3.4 %."""
+    """Visits to each entry, over all processes."""
     processes: int = Field(default=2, ge=1)
     """How many processes share the rounds, one after the other."""
     rule: StoppingRule = StoppingRule()
+    """When a visit has read enough."""
     seed: int = 0
     """Of the order of visits, of the ops' weights and of their inputs."""
     save_every_seconds: float = Field(default=5.0, ge=0)
+    """How often a table that is being filled is written to its file."""
     tolerance: float = Field(default=1.1, gt=1)
     """How many times slower than usual a round may be before it is thrown away and measured again."""
     extra_rounds: int = Field(default=6, ge=0)
@@ -72,7 +75,7 @@ class Subject(ABC):
 def plausible_inputs(shapes: Sequence[tuple[int, ...]], seed: int = 0) -> list[Tensor]:
     """Values as they follow a ReLU (half of them zero, the rest half-normal), one tensor for each shape.
 
-    Never constants: a max-pool takes 0.4 of its time on them.
+    Never constants, on which a max-pool is much quicker.
     """
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator).relu_() for shape in shapes]
@@ -291,8 +294,6 @@ def estimate_seconds(
         BackendUnavailable: the backend cannot run here.
         MeasurementFailed: none of the sample could be timed.
     """
-    import time
-
     settings = settings or ProfileSettings()
     backend.check()
     every = list(subjects.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -75,8 +76,6 @@ def busy_processes(seconds: float = 0.2, limit: int = 4) -> list[str]:
         seconds: how long to look.
         limit: name at most so many.
     """
-    import time
-
     import psutil
 
     mine = {os.getpid(), os.getppid()}

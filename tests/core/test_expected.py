@@ -174,7 +174,7 @@ def test_a_calibration_is_part_of_the_expectation(space):
         weights = arch.one_hot(assignment).weights
         assert table.predict_ms(counts) == pytest.approx(expected)
         assert cost.total(weights) == pytest.approx(expected, rel=1e-5)
-        assert cost.interval(weights) == pytest.approx((0.98 * expected, 1.03 * expected), rel=1e-5)
+        assert cost.interval_ms(weights) == pytest.approx((0.98 * expected, 1.03 * expected), rel=1e-5)
 
 
 def test_a_calibrated_expectation_stays_differentiable():
@@ -198,7 +198,7 @@ def test_a_calibration_of_other_rows_is_not_used():
 
 def test_without_a_verification_there_is_no_interval():
     arch, _, cost = compiled(ChoiceInDepth())
-    assert cost.interval(arch.probabilities()) is None
+    assert cost.interval_ms(arch.probabilities()) is None
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)

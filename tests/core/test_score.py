@@ -10,7 +10,10 @@ from hwnas import (
     ArchParameters,
     BlindChoiceWarning,
     Choice,
+    ChoiceBlock,
+    Conv,
     DepthBlock,
+    PoolLinear,
     SearchConfig,
     SearchData,
     assigned,
@@ -150,3 +153,22 @@ def test_a_loss_that_is_not_finite_leaves_the_baseline_alone():
     before = score.state_dict()
     score.term(math.nan, one_hot((0, 0)))
     assert score.state_dict() == before
+
+
+def test_straight_through_cannot_tell_something_from_nothing():
+    """Edges that are added up before a batch norm: their derivatives are there, and sum to zero."""
+    torch.manual_seed(0)
+    edges = [
+        ChoiceBlock(Choice(name=name, options=("conv", "skip")), {"conv": Conv(3, 3), "skip": nn.Identity()})
+        for name in ("left", "right")
+    ]
+    net = nn.ModuleList([*edges, Conv(3, 4), PoolLinear(4, 2)]).train()
+    arch = ArchParameters(net)
+    weights = one_hot((0, 1), width=2).weights.requires_grad_()
+    x = torch.randn(8, 3, 6, 6)
+    with assigned(net, arch, Draw(weights, (0, 1))):
+        logits = net[3](net[2](net[0](x) + net[1](x)))
+    nn.functional.cross_entropy(logits, torch.arange(8) % 2).backward()
+    left, right = float(weights.grad[0, 0]), float(weights.grad[1, 1])
+    assert abs(left) > 1e-4
+    assert abs(left + right) < 0.05 * abs(left)
