@@ -32,12 +32,14 @@ import torch
 from hwnas import ExpectedLatency, LatencyTable, profile
 from hwnas.cli import drawing
 from hwnas.cli.machine import Machine
+from hwnas.core.genotype import Genotype
 from hwnas.core.probing import network_subjects
 from hwnas.core.verification import drawn, judged
 from hwnas.errors import MeasurementFailed
 from hwnas.files import write_atomically
 from hwnas.latency.measuring import ProfileSettings, measure_subjects
 from hwnas.latency.timing import Timing
+from hwnas.latency.verification import kendall_tau, repeat_kendall_tau
 from hwnas.search_spaces.autortnet import AutoRTNet
 
 
@@ -73,47 +75,82 @@ def built(
     return LatencyTable.load(path), float(took.read_text())
 
 
-def measuring_seconds(table: LatencyTable) -> dict[str, float]:
-    """Seconds spent on readings that are kept: of the ops alone, and of the networks."""
+def of_one_depth(space: AutoRTNet, table: LatencyTable, count: int) -> list[Genotype]:
+    """Networks that all have the middle depth everywhere, spread over their latencies."""
+    recording = space.record()
+    used = {network.name for network in table.networks}
+    depths = {
+        name: len(choice.options) // 2 for name, choice in space.choices().items() if choice.kind == "depth"
+    }
+    generator = torch.Generator().manual_seed(11)
+    pool: dict[str, tuple[float, Genotype]] = {}
+    for _ in range(20 * count):
+        assignment = space.random_assignment(generator) | depths
+        genotype = space.genotype(assignment)
+        if genotype.short_id not in used:
+            pool[genotype.short_id] = (table.predict_ms(recording.count(assignment)), genotype)
+    ordered = [genotype for _, genotype in sorted(pool.values(), key=lambda pair: pair[0])]
+    return ordered[:: max(1, len(ordered) // count)][:count]
 
-    def total(timings: list[Timing]) -> float:
-        calls = sum(sum(values) for timing in timings for values in timing.readings_ms)
-        return round(calls / 1e3, 1)
 
+def ranks_within(
+    space: AutoRTNet, table: LatencyTable, group: list[Genotype], timings: Any
+) -> dict[str, Any]:
+    """How well a table orders networks of one depth, beside how well the measurements order them again."""
+    recording = space.record()
+    predicted = [table.predict_ms(recording.count(space.assignment(genotype))) for genotype in group]
+    measured = [timings[genotype.short_id] for genotype in group]
     return {
-        "isolated": total(list(table.isolated.values())),
-        "networks": total([network.timing for network in table.networks]),
+        "networks": len(group),
+        "kendall_tau": kendall_tau(predicted, [timing.median_ms for timing in measured]),
+        "repeat_kendall_tau": repeat_kendall_tau([timing.process_medians_ms for timing in measured]),
+        "range_ms": [round(min(predicted), 3), round(max(predicted), 3)],
     }
 
 
 def measured_networks(
-    space: AutoRTNet, table: LatencyTable, backend: Any, path: Path, samples: int, settings: ProfileSettings
-) -> tuple[Any, Any, dict[str, Timing]]:
-    """Networks to calibrate on and to judge by, with their timings, kept at ``path``."""
-    fitted, tested = drawn(table, space, samples=samples, calibrate=10, seed=7)
+    space: AutoRTNet, genotypes: list[Genotype], backend: Any, path: Path, settings: ProfileSettings
+) -> dict[str, Timing]:
+    """Timings of networks by short id, kept at ``path``."""
     if not path.exists():
-        subjects = network_subjects(space, [*fitted, *tested])
+        subjects = network_subjects(space, genotypes)
         found = measure_subjects({n: s.subject for n, s in subjects.items()}, backend, settings)
         found.require_quiet(settings, "The networks were not kept.")
         content = {name: timing.model_dump(mode="json") for name, timing in found.timings.items()}
         write_atomically(path, json.dumps(content).encode())
     kept = json.loads(path.read_text())
-    return fitted, tested, {name: Timing.model_validate(timing) for name, timing in kept.items()}
+    return {name: Timing.model_validate(timing) for name, timing in kept.items()}
+
+
+def isolated_measuring_seconds(
+    space: AutoRTNet, backend: Any, path: Path, settings: ProfileSettings
+) -> float:
+    """Seconds of measuring that the ops alone take, in a table of their own."""
+    return profile(space, backend, protocol="isolated", path=path, settings=settings).header.measuring_seconds
 
 
 def agreement(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
-    """How far two builds lie apart, and how often the first's intervals hold the second's rows."""
-    off, held, widths = [], [], []
+    """How far two builds lie apart, and how often the first's intervals hold the second's rows.
+
+    Besides, how far they lie apart as a whole (the machine was slower), and how far beyond that.
+    """
+    off, ratios, held, widths = [], [], [], []
     intervals = first.intervals()
     for key, timing in first.rows.items():
         other = second.latency_ms(key)
         if timing.median_ms > 0:
             off.append(abs(other / timing.median_ms - 1) * 100)
+            ratios.append(other / timing.median_ms)
             low, high = intervals.of(timing)
             held.append(low <= other <= high)
             widths.append((high - low) / 2 / timing.median_ms * 100)
+    whole = statistics.median(ratios)
+    beyond = [abs(ratio / whole - 1) * 100 for ratio in ratios]
     return {
         "entries": len(off),
+        "as_a_whole_percent": round(100 * (whole - 1), 3),
+        "beyond_median_percent": round(statistics.median(beyond), 3),
+        "beyond_p95_percent": round(float(np.quantile(beyond, 0.95)), 3),
         "median_percent": round(statistics.median(off), 3),
         "p95_percent": round(float(np.quantile(off, 0.95)), 3),
         "intervals_hold_percent": round(100 * statistics.fmean(held), 1),
@@ -188,7 +225,10 @@ def main() -> None:
     else:
         summary["builds"] = {
             "seconds": [first_seconds, second_seconds],
-            "reading_seconds": measuring_seconds(first),
+            "measuring_seconds": [first.header.measuring_seconds, second.header.measuring_seconds],
+            "isolated_measuring_seconds": isolated_measuring_seconds(
+                space, backend, work / "isolated.json", settings
+            ),
             "remarks": list(first.header.remarks),
             "left_out_percent": first.header.left_out_percent,
             "isolated": agreement(first.as_isolated(), second.as_isolated()),
@@ -198,12 +238,15 @@ def main() -> None:
         }
     if refusal is None and not options.hogs:
         summary["million_predictions_seconds"] = prediction_seconds(space, first)
-        fitted, tested, timings = measured_networks(
-            space, first, backend, work / "networks.json", options.samples, settings
+        fitted, tested = drawn(first, space, samples=options.samples, calibrate=10, seed=7)
+        group = of_one_depth(space, first, 20)
+        timings = measured_networks(
+            space, [*fitted, *tested, *group], backend, work / "networks.json", settings
         )
         for name, table in (("isolated", first.as_isolated()), ("probe", first)):
             said = judged(table, space, fitted, tested, timings)
             summary[name] = said.model_dump(mode="json", exclude={"evidence"})
+            summary[name]["of_one_depth"] = ranks_within(space, table, group, timings)
             plot = f"table_fidelity_{options.backend}_{slug(backend.device.name)}_{date}_{name}.png"
             drawing.save_png(
                 drawing.predicted_against_measured(said, f"{backend}: {name}"), options.results / plot
@@ -252,30 +295,37 @@ def markdown(summary: dict[str, Any]) -> str:
         lines += [
             "",
             f"The measurements' own Kendall tau, process against process: {said['repeat_kendall_tau']:.3f}.",
+            "",
         ]
-        if said["group_kendall_tau"] is not None:
+        for name in ("isolated", "probe"):
+            of_one = summary[name]["of_one_depth"]
+            low, high = of_one["range_ms"]
             lines.append(
-                f"Among networks of one depth: {said['group_kendall_tau']:.3f} "
-                f"(measurements with themselves: {said['group_repeat_kendall_tau']:.3f})."
+                f"Kendall tau among {of_one['networks']} networks of one depth ({low:.1f} to {high:.1f} ms), "
+                f"{name}: {of_one['kendall_tau']:.3f} (the measurements' own: "
+                f"{of_one['repeat_kendall_tau']:.3f})."
             )
     builds = summary["builds"]
     lines += [
         "",
-        "| two builds | entries, median % | p95 % | intervals hold % | networks, median % | max % |",
-        "|---|---|---|---|---|---|",
+        "| two builds | entries, median % | p95 % | as a whole % | beyond that, median % | p95 % "
+        "| intervals hold % | networks, median % | max % |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in ("isolated", "probe"):
         rows, networks = builds[name], builds[f"networks_{name}"]
         lines.append(
             f"| {name} | {rows['median_percent']:.2f} | {rows['p95_percent']:.2f} "
-            f"| {rows['intervals_hold_percent']:.0f} "
+            f"| {rows['as_a_whole_percent']:+.2f} | {rows['beyond_median_percent']:.2f} "
+            f"| {rows['beyond_p95_percent']:.2f} | {rows['intervals_hold_percent']:.0f} "
             f"| {networks['median_percent']:.2f} | {networks['max_percent']:.2f} |"
         )
-    reading = builds["reading_seconds"]
+    first, second = builds["measuring_seconds"]
     lines += [
         "",
-        f"A build took {builds['seconds'][0]:.0f} s in all, of which {reading['isolated']:.0f} s are kept "
-        f"readings of ops and {reading['networks']:.0f} s of networks.",
+        f"Measuring took {first:.0f} and {second:.0f} s (ops and networks), ops alone "
+        f"{builds['isolated_measuring_seconds']:.0f} s. With building and loading what is measured a table "
+        f"takes {builds['seconds'][0]:.0f} and {builds['seconds'][1]:.0f} s.",
     ]
     if "million_predictions_seconds" in summary:
         lines.append(f"A million predictions take {summary['million_predictions_seconds']:.2f} s.")

@@ -26,7 +26,7 @@ A message holds what was expected, what came, and the command or call that mends
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -145,3 +145,10 @@ def _written(loc: tuple[int | str, ...], values: Any) -> list[str]:
             names.append(str(part))
             values = values.get(part) if isinstance(values, Mapping) else None
     return names
+
+
+def listing(lines: Iterable[str], most: int = 10) -> str:
+    """Lines of an error message, indented; what is beyond ``most`` is counted."""
+    every = [f"  {line}" for line in lines]
+    rest = [f"  … and {len(every) - most} more"] if len(every) > most else []
+    return "\n".join(every[:most] + rest)

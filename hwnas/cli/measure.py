@@ -74,7 +74,9 @@ def lines(values: dict[str, Any]) -> list[str]:
     shown.append(f"{number}   (median of {values['count']} readings on {under})")
     if values["predicted_ms"] and abs(values["predicted_ms"] / values["median_ms"] - 1) > _FAR_OFF:
         off = 100 * (values["predicted_ms"] / values["median_ms"] - 1)
-        shown.append(f"the prediction is {off:+.0f} % off; hwnas verify TABLE says why, and corrects it")
+        shown.append(
+            f"the prediction is {off:+.0f} % off; hwnas verify {values['table']} says why, and corrects it"
+        )
     return [*shown, *values["remarks"]]
 
 
@@ -87,7 +89,8 @@ def run_measure(
     backend_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure, and keep it in the folder; what was not asked for is as in the run's table."""
-    from hwnas.latency.measuring import measure_networks, plausible_inputs
+    from hwnas.latency.measuring import measure_networks
+    from hwnas.latency.subjects import plausible_inputs
 
     table = folder.table()
     options: dict[str, Any] = {}
@@ -129,6 +132,7 @@ def run_measure(
         "threads": backend.threads,
         "batch": batch,
         "trained": trained,
+        "table": str(folder.path / "table.json"),
         "versions": backend.versions(),
         "settings": backend.settings(),
         "remarks": [*measured.remarks, *measured.busy],

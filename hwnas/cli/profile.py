@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hwnas.cli.choosing import DEFAULT_SPACE, choose_space, space_options
 from hwnas.cli.console import note, result
@@ -98,7 +99,17 @@ def command(
     from hwnas.latency.table import LatencyTable
 
     asked = Machine(device, backend, precision, threads)
+    if only_estimate and (export_bundle or import_bundle):
+        raise InvalidInput(
+            "--estimate is about measuring here. Of a bundle, run.py --estimate tells it on the device."
+        )
     if import_bundle is not None:
+        source = click.get_current_context().get_parameter_source
+        if any(source(name) is ParameterSource.COMMANDLINE for name in ("batch", "protocol")):
+            raise InvalidInput(
+                "batch and protocol were decided when the bundle was exported: leave --batch and --protocol "
+                "out here."
+            )
         if export_bundle is not None:
             raise InvalidInput("a bundle is exported, measured, and then imported: give one of both options.")
         _import(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
-from hwnas.latency.measuring import Subject, plausible_inputs
 from hwnas.latency.profile import NetworkSubject
 from hwnas.latency.solve import count_matrix, independent_rows
+from hwnas.latency.subjects import Subject, plausible_inputs
 from hwnas.ops import OpKey
 
 Assignment = dict[str, int]
@@ -33,10 +33,13 @@ class GenotypeSubject(Subject):
     batch: int = 1
     seed: int = 0
 
-    def build(self) -> tuple[nn.Module, list[Tensor]]:
-        """The derived network in evaluation mode, and plausible inputs."""
-        network = self.space.build(self.genotype, _supernet(self.space, self.seed)).eval()
-        return network, plausible_inputs([(self.batch, *self.space.input_shape())], self.seed)
+    def build(self) -> nn.Module:
+        """The derived network in evaluation mode."""
+        return self.space.build(self.genotype, _supernet(self.space, self.seed)).eval()
+
+    def inputs(self) -> list[Tensor]:
+        """A plausible image batch."""
+        return plausible_inputs([(self.batch, *self.space.input_shape())], self.seed)
 
     def modules(self) -> set[str]:
         """The space's module, which registers its ops."""

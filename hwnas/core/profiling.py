@@ -9,8 +9,10 @@ from hwnas.core.space import SearchSpace
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.formula import default_formula
 from hwnas.latency.header import TableProtocol
-from hwnas.latency.measuring import OpSubject, ProfileSettings, Progress, Subject, estimate_seconds
+from hwnas.latency.measuring import ProfileSettings, estimate_seconds
+from hwnas.latency.measuring_process import Progress
 from hwnas.latency.profile import NetworkSubject, profile_keys
+from hwnas.latency.subjects import OpSubject, Subject
 from hwnas.latency.table import LatencyTable
 
 DEFAULT_PROTOCOL: TableProtocol = "probe"

@@ -10,7 +10,8 @@ from hwnas.core.probing import network_subjects, samples
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
-from hwnas.latency.measuring import ProfileSettings, Progress, measure_subjects
+from hwnas.latency.measuring import ProfileSettings, measure_subjects
+from hwnas.latency.measuring_process import Progress
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import Timing
 from hwnas.latency.verification import NetworkEvidence, Verification, verification, worst_kinds

@@ -17,7 +17,14 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from torch import nn
 
-from hwnas.errors import CorruptTable, InvalidInput, MeasurementFailed, MissingLatency, TableMismatch
+from hwnas.errors import (
+    CorruptTable,
+    InvalidInput,
+    MeasurementFailed,
+    MissingLatency,
+    TableMismatch,
+    listing,
+)
 from hwnas.files import write_atomically
 from hwnas.latency import edge_runner
 from hwnas.latency.backend import host_versions
@@ -25,18 +32,18 @@ from hwnas.latency.device import CPU_FLAGS, Device, DeviceState
 from hwnas.latency.edge_runner import SCHEMA_VERSION
 from hwnas.latency.export import OPSET, input_names, onnx_bytes
 from hwnas.latency.header import TableHeader
-from hwnas.latency.measuring import OpSubject, ProfileSettings, plausible_inputs
+from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.profile import NetworkSubject
 from hwnas.latency.solve import NetworkTiming
+from hwnas.latency.subjects import OpSubject, plausible_inputs
 from hwnas.latency.table import LatencyTable, check_batch
-from hwnas.latency.timing import Timing, slowdown_by_round
+from hwnas.latency.timing import Timing, levelled, slowdown_by_round
 from hwnas.ops import OpKey
 
 BundlePrecision = Literal["fp32", "fp16"]
 """What numpy has too, which makes the inputs on the device."""
 
 _DTYPES: dict[BundlePrecision, Literal["float32", "float16"]] = {"fp32": "float32", "fp16": "float16"}
-_LISTED = 10  # entries printed in an error; the rest are counted
 
 _File = TypeVar("_File", bound=BaseModel)
 _Reading = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -125,6 +132,7 @@ class _Readings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds_ms: tuple[Annotated[tuple[_Reading, ...], Field(min_length=1)], ...]
+    rounds_by_run: tuple[int, ...] = ()
     error: str | None
 
 
@@ -202,7 +210,7 @@ def export_bundle(
             folder,
             f"op-{index:04}",
             str(key),
-            OpSubject(key, settings.seed).build()[0],
+            OpSubject(key, settings.seed).build(),
             key.input_shapes,
             precision,
             key=key,
@@ -214,7 +222,7 @@ def export_bundle(
             folder,
             f"network-{index:04}",
             name,
-            network.subject.build()[0],
+            network.subject.build(),
             ((batch, *input_shape),),
             precision,
             counts=tuple(OpCount(key=key, count=count) for key, count in network.counts.items()),
@@ -312,9 +320,15 @@ def import_bundle(
     manifest = load_manifest(folder)
     path = Path(results) if results is not None else folder / "results.json"
     found = _loaded_results(path, manifest)
-    timings = {
-        entry.name: Timing.from_rounds(found.entries[entry.name].rounds_ms) for entry in manifest.entries
-    }
+    timings = levelled(
+        {
+            entry.name: Timing.from_rounds(
+                found.entries[entry.name].rounds_ms,
+                rounds_by_process=[n for n in found.entries[entry.name].rounds_by_run if n],
+            )
+            for entry in manifest.entries
+        }
+    )
     conditions = found.conditions
     header = TableHeader(
         device=conditions.device,
@@ -377,14 +391,14 @@ def _loaded_results(path: Path, manifest: Manifest) -> _Results:
     if failed:
         raise MeasurementFailed(
             f"{len(failed)} of {len(names)} models gave no number on {found.conditions.device}:\n"
-            + _listed(f"{entry.about}: {found.entries[entry.name].error}" for entry in failed)
+            + listing(f"{entry.about}: {found.entries[entry.name].error}" for entry in failed)
             + "\nA failed op has no latency, least of all 0. On the device, run.py tries them again."
         )
     missing = [entry for entry in manifest.entries if len(found.entries[entry.name].rounds_ms) < found.rounds]
     if missing:
         raise MissingLatency(
             f"{len(missing)} of {len(names)} models were not measured to the end ({found.rounds} rounds):\n"
-            + _listed(
+            + listing(
                 f"{entry.about}: {len(found.entries[entry.name].rounds_ms)} rounds" for entry in missing
             )
             + "\nGo on where it stopped, on the device:  python3 run.py"
@@ -421,9 +435,3 @@ def _loaded(path: Path, model: type[_File], remedy: str) -> tuple[_File, dict[st
             f"{path} holds what no bundle gives: {'.'.join(map(str, first['loc']))}: {first['msg']}{shown}. "
             f"{remedy}"
         ) from error
-
-
-def _listed(lines: Iterable[str]) -> str:
-    every = [f"  {line}" for line in lines]
-    rest = [f"  … and {len(every) - _LISTED} more"] if len(every) > _LISTED else []
-    return "\n".join(every[:_LISTED] + rest)

@@ -65,8 +65,8 @@ class CudaTimer:
             self._warm_up(run)
             if self.graph:
                 run, per_launch = self._captured(run), _CALLS_PER_GRAPH
-            start = _untyped(torch.cuda).Event(enable_timing=True)
-            end = _untyped(torch.cuda).Event(enable_timing=True)
+            start = untyped(torch.cuda).Event(enable_timing=True)
+            end = untyped(torch.cuda).Event(enable_timing=True)
         enqueue_share = 0.0
 
         def block_ms(launches: int) -> float:
@@ -125,7 +125,7 @@ class CudaTimer:
         with self._around():
             # Capture forbids synchronising and allocating outside of its pool: cuDNN's trials, cuBLAS's
             # workspaces and lazy initialisation must have happened, on another stream than the default one.
-            side = _untyped(torch.cuda).Stream(self.device)
+            side = untyped(torch.cuda).Stream(self.device)
             side.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(side):
                 for _ in range(3):
@@ -143,6 +143,6 @@ class CudaTimer:
         return graph.replay
 
 
-def _untyped(module: Any) -> Any:
+def untyped(module: Any) -> Any:
     """A module of torch whose functions carry no annotations, for the type checker."""
     return module

@@ -671,6 +671,8 @@ class Run:
             results.save_if_altered()
             return []
         results.content["processes"] += 1
+        for name in due:
+            results.entries[name].setdefault("rounds_by_run", []).append(0)
         readers = self._readers(due, results)
         total = sum(results.missing(name) for name in readers)
         done = 0
@@ -691,6 +693,7 @@ class Run:
                     total -= results.missing(name) - 1
                 else:
                     entry["rounds_ms"].append([round(value, 6) for value in readings])
+                    entry["rounds_by_run"][-1] += 1
                 done += 1
                 now = time.monotonic()
                 if now - saved >= self.settings["save_every_seconds"]:

@@ -38,6 +38,8 @@ class TableHeader(BaseModel):
     """When the first row was measured: ISO 8601, UTC."""
     processes: int = Field(default=1, ge=1)
     """How many processes measured a row, the most of any."""
+    measuring_seconds: float = Field(default=0.0, ge=0)
+    """Wall time of all visits; building and loading what was visited took more besides."""
     before: DeviceState | None = None
     """The machine before the first reading."""
     after: DeviceState | None = None

@@ -11,6 +11,10 @@ from hwnas.latency.timing import Timing
 # Rows are few, their processes fewer: each row's own scatter counts as much as this many degrees of freedom
 # of the whole table's.
 _POOLED_FREEDOM = 4
+# Relative standard deviation of a whole build: the clock and the neighbours of a shared machine change over
+# minutes, so that nothing within one build shows it. Builds in benchmarks/results differ as a whole by 0.3 to
+# 3 %.
+_OF_A_BUILD = 0.01
 # Student's t, 97.5 %, for 1, 2, … degrees of freedom; 1.96 beyond.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 
@@ -21,7 +25,8 @@ class Intervals:
     Readings of one visit agree far better than two builds of a table do, since memory layout, chosen kernels
     and the machine's mood change from process to process and from round to round. What counts here are the
     medians of processes (of rounds, where there was one process only). A row's own few are pooled with those
-    of all rows, as a scaled inverse chi-square prior would.
+    of all rows, as a scaled inverse chi-square prior would. What moves a whole build is added as an
+    assumption.
 
     Args:
         timings: all complete rows of a table.
@@ -46,8 +51,8 @@ class Intervals:
         freedom = count - 1 + _POOLED_FREEDOM
         variance = ((count - 1) * own + _POOLED_FREEDOM * self.pooled) / freedom
         t = _T[freedom - 1] if freedom <= len(_T) else 1.96
-        # Twice the variance of a mean: the other build has its own.
-        half = t * math.sqrt(2.0 * variance / count) * timing.median_ms
+        # Twice: the other build has its own.
+        half = t * math.sqrt(2.0 * (variance / count + _OF_A_BUILD**2)) * timing.median_ms
         return max(0.0, timing.median_ms - half), timing.median_ms + half
 
 

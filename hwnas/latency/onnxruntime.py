@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed, MissingExtra
-from hwnas.latency.backend import DTYPES, LatencyBackend, Precision, host_clock, host_reader
+from hwnas.latency.backend import DTYPES, Precision, host_clock, host_reader
 from hwnas.latency.device import Device
 from hwnas.latency.export import OPSET, input_names, onnx_bytes
+from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.timing import Reader
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
@@ -31,7 +32,7 @@ _NOT_LOADED = (
 )
 
 
-class OnnxRuntimeBackend(LatencyBackend):
+class OnnxRuntimeBackend(OnnxBackend):
     """ONNX Runtime on one execution provider, and on no other.
 
     ONNX Runtime falls back to the CPU without a word where a provider cannot start, and gives what TensorRT
@@ -116,17 +117,22 @@ class OnnxRuntimeBackend(LatencyBackend):
         # What a GPU does while the host waits is no CPU time.
         return host_clock(self.threads) if self.provider == "cpu" else ("wall", time.perf_counter_ns)
 
-    def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
-        """A reader for ``module`` exported at the shapes of ``inputs``."""
+    def export(self, module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
+        """The model, in this backend's precision, which is refused before it is exported."""
         self._require_precision()
-        session = self._session(onnx_bytes(module, inputs, precision=self.precision))
+        return super().export(module, inputs)
+
+    def prepare_model(self, model: bytes, inputs: Sequence[Tensor], name: str = "the model") -> Reader:
+        """A reader for a session of its own with buffers bound."""
+        self._require_precision()
+        session = self._session(model)
         try:
             return self._reader(session, inputs)
         except HwnasError:
             raise
         except Exception as error:
             raise MeasurementFailed(
-                f"{type(module).__name__} does not run in ONNX Runtime ({self.provider}, {self.precision}) "
+                f"{name} does not run in ONNX Runtime ({self.provider}, {self.precision}) "
                 f"on inputs "
                 f"{[tuple(x.shape) for x in inputs]}: {type(error).__name__}: {error}"
             ) from error

@@ -19,8 +19,10 @@ from hwnas.errors import Interrupted, MeasurementFailed, TableMismatch
 from hwnas.latency.backend import LatencyBackend, host_versions
 from hwnas.latency.device import DeviceState
 from hwnas.latency.header import TableHeader
-from hwnas.latency.measuring import OpSubject, ProfileSettings, Progress, Subject, measure_subjects
+from hwnas.latency.measuring import ProfileSettings, measure_subjects
+from hwnas.latency.measuring_process import Progress
 from hwnas.latency.solve import NetworkTiming
+from hwnas.latency.subjects import OpSubject, Subject
 from hwnas.latency.table import LatencyTable, check_batch
 from hwnas.latency.timing import Timing
 from hwnas.ops import OpKey
@@ -230,9 +232,14 @@ class _Filling:
             update={
                 "after": DeviceState.read(self.backend.device),
                 "processes": max(len(t.rounds_by_process) or 1 for t in self.ops.values()),
+                "measuring_seconds": round(header.measuring_seconds + measured.measuring_seconds, 1),
             }
         )
         self._remark([*measured.remarks, *measured.busy])
+        self.table.networks = list(self.timed.values())
+        self.table.level()
+        self.timed = {network.name: network for network in self.table.networks}
+        self.ops = self.table.isolated if self.networks else self.table.rows
         self._save()
         failed = {name: timing for name, timing in measured.timings.items() if timing.status == "failed"}
         if failed:

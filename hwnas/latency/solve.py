@@ -7,6 +7,7 @@ rest from following the noise, is a prior: the ops timed alone (or a formula), b
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,12 @@ from hwnas.ops import OpKey
 
 Vector = NDArray[np.float64]
 
-# Relative standard deviations tried for (the additive model's misfit, the prior); the evidence chooses.
+# Relative standard deviations tried for the additive model's misfit, for what all ops of a kind have in
+# common against the prior, and for what each row has of its own; the evidence weighs them.
 _MISFITS = (1e-8, 1e-6, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
-_PRIORS = (0.03, 0.1, 0.3, 1.0)
+_OF_KINDS = (0.0, 0.1, 0.3, 1.0)
+_OF_ROWS = (0.01, 0.03, 0.1, 0.3, 1.0)
+_LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
 # A network is left out whose error, where it is not fitted, is above both.
 _OUTLIER_DEVIATIONS = 6.0
 _OUTLIER_SHARE = 0.15
@@ -65,8 +69,9 @@ class Solution:
             networks that were not measured.
         outliers: names of the networks that are no sum of their ops by far (a compiler folded them, or a
             reading went wrong) and were therefore left out.
-        misfit: relative standard deviation that the solution ascribes to the network timings.
-        prior: relative standard deviation that it ascribes to the prior.
+        misfit: relative standard deviation that the likeliest hypothesis ascribes to the network timings.
+        of_kinds: the one that it ascribes to the prior of all ops of a kind together.
+        of_rows: the one that it ascribes to the prior of each row by itself.
     """
 
     rows: dict[OpKey, Timing]
@@ -74,7 +79,18 @@ class Solution:
     left_out_percent: float
     outliers: tuple[str, ...]
     misfit: float
-    prior: float
+    of_kinds: float
+    of_rows: float
+
+
+@dataclass(frozen=True)
+class _Hypothesis:
+    """How wide noise and prior are, and how likely that is."""
+
+    misfit: float
+    of_kinds: float
+    of_rows: float
+    weight: float
 
 
 def solve_rows(
@@ -82,9 +98,12 @@ def solve_rows(
 ) -> Solution:
     """Milliseconds of each of ``keys`` such that their sums give the measured networks; none is negative.
 
-    The most likely rows under ``b = A x + noise``, ``x ~ prior``: noise and prior are normal and relative to
-    the milliseconds, and how wide they are is decided by the evidence (the marginal likelihood). Where
-    latency is exactly additive and the networks identify the rows, sums come out exactly.
+    The expected rows under ``b = A x + noise``, ``x ~ prior``. Noise and prior are normal and relative to the
+    milliseconds. The prior may be off for all ops of a kind together (a runtime that fuses every concat into
+    its neighbours) and for each row by itself. How wide each of these is, is not decided but weighed: rows
+    are averaged over hypotheses by their evidence (marginal likelihood), so that a little more noise in
+    another build does not tip a choice. Where latency is exactly additive and the networks identify the rows,
+    sums come out exactly.
 
     Args:
         networks: timed end to end; those whose timing failed or is not complete are left out.
@@ -120,26 +139,39 @@ def _solved(
     counts = count_matrix([network.counter for network in timed], keys)
     measured = np.array([network.timing.median_ms for network in timed])
     prior = _levelled(counts, measured, np.array([prior_ms[key] for key in keys]))
+    # In units of the prior and of the measurements: all that follows is relative.
+    shares = counts * prior / measured[:, None]
+    alike = np.array([[float(one.spec.kind == other.spec.kind) for other in keys] for one in keys])
     # Milliseconds without a spread are taken at their word, unless they contradict one another.
     certain = all(network.timing.spread_ms == 0.0 for network in timed) and _is_additive(counts, measured)
-    misfit, width = _widths(counts, measured, prior, _MISFITS[:1] if certain else _MISFITS)
-    rows, deviation = _most_likely(counts, measured, prior, misfit, width)
-    together = _covariance(counts, measured, prior, misfit, width)
-    inverse = np.linalg.pinv(together, rcond=1e-13, hermitian=True)
-    left_out = (inverse @ (measured - counts @ prior)) / np.diag(inverse) / measured
+    hypotheses = _weighed(shares, alike, _MISFITS[:1] if certain else _MISFITS)
+    rows, variance, left_out = np.zeros(len(keys)), np.zeros(len(keys)), np.zeros(len(timed))
+    solved = []
+    for hypothesis in hypotheses:
+        spread = _prior_covariance(alike, hypothesis.of_kinds, hypothesis.of_rows)
+        found, deviation = _expected(shares, spread, hypothesis.misfit)
+        solved.append((hypothesis.weight, found, deviation))
+        rows += hypothesis.weight * found
+        together = shares @ spread @ shares.T + hypothesis.misfit**2 * np.eye(len(timed))
+        inverse = np.linalg.pinv(together, rcond=1e-13, hermitian=True)
+        left_out += hypothesis.weight * (inverse @ (1.0 - shares.sum(axis=1))) / np.diag(inverse)
+    for weight, found, deviation in solved:
+        variance += weight * (deviation**2 + (found - rows) ** 2)
+    likeliest = max(hypotheses, key=lambda hypothesis: hypothesis.weight)
     runs = (counts > 0).sum(axis=0)
     solution = Solution(
         rows={
             key: Timing(
                 median_ms=round(float(ms), 9), spread_ms=round(float(sd), 9), count=max(1, int(n)), rounds=1
             )
-            for key, ms, sd, n in zip(keys, rows, deviation, runs, strict=True)
+            for key, ms, sd, n in zip(keys, rows * prior, np.sqrt(variance) * prior, runs, strict=True)
         },
-        residual_percent=_rms_percent(counts @ rows / measured - 1.0),
+        residual_percent=_rms_percent(shares @ rows - 1.0),
         left_out_percent=_rms_percent(left_out),
         outliers=(),
-        misfit=misfit,
-        prior=width,
+        misfit=likeliest.misfit,
+        of_kinds=likeliest.of_kinds,
+        of_rows=likeliest.of_rows,
     )
     return solution, left_out
 
@@ -202,12 +234,6 @@ def _levelled(counts: Vector, measured: Vector, alone: Vector) -> Vector:
     return levelled * float(np.median(measured / (counts @ levelled)))
 
 
-def _covariance(counts: Vector, measured: Vector, prior: Vector, misfit: float, width: float) -> Vector:
-    scaled = counts * (width * prior)
-    covariance: Vector = scaled @ scaled.T + np.diag((misfit * measured) ** 2)
-    return covariance
-
-
 def _is_additive(counts: Vector, measured: Vector) -> bool:
     """Whether rows exist whose sums are exactly the measurements."""
     design = counts / measured[:, None]
@@ -215,47 +241,50 @@ def _is_additive(counts: Vector, measured: Vector) -> bool:
     return bool(np.abs(design @ solved - 1.0).max() < 1e-9)
 
 
-def _widths(counts: Vector, measured: Vector, prior: Vector, misfits: Sequence[float]) -> tuple[float, float]:
-    """The pair (misfit, prior width) under which these measurements are most likely."""
-    residual = measured - counts @ prior
-    best, found = -math.inf, (misfits[-1], _PRIORS[0])
-    for width in _PRIORS:
-        values, vectors = np.linalg.eigh(
-            _covariance(counts / measured[:, None], np.ones(len(measured)), prior, 0.0, width)
-        )
-        turned = vectors.T @ (residual / measured)
+def _prior_covariance(alike: Vector, of_kinds: float, of_rows: float) -> Vector:
+    """Of the rows over their priors: what those of a kind have in common, and what each has of its own."""
+    covariance: Vector = of_kinds**2 * alike + of_rows**2 * np.eye(len(alike))
+    return covariance
+
+
+def _weighed(shares: Vector, alike: Vector, misfits: Sequence[float]) -> list[_Hypothesis]:
+    """The hypotheses that are worth solving for, with weights that add up to 1."""
+    residual = 1.0 - shares.sum(axis=1)
+    found = []
+    for of_kinds, of_rows in itertools.product(_OF_KINDS, _OF_ROWS):
+        values, vectors = np.linalg.eigh(shares @ _prior_covariance(alike, of_kinds, of_rows) @ shares.T)
+        turned = vectors.T @ residual
         for misfit in misfits:
             variance = np.maximum(values, 0.0) + misfit**2
             evidence = -0.5 * float(np.sum(turned**2 / variance + np.log(variance)))
-            if evidence > best:
-                best, found = evidence, (misfit, width)
-    return found
+            found.append((evidence, misfit, of_kinds, of_rows))
+    best = max(evidence for evidence, *_ in found)
+    kept = [
+        _Hypothesis(misfit, of_kinds, of_rows, math.exp(evidence - best))
+        for evidence, misfit, of_kinds, of_rows in found
+        if evidence - best > math.log(_LEAST_WEIGHT)
+    ]
+    total = sum(hypothesis.weight for hypothesis in kept)
+    return [replace(hypothesis, weight=hypothesis.weight / total) for hypothesis in kept]
 
 
-def _most_likely(
-    counts: Vector, measured: Vector, prior: Vector, misfit: float, width: float
-) -> tuple[Vector, Vector]:
-    """Mean and standard deviation of the rows; rows that would be negative are held at 0."""
-    free = np.ones(len(prior), dtype=bool)
-    rows = prior.copy()
+def _expected(shares: Vector, spread: Vector, misfit: float) -> tuple[Vector, Vector]:
+    """Mean and standard deviation of the rows over their priors; what would be negative is held at 0."""
+    count = len(spread)
+    whiten = np.linalg.inv(np.linalg.cholesky(spread))
+    free = np.ones(count, dtype=bool)
+    # Stacked: squaring the matrix would cost half the digits.
+    wanted = np.concatenate([np.full(len(shares), 1.0 / misfit), whiten.sum(axis=1)])
     while True:
-        # In units of the standard deviations, stacked: squaring the matrix would cost half the digits.
-        scale = width * prior[free]
-        held = counts[:, ~free] @ np.zeros(int((~free).sum()))
-        weight = 1.0 / (misfit * measured)
-        design = np.vstack([(counts[:, free] * scale) * weight[:, None], np.eye(len(scale))])
-        wanted = np.concatenate(
-            [(measured - held - counts[:, free] @ prior[free]) * weight, np.zeros(len(scale))]
-        )
-        moved = np.linalg.lstsq(design, wanted, rcond=None)[0]
-        rows = np.zeros(len(prior))
-        rows[free] = prior[free] + scale * moved
-        if (rows >= 0).all():
+        design = np.vstack([shares[:, free] / misfit, whiten[:, free]])
+        solved = np.linalg.lstsq(design, wanted, rcond=None)[0]
+        if (solved >= 0).all():
             break
-        free &= rows > 0
-    deviation = np.zeros(len(prior))
+        free[np.flatnonzero(free)[solved < 0]] = False
+    rows, deviation = np.zeros(count), np.zeros(count)
+    rows[free] = solved
     _, singular, directions = np.linalg.svd(design, full_matrices=False)
-    deviation[free] = scale * np.sqrt(((directions.T / singular) ** 2).sum(axis=1))
+    deviation[free] = np.sqrt(((directions.T / singular) ** 2).sum(axis=1))
     return rows, deviation
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, TableMismatch
+from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, TableMismatch, listing
 from hwnas.latency.backend import LatencyBackend, Precision
 from hwnas.latency.device import Device
 from hwnas.latency.formula import default_formula
@@ -14,7 +14,7 @@ from hwnas.latency.header import TableHeader
 from hwnas.latency.intervals import Intervals
 from hwnas.latency.solve import NetworkTiming, Solution, solve_rows
 from hwnas.latency.table_file import TableContent, checksum, read_content, rows_digest, write_content
-from hwnas.latency.timing import Timing, slowdown_by_round
+from hwnas.latency.timing import Timing, levelled
 from hwnas.latency.verification import Calibration, Verification
 from hwnas.ops import OpKey
 from hwnas.record import Recording
@@ -22,7 +22,9 @@ from hwnas.record import Recording
 if TYPE_CHECKING:
     import pandas
 
-_LISTED = 10  # keys printed in an error; the rest are counted
+
+UNNAMED_BACKEND = "networks"
+"""The backend of a table that was made of networks of which nobody says what measured them."""
 
 
 class RecordedSpace(Protocol):
@@ -180,6 +182,11 @@ class LatencyTable:
             return []
         name = self.path or "the table"
         said = self.current_verification
+        if said is None and self.header.backend == UNNAMED_BACKEND:
+            return [
+                f"{name} was made of somebody's networks and never tested on others, so how far it is off is "
+                "not known: measure some that it was not made of, and compare them with its predictions"
+            ]
         if said is None:
             return [
                 f"{name} was never tested on whole networks, so how far it is off is not known: "
@@ -226,14 +233,11 @@ class LatencyTable:
         missing = [key for key in wanted if key not in self]
         if not missing:
             return
-        lines = [f"  {key}{self._why_missing(key)}" for key in missing[:_LISTED]]
-        if len(missing) > _LISTED:
-            lines.append(f"  … and {len(missing) - _LISTED} more")
         where = self.path or "the table"
         raise MissingLatency(
             f"{len(missing)} of {len(wanted)} op keys have no row in {where} "
             f"({self.header.device.name}, {self.header.backend} {self.header.precision}):\n"
-            + "\n".join(lines)
+            + listing(f"{key}{self._why_missing(key)}" for key in missing)
             + "\nMeasure them on that device (with the --preset and --set of your space, if any):  "
             + self.header.command(self.path)
         )
@@ -345,7 +349,7 @@ class LatencyTable:
             space: that the networks are of.
             networks: genotypes with the milliseconds that they took, under the conditions of ``header``.
             header: on what and how they were measured; protocol and space are filled in. Where left out: this
-                machine, and ``"networks"`` for a backend.
+                machine, and :data:`UNNAMED_BACKEND`.
             prior_ms: milliseconds of each op key, right in proportion; a formula of its size where left out.
                 It decides what the networks leave open.
 
@@ -358,7 +362,7 @@ class LatencyTable:
             MeasurementFailed: there is no network, or its milliseconds are no latency.
         """
         header = header or TableHeader(
-            device=Device.find("auto"), backend="networks", input_shape=space.input_shape()
+            device=Device.find("auto"), backend=UNNAMED_BACKEND, input_shape=space.input_shape()
         )
         recording = space.record(batch=header.batch)
         keys = recording.keys()
@@ -448,15 +452,27 @@ class LatencyTable:
         ]
         isolated = _pooled(self.isolated, other.isolated)
         table = LatencyTable(header, _pooled(self.rows, other.rows), isolated=isolated, networks=networks)
+        table.level()
         if networks:
             formula = None if isolated else {key: default_formula(key) for key in table.rows}
             table.solve(list(table.rows), formula)
         return table
 
-    def slowdown_by_round(self) -> list[float]:
-        """How much slower than usual each round ran; see :func:`hwnas.latency.timing.slowdown_by_round`."""
-        measured = self.isolated or self.rows
-        return slowdown_by_round([timing for timing in measured.values() if timing.status == "ok"])
+    def level(self) -> None:
+        """Bring all rounds of all that was measured to the speed of a quiet one (mutated).
+
+        See :func:`hwnas.latency.timing.levelled`. Solved rows stay: :meth:`solve` makes them anew.
+        """
+        found = levelled(
+            {("row", key): timing for key, timing in self.rows.items()}
+            | {("op", key): timing for key, timing in self.isolated.items()}
+            | {("network", network.name): network.timing for network in self.networks}
+        )
+        self.rows = {key: found["row", key] for key in self.rows}
+        self.isolated = {key: found["op", key] for key in self.isolated}
+        self.networks = [
+            network.model_copy(update={"timing": found["network", network.name]}) for network in self.networks
+        ]
 
     def save(self, path: str | Path) -> None:
         """Write the table to ``path`` in one step: a reader finds the old file or the whole new one.

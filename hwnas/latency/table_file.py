@@ -20,10 +20,11 @@ from hwnas.latency.timing import Timing
 from hwnas.latency.verification import Verification
 from hwnas.ops import OpKey
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when the file's meaning changes; older files are migrated on loading, newer ones refused.
 
 1: header and rows. 2: also ops timed alone, networks, and a verification; no version in the header.
+3: rounds brought to the speed of a quiet one (``slowdowns``), seconds of measuring.
 """
 
 _PARTS = ("header", "rows", "isolated", "networks", "verification")

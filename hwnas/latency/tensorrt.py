@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed, MissingExtra
 from hwnas.files import write_atomically
-from hwnas.latency.backend import LatencyBackend, Precision
+from hwnas.latency.backend import Precision
 from hwnas.latency.cuda import CudaTimer
 from hwnas.latency.device import Device
-from hwnas.latency.export import OPSET, input_names, onnx_bytes
+from hwnas.latency.export import OPSET, input_names
+from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.timing import Reader
 
 Package = Literal["tensorrt", "tensorrt_rtx"]
@@ -35,7 +36,7 @@ _WARMUP_MS = 200.0  # on the first runs clocks rise, and TensorRT for RTX compil
 _LINES = 8  # of TensorRT's log in an error
 
 
-class TensorRTBackend(LatencyBackend):
+class TensorRTBackend(OnnxBackend):
     """TensorRT engines, one for each module, built from its ONNX export.
 
     Networks are strongly typed: the precision is that of the exported weights and inputs, and TensorRT
@@ -63,6 +64,7 @@ class TensorRTBackend(LatencyBackend):
     """
 
     name: ClassVar[str] = "tensorrt"
+    processes: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -136,11 +138,11 @@ class TensorRTBackend(LatencyBackend):
         """How many of the prepared modules were bound by their launches."""
         return self._cuda.remarks()
 
-    def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
-        """A reader for an engine built of ``module`` at the shapes of ``inputs``."""
+    def prepare_model(self, model: bytes, inputs: Sequence[Tensor], name: str = "the model") -> Reader:
+        """A reader for an engine built of ``model``."""
         self._require_cuda()
-        plan = self.build(module, inputs)
-        with self._speaking(module, inputs):
+        plan = self._built(model)
+        with self._speaking(name, inputs):
             return self._cuda.reader(self._run(*self._loaded(plan), inputs))
 
     def build(self, module: nn.Module, inputs: Sequence[Tensor], *, detailed: bool = False) -> bytes:
@@ -155,7 +157,9 @@ class TensorRTBackend(LatencyBackend):
             ExportError: the module cannot be exported to ONNX.
             MeasurementFailed: TensorRT cannot build it.
         """
-        model = onnx_bytes(module, inputs, precision=self.precision)
+        return self._built(self.export(module, inputs), detailed=detailed)
+
+    def _built(self, model: bytes, *, detailed: bool = False) -> bytes:
         cache = self._timing_cache_path() if self._keeps_timings() else None
         # The builder times kernels on the current device; TensorRT for RTX builds without any.
         current = torch.cuda.device(self.device.index) if torch.cuda.is_available() else nullcontext()
@@ -170,7 +174,7 @@ class TensorRTBackend(LatencyBackend):
         self._require_cuda()
         trt = _tensorrt(self.package)
         plan = self.build(module, inputs, detailed=True)
-        with self._speaking(module, inputs):
+        with self._speaking(type(module).__name__, inputs):
             engine, context = self._loaded(plan)
             inspector = engine.create_engine_inspector()
             # Of an engine that runs, some layers' kernels are known only with their context.
@@ -195,7 +199,7 @@ class TensorRTBackend(LatencyBackend):
             raise InvalidInput(f"runs must be 1 or more; got {runs}.")
         self._require_cuda()
         plan = self.build(module, inputs)
-        with self._speaking(module, inputs):
+        with self._speaking(type(module).__name__, inputs):
             engine, context = self._loaded(plan)
             run = self._run(engine, context, inputs)
             profiler = _profiler(_tensorrt(self.package))
@@ -224,7 +228,7 @@ class TensorRTBackend(LatencyBackend):
         return _cache_folder() / f"{name}.timing-cache"
 
     @contextmanager
-    def _speaking(self, module: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]:
+    def _speaking(self, name: str, inputs: Sequence[Tensor]) -> Iterator[None]:
         """Turn whatever TensorRT or CUDA raises into an error that says what was run."""
         try:
             yield
@@ -232,7 +236,7 @@ class TensorRTBackend(LatencyBackend):
             raise
         except Exception as error:
             raise MeasurementFailed(
-                f"{type(module).__name__} does not run in TensorRT ({self.precision}, {self.device.name}) on "
+                f"{name} does not run in TensorRT ({self.precision}, {self.device.name}) on "
                 f"inputs {[tuple(x.shape) for x in inputs]}: {type(error).__name__}: {error}"
             ) from error
 

@@ -3,17 +3,18 @@
 A *reader* is a function whose one call gives one reading: the milliseconds of one inference. All readers of a
 table are visited in random order, again and again, in *rounds*: a machine that slows down for a second then
 disturbs one round of many entries instead of every reading of one. The value of an entry is the median over
-its rounds of the median within each round.
+its rounds of the median within each round, each brought to the speed of a quiet round (:func:`levelled`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -24,6 +25,10 @@ QUANTILES = (0.05, 0.16, 0.25, 0.5, 0.75, 0.84, 0.95)
 """Which quantiles of all readings :attr:`Timing.quantiles_ms` holds."""
 
 _VISITS_PER_LOOK = 10  # between two looks at the canary
+
+# With fewer entries a round's speed cannot be told from their own scatter.
+_ENTRIES_TO_LEVEL = 20
+_POLISHES = 4  # the medians no longer move after two or three
 
 K = TypeVar("K")
 Reader = Callable[[], float]
@@ -41,7 +46,8 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 class Timing(BaseModel):
     """What was measured for one op or network: a median that never travels without its spread and count.
 
-    All times are milliseconds for one call on the whole batch (not per sample). Make one from readings with
+    All times are milliseconds for one call on the whole batch (not per sample); but for ``readings_ms`` they
+    are those of a quiet round: divided by ``slowdowns``. Make one from readings with
     :meth:`from_rounds`. ``status`` is ``"ok"``; ``"partial"`` while rounds are still missing; ``"failed"``
     where no number could be had. A failed timing's numbers are infinite, so that no sum over it can pass for
     a latency, and ``error`` says why.
@@ -60,7 +66,10 @@ class Timing(BaseModel):
     quantiles_ms: tuple[float, ...] = ()
     """The :data:`QUANTILES` of all readings, or empty."""
     readings_ms: tuple[tuple[float, ...], ...] = ()
-    """Every reading, one tuple a round, rounded to the nanosecond; or empty."""
+    """Every reading as it was taken, one tuple a round, rounded to the nanosecond; or empty."""
+    slowdowns: tuple[float, ...] = ()
+    """How much slower than a quiet one each round was for all entries alike; see :func:`levelled`. Empty: the
+    readings were not corrected."""
     rounds_by_process: tuple[int, ...] = ()
     """How many of the rounds each process measured, in order; empty where there was one process."""
     status: Literal["ok", "partial", "failed"] = "ok"
@@ -92,6 +101,10 @@ class Timing(BaseModel):
             raise ValueError("count and rounds disagree with the readings")
         if self.rounds_by_process and sum(self.rounds_by_process) != self.rounds:
             raise ValueError("the processes' rounds do not add up to the rounds")
+        if self.slowdowns and (
+            len(self.slowdowns) != self.rounds or not all(0 < value < math.inf for value in self.slowdowns)
+        ):
+            raise ValueError("slowdowns must be one number above 0 for each round")
         return self
 
     @classmethod
@@ -101,14 +114,25 @@ class Timing(BaseModel):
         *,
         status: Literal["ok", "partial"] = "ok",
         rounds_by_process: Sequence[int] = (),
+        slowdowns: Sequence[float] = (),
     ) -> Timing:
         """Summarise readings: one sequence of milliseconds for each round, none of them empty.
+
+        Args:
+            rounds_ms: the readings as they were taken.
+            status: ``"partial"`` while rounds are missing.
+            rounds_by_process: how many of the rounds each process measured.
+            slowdowns: what to divide each round's readings by.
 
         Raises:
             MeasurementFailed: there is no reading, or one is negative, NaN or infinite.
         """
         readings = tuple(tuple(round(value, 6) for value in values) for values in rounds_ms)
-        every = sorted(value for values in readings for value in values)
+        factors = tuple(slowdowns) or (1.0,) * len(readings)
+        corrected = [
+            [value / factor for value in values] for values, factor in zip(readings, factors, strict=True)
+        ]
+        every = sorted(value for values in corrected for value in values)
         if not readings or not all(readings):
             raise MeasurementFailed("expected at least one reading in every round; got none.")
         if not all(math.isfinite(value) and value >= 0 for value in every):
@@ -116,13 +140,14 @@ class Timing(BaseModel):
                 f"a reading must be finite and not negative; got {every[0]} … {every[-1]} ms."
             )
         return cls(
-            median_ms=round(statistics.median(statistics.median(values) for values in readings), 9),
+            median_ms=round(statistics.median(statistics.median(values) for values in corrected), 9),
             spread_ms=round((_quantile(every, 0.84) - _quantile(every, 0.16)) / 2, 9),
             count=len(every),
             rounds=len(readings),
             quantiles_ms=tuple(round(_quantile(every, share), 9) for share in QUANTILES),
             readings_ms=readings,
             rounds_by_process=tuple(rounds_by_process) if len(rounds_by_process) > 1 else (),
+            slowdowns=tuple(slowdowns),
             status=status,
         )
 
@@ -134,7 +159,11 @@ class Timing(BaseModel):
     @property
     def round_medians_ms(self) -> tuple[float, ...]:
         """The median of each round, in the order in which they were measured; empty without readings."""
-        return tuple(statistics.median(values) for values in self.readings_ms)
+        factors = self.slowdowns or (1.0,) * len(self.readings_ms)
+        return tuple(
+            statistics.median(values) / factor
+            for values, factor in zip(self.readings_ms, factors, strict=True)
+        )
 
     @property
     def process_medians_ms(self) -> tuple[float, ...]:
@@ -159,14 +188,15 @@ class StoppingRule(BaseModel):
     ``min_seconds`` have passed and the standard error of the visit's median is at most ``relative_noise`` of
     it.
 
-    The defaults give about 25 ms a visit: 100 entries in 6 rounds take some 15 s.
+    The defaults give 5 to 25 ms a visit, and one reading of what takes longer: a visit's readings agree with
+    each other better than with the next visit's, so many short visits tell more than a few long ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     warmup_readings: int = Field(default=1, ge=0)
     """Thrown away at the start of each visit: the entry before it has left its own data in the caches."""
-    min_readings: int = Field(default=3, ge=1)
+    min_readings: int = Field(default=1, ge=1)
     max_readings: int = Field(default=30, ge=1)
     min_seconds: float = Field(default=0.005, ge=0)
     max_seconds: float = Field(default=0.025, ge=0)
@@ -355,19 +385,71 @@ def measure_interleaved(
     }
 
 
-def slowdown_by_round(timings: Sequence[Timing]) -> list[float]:
-    """How much slower than usual each round was: the median over entries of round median ÷ entry's median.
+def slowdown_by_round(timings: Iterable[Timing]) -> list[float]:
+    """How much slower each round was than a quiet one, for all entries alike.
 
-    1.0 throughout on a steady machine. A round at 1.3 ran on a throttled or busy one. Only entries with the
-    most common number of rounds count; empty where readings were not kept.
+    All entries are visited in every round, so what a round does to all of them is the machine's doing (a
+    clock, a neighbour, a process's luck). It is fitted with the entries' own milliseconds in turn (Tukey's
+    median polish, of logarithms). A quiet round is at the lower quartile, for disturbances add time.
+
+    Args:
+        timings: those without readings, and those whose rounds are not those of most (by process), do not
+            count.
+
+    Returns:
+        for each round a ratio, 1.0 throughout on a steady machine; empty where no readings were kept.
     """
-    kept = [timing for timing in timings if timing.readings_ms and timing.median_ms > 0]
+    chosen = _of_one_shape(timings)
+    logs = [
+        [math.log(max(statistics.median(values), 1e-12)) for values in timing.readings_ms]
+        for timing in chosen
+    ]
+    if not logs:
+        return []
+    speeds = [0.0] * len(logs[0])
+    for _ in range(_POLISHES):
+        usual = [statistics.median(map(operator.sub, values, speeds)) for values in logs]
+        speeds = [
+            statistics.median(values[index] - own for values, own in zip(logs, usual, strict=True))
+            for index in range(len(speeds))
+        ]
+    quiet = sorted(speeds)[(len(speeds) - 1) // 4]
+    return [round(math.exp(speed - quiet), 6) for speed in speeds]
+
+
+def levelled(timings: Mapping[K, Timing]) -> dict[K, Timing]:
+    """The same timings with each round brought to the speed of a quiet one (:func:`slowdown_by_round`).
+
+    Two measurements made in different moods of one machine then agree. Where there are fewer than twenty
+    entries of one number of rounds, a round's speed cannot be told from their own scatter, and they stay as
+    they are; so do entries of another number of rounds. May be repeated: it goes by the readings.
+    """
+    chosen = _of_one_shape(timings.values())
+    slowdowns = slowdown_by_round(chosen)
+    if len(chosen) < _ENTRIES_TO_LEVEL or set(slowdowns) == {1.0}:
+        return dict(timings)
+    shape = _shape(chosen[0])
+    return {
+        name: Timing.from_rounds(
+            timing.readings_ms,
+            status="partial" if timing.status == "partial" else "ok",
+            rounds_by_process=timing.rounds_by_process,
+            slowdowns=slowdowns,
+        )
+        if timing.readings_ms and _shape(timing) == shape
+        else timing
+        for name, timing in timings.items()
+    }
+
+
+def _shape(timing: Timing) -> tuple[int, tuple[int, ...]]:
+    return timing.rounds, timing.rounds_by_process
+
+
+def _of_one_shape(timings: Iterable[Timing]) -> list[Timing]:
+    """Those with readings, and with as many rounds in each process as most of them have."""
+    kept = [timing for timing in timings if timing.readings_ms]
     if not kept:
         return []
-    rounds = statistics.mode(timing.rounds for timing in kept)
-    ratios = [
-        [median / timing.median_ms for median in timing.round_medians_ms]
-        for timing in kept
-        if timing.rounds == rounds
-    ]
-    return [statistics.median(entry[index] for entry in ratios) for index in range(rounds)]
+    shape = statistics.mode(map(_shape, kept))
+    return [timing for timing in kept if _shape(timing) == shape]

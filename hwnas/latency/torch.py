@@ -6,14 +6,14 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import DTYPES, LatencyBackend, Precision, host_clock, host_reader
-from hwnas.latency.cuda import CudaTimer
+from hwnas.latency.cuda import CudaTimer, untyped
 from hwnas.latency.device import Device
 from hwnas.latency.timing import Reader
 
@@ -73,7 +73,7 @@ class TorchBackend(LatencyBackend):
             return clock | ({"bf16": _bf16_arithmetic(self.device)} if self.precision == "bf16" else {})
         return {
             "cuda_graph": str(self.cuda_graph),
-            "cudnn": str(_untyped(torch.backends.cudnn).version()),
+            "cudnn": str(untyped(torch.backends.cudnn).version()),
             "cudnn_benchmark": "True",
             "tf32": f"conv {torch.backends.cudnn.allow_tf32}, matmul {torch.backends.cuda.matmul.allow_tf32}",
             "cache": "warm",
@@ -138,8 +138,3 @@ def _cuda_inference() -> Iterator[None]:
 def _bf16_arithmetic(device: Device) -> str:
     """By which instructions a CPU computes in bf16; without any, kernels go through fp32."""
     return ", ".join(flag for flag in device.flags if "bf16" in flag) or "through fp32"
-
-
-def _untyped(module: Any) -> Any:
-    """A module of torch whose functions carry no annotations, for the type checker."""
-    return module

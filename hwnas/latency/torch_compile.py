@@ -48,6 +48,7 @@ class TorchCompileBackend(TorchBackend):
     """
 
     name: ClassVar[str] = "torch-compile"
+    processes: ClassVar[int] = 2
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ Pure functions of predicted and measured milliseconds; which networks to measure
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -118,7 +119,7 @@ class Verification(_Frozen):
     calibrated: Scores
     calibration: Calibration
     repeat_kendall_tau: float | None = None
-    """Rank correlation of the measurements of one process with those of another: no table can show more."""
+    """Rank correlation of what some processes measured with what the others did: no table can show more."""
     group_kendall_tau: float | None = None
     """The lowest rank correlation within a group of at least ten networks (one depth)."""
     group_repeat_kendall_tau: float | None = None
@@ -148,6 +149,21 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     b = np.sign(np.subtract.outer(np.asarray(second, dtype=float), np.asarray(second, dtype=float)))
     norm = math.sqrt(float((a * a).sum()) * float((b * b).sum()))
     return round(float((a * b).sum()) / norm, 6) if norm else 0.0
+
+
+def repeat_kendall_tau(processes_ms: Sequence[Sequence[float]]) -> float | None:
+    """Rank correlation of what the first half of the processes measured with what the others did.
+
+    Args:
+        processes_ms: for each network, the median of each process; None comes out where any has fewer than
+            two, or there is one network only.
+    """
+    if len(processes_ms) < 2 or any(len(medians) < 2 for medians in processes_ms):
+        return None
+    halves = [(medians[: len(medians) // 2], medians[len(medians) // 2 :]) for medians in processes_ms]
+    return kendall_tau(
+        [statistics.median(first) for first, _ in halves], [statistics.median(other) for _, other in halves]
+    )
 
 
 def fit_calibration(
@@ -254,7 +270,7 @@ def verification(
     in_groups = [
         (
             kendall_tau([calibration(n.sum_ms, n.ops) for n in members], [n.measured_ms for n in members]),
-            _repeat_tau(members),
+            repeat_kendall_tau([n.processes_ms for n in members]),
         )
         for name, members in groups.items()
         if name and len(members) >= 10
@@ -266,7 +282,7 @@ def verification(
         uncalibrated=Scores.of(sums, measured),
         calibrated=Scores.of(corrected, measured),
         calibration=calibration,
-        repeat_kendall_tau=_repeat_tau(tested),
+        repeat_kendall_tau=repeat_kendall_tau([n.processes_ms for n in tested]),
         group_kendall_tau=lowest[0],
         group_repeat_kendall_tau=lowest[1],
         low_percent=round(100.0 * min(0.0, float(np.quantile(relative, 0.025))), 3),
@@ -274,11 +290,3 @@ def verification(
         worst_kinds=kinds,
         evidence=tuple(evidence),
     )
-
-
-def _repeat_tau(networks: Sequence[NetworkEvidence]) -> float | None:
-    if len(networks) < 2 or any(len(network.processes_ms) < 2 for network in networks):
-        return None
-    first = [network.processes_ms[0] for network in networks]
-    second = [network.processes_ms[-1] for network in networks]
-    return kendall_tau(first, second)

@@ -10,16 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from hwnas import Device, LatencyBackend
+from hwnas import Device
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import Precision, host_reader
 from hwnas.latency.export import OPSET, input_names, onnx_bytes
+from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.timing import Reader
 
 _HINTS: dict[Precision, str] = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
-class OpenVinoBackend(LatencyBackend):
+class OpenVinoBackend(OnnxBackend):
     """OpenVINO's CPU plug-in, from ONNX: one stream, the latency hint, outputs not copied.
 
     ``precision`` is what OpenVINO computes in; left to itself it takes bf16 where the CPU has it. The model
@@ -66,10 +67,15 @@ class OpenVinoBackend(LatencyBackend):
             return "CPU time of the process", time.process_time_ns
         return "wall", time.perf_counter_ns
 
-    def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
-        """A reader for ``module`` exported and compiled at the shapes of ``inputs``."""
+    @property
+    def model_precision(self) -> Precision:
+        """fp32, whatever OpenVINO computes in."""
+        return "fp32"
+
+    def prepare_model(self, model: bytes, inputs: Sequence[Tensor], name: str = "the model") -> Reader:
+        """A reader for a request of the compiled model."""
         openvino = _openvino()
-        compiled = self._compiled(onnx_bytes(module, inputs))
+        compiled = self._compiled(model)
         try:
             request = compiled.create_infer_request()
             named = dict(zip(input_names(len(inputs)), inputs, strict=True))
@@ -82,7 +88,7 @@ class OpenVinoBackend(LatencyBackend):
             raise
         except Exception as error:
             raise MeasurementFailed(
-                f"{type(module).__name__} does not run in OpenVINO ({self.precision}) on inputs "
+                f"{name} does not run in OpenVINO ({self.precision}) on inputs "
                 f"{[tuple(x.shape) for x in inputs]}: {type(error).__name__}: {error}"
             ) from error
 

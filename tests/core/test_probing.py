@@ -112,5 +112,6 @@ def test_a_network_is_measured_as_it_is_derived():
     for genotype in genotypes:
         expected = price(SMALL.record(), SMALL.assignment(genotype))
         assert found[genotype.short_id].median_ms == pytest.approx(expected)
-    network, inputs = GenotypeSubject(SMALL, genotypes[0], batch=2).build()
+    subject = GenotypeSubject(SMALL, genotypes[0], batch=2)
+    network, inputs = subject.build(), subject.inputs()
     assert not network.training and inputs[0].shape == (2, 3, 32, 64)

@@ -10,14 +10,9 @@ from torch import nn
 
 from hwnas.errors import InvalidInput, MeasurementFailed
 from hwnas.latency.fake import FakeBackend
-from hwnas.latency.measuring import (
-    OpSubject,
-    ProfileSettings,
-    Subject,
-    estimate_seconds,
-    measure_network,
-    measure_subjects,
-)
+from hwnas.latency.measuring import ProfileSettings, estimate_seconds, measure_network, measure_subjects
+from hwnas.latency.onnx_backend import OnnxBackend
+from hwnas.latency.subjects import ModuleSubject, OpSubject, Subject
 from hwnas.latency.timing import StoppingRule, Timing
 from hwnas.layers import Add, Conv
 from hwnas.ops import OpKey, OpSpec
@@ -66,6 +61,9 @@ class Dying(Subject):
     def build(self):
         os._exit(7)
 
+    def inputs(self):
+        return []
+
 
 @dataclass(frozen=True)
 class Chatty(Subject):
@@ -74,7 +72,10 @@ class Chatty(Subject):
     def build(self):
         print("a runtime's banner", flush=True)
         os.write(1, b"{not json}\n")
-        return Conv(3, 4).eval(), [torch.ones(SHAPE)]
+        return Conv(3, 4).eval()
+
+    def inputs(self):
+        return [torch.ones(SHAPE)]
 
 
 BOTH = {"four": OpSubject(key(4)), "eight": OpSubject(key(8))}
@@ -204,3 +205,64 @@ def test_a_network_that_is_given_is_not_changed(tmp_path):
     network = nn.Sequential(Conv(3, 4)).train()
     measure_network(network, [torch.ones(SHAPE)], FakeBackend(formula), SETTINGS)
     assert network.training and network[0].training
+
+
+class Exporting(OnnxBackend):
+    """Reads "models" that say how often they were exported and loaded."""
+
+    name = "exporting"
+
+    def __init__(self, notes):
+        super().__init__("cpu")
+        self.notes = str(notes)
+
+    def check(self):
+        pass
+
+    def export(self, module, inputs):
+        with Path(self.notes).open("a") as file:
+            file.write(f"{os.getpid()} export\n")
+        return str(float(module.weight.shape[0])).encode()
+
+    def prepare_model(self, model, inputs, name="the model"):
+        with Path(self.notes).open("a") as file:
+            file.write(f"{os.getpid()} load {name}\n")
+        return lambda: float(model.decode())
+
+
+def test_a_model_is_exported_once_and_loaded_by_each_process(tmp_path):
+    subjects = {"five": ModuleSubject(nn.Linear(1, 5), (torch.ones(1, 1),))}
+    found = measure_subjects(subjects, Exporting(tmp_path / "n"), SETTINGS)
+    assert found.timings["five"].median_ms == 5.0
+    assert [what for _, *what in notes_of(tmp_path / "n")] == [["export"], ["load", "five"], ["load", "five"]]
+    assert len({pid for pid, *_ in notes_of(tmp_path / "n")}) == 2
+
+
+class Moody(Varying):
+    """The second process runs at half speed, and so does none after it."""
+
+    def prepare(self, module, inputs):
+        reader = super().prepare(module, inputs)
+        slow = len({pid for pid, _ in notes_of(Path(self.notes))}) == 2
+        return lambda: reader() * (2 if slow else 1)
+
+
+def test_a_process_that_ran_slow_is_measured_again_by_another(tmp_path):
+    settings = SETTINGS.model_copy(update={"tolerance": 1.5, "extra_rounds": 0, "busy": "remark"})
+    subjects = {n: OpSubject(key(n)) for n in range(1, 21)}
+    found = measure_subjects(subjects, Moody(tmp_path / "n"), settings)
+    assert {n: timing.median_ms for n, timing in found.timings.items()} == {n: float(n) for n in subjects}
+    assert {timing.rounds_by_process for timing in found.timings.values()} == {(2, 2)}
+    assert found.timings[1].readings_ms == ((1.0, 1.0),) * 4
+    assert "Disturbed rounds that were measured again: 2." in found.remarks
+    assert len({pid for pid, _ in notes_of(tmp_path / "n")}) == 3
+
+
+def test_rounds_of_an_interrupted_run_are_judged_too(tmp_path):
+    """They are no better than those of this run, and nobody else will look at them."""
+    settings = SETTINGS.model_copy(update={"tolerance": 1.5, "extra_rounds": 0})
+    earlier = {n: Timing.from_rounds([[3.0 * n], [1.0 * n]], status="partial") for n in range(1, 21)}
+    subjects = {n: OpSubject(key(n)) for n in range(1, 21)}
+    found = measure_subjects(subjects, Varying(tmp_path / "n"), settings, earlier=earlier)
+    assert found.timings[4].readings_ms == ((4.0,), (4.0, 4.0), (4.0, 4.0), (4.0, 4.0))
+    assert found.timings[4].rounds_by_process == (1, 2, 1)

@@ -8,8 +8,9 @@ from torch import nn
 
 from hwnas.errors import Interrupted, InvalidInput, MeasurementFailed, TableMismatch
 from hwnas.latency.fake import FakeBackend
-from hwnas.latency.measuring import ProfileSettings, measure_network, measure_networks, plausible_inputs
+from hwnas.latency.measuring import ProfileSettings, measure_network, measure_networks
 from hwnas.latency.profile import profile_keys
+from hwnas.latency.subjects import plausible_inputs
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import StoppingRule
 from hwnas.layers import Add, Conv

@@ -150,3 +150,21 @@ def test_what_is_not_complete_is_not_used():
     assert rows[KEYS[0]].median_ms == pytest.approx(1.0)
     with pytest.raises(InvalidInput, match=r"none for test\.b"):
         solve_rows([network([1, 0, 0, 0])], KEYS, {**TRUTH, KEYS[1]: float("inf")})
+
+
+def test_what_a_kind_has_in_common_is_learnt_for_all_of_the_kind():
+    """A runtime hides every concat: one that is too small to be seen by itself goes with the others."""
+    convs = [OpKey(spec=OpSpec(kind="test.conv"), input_shapes=((1, n),)) for n in range(1, 7)]
+    concats = [OpKey(spec=OpSpec(kind="test.concat"), input_shapes=((1, n),)) for n in range(1, 7)]
+    alone = dict.fromkeys(convs, 1.0) | dict.fromkeys(concats, 0.5) | {concats[0]: 0.002}
+    truth = {k: ms * (1.0 if k in convs else 0.1) for k, ms in alone.items()}
+    random = np.random.default_rng(1)
+    networks = []
+    for counts in random.integers(0, 4, size=(40, 12)).tolist():
+        run = {k: n for k, n in zip([*convs, *concats], counts, strict=True) if n}
+        ms = sum(truth[k] * n for k, n in run.items()) * random.normal(1.0, 0.005)
+        networks.append(NetworkTiming.of("n", run, Timing(median_ms=ms, spread_ms=0.01 * ms, count=3)))
+    solution = solve_rows(networks, list(alone), alone)
+    assert solution.of_kinds >= 0.3
+    for k in concats:
+        assert solution.rows[k].median_ms / alone[k] == pytest.approx(0.1, abs=0.1)

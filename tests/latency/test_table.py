@@ -196,11 +196,11 @@ def test_overflowing_number(path):
 
 
 def test_newer_schema(path):
-    rewrite(path, lambda content: content.update(schema_version=3, invention="of the future"))
+    rewrite(path, lambda content: content.update(schema_version=4, invention="of the future"))
     with pytest.raises(CorruptTable) as caught:
         LatencyTable.load(path)
     assert str(caught.value) == (
-        f"{path} was written by a newer hwnas: its schema version is 3, this hwnas reads up to 2. "
+        f"{path} was written by a newer hwnas: its schema version is 4, this hwnas reads up to 3. "
         "Upgrade:  pip install --upgrade hwnas"
     )
 

@@ -9,10 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from hwnas.errors import Interrupted, MeasurementFailed
+from hwnas.latency.fake import FakeBackend
+from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.timing import (
     RoundWatch,
     StoppingRule,
     Timing,
+    levelled,
     measure_interleaved,
     slowdown_by_round,
     visit,
@@ -70,13 +73,15 @@ def test_field_defect_failed_profile_is_never_0():
 
 
 def test_field_defect_one_trial_without_warm_up():
-    """Default: six rounds of three readings at least, and the first reading of each visit is thrown away."""
+    """Default: twelve rounds, in four processes, and the first reading of each visit is thrown away."""
+    settings = ProfileSettings()
+    assert (settings.rounds, FakeBackend.processes) == (12, 4)
     calls = itertools.count()
-    # Each visit is 1 + 3 calls while nothing else stops it; every fourth call from the first is a warm-up.
-    rule = StoppingRule(max_readings=3)
-    timing = measure_interleaved({"op": lambda: 100.0 if next(calls) % 4 == 0 else 1.0}, rule)["op"]
-    assert next(calls) == 6 * (1 + 3)
-    assert (timing.count, timing.rounds) == (18, 6)
+    # Each visit is 1 + 2 calls, for equal readings end it; every third call from the first is a warm-up.
+    reader = {"op": lambda: 100.0 if next(calls) % 3 == 0 else 1.0}
+    timing = measure_interleaved(reader, settings.rule, settings.rounds)["op"]
+    assert next(calls) == 12 * (1 + 2)
+    assert (timing.count, timing.rounds) == (24, 12)
     assert max(max(values) for values in timing.readings_ms) == 1.0
 
 
@@ -138,6 +143,55 @@ def test_throttled_rounds_do_not_move_the_median_and_are_seen():
     )
     assert {timing.median_ms for timing in found.values()} == {1.0}
     assert slowdown_by_round(list(found.values())) == [1, 2, 1, 1, 2, 1]
+
+
+def drifting(entries, speeds, noise=0.0, processes=()):
+    """Timings of entries 1, 2, … ms in rounds of these speeds, each reading off by some share."""
+    draw = random.Random(0)
+    return {
+        n: Timing.from_rounds(
+            [[n * speed * math.exp(draw.gauss(0, noise))] for speed in speeds], rounds_by_process=processes
+        )
+        for n in range(1, entries + 1)
+    }
+
+
+def test_rounds_are_brought_to_the_speed_of_a_quiet_one():
+    # The lower quartile of six is the second lowest: 1.0.
+    timings = levelled(drifting(20, [1.0, 1.08, 1.08, 0.99, 1.08, 1.2]))
+    assert timings[3].slowdowns == (1.0, 1.08, 1.08, 0.99, 1.08, 1.2)
+    assert {n: timing.median_ms for n, timing in timings.items()} == {n: float(n) for n in range(1, 21)}
+    assert timings[3].readings_ms[1] == (3.24,)
+    assert timings[3].spread_ms == timings[3].process_medians_ms[0] - 3 == 0
+    assert levelled(timings) == timings
+
+
+def test_two_measurements_in_two_moods_agree_once_levelled():
+    slow, quick = (drifting(60, speeds, 0.01) for speeds in ([1.0, 1.07, 1.07, 1.07], [1.0] * 4))
+    bare = [slow[n].median_ms / quick[n].median_ms for n in slow]
+    level = [levelled(slow)[n].median_ms / levelled(quick)[n].median_ms for n in slow]
+    assert statistics.median(bare) > 1.05
+    assert abs(statistics.median(level) - 1) < 0.005
+
+
+def test_few_entries_and_strangers_are_not_levelled():
+    few = drifting(19, [1.0, 1.5])
+    assert levelled(few) == few
+    assert slowdown_by_round(few.values()) == [1.0, 1.5]
+    stranger = Timing.from_rounds([[1.0], [1.5], [1.5]])
+    mixed = levelled({**drifting(20, [1.0, 1.5]), "more rounds": stranger, "failed": Timing.failed("?")})
+    assert mixed["more rounds"] == stranger and mixed["failed"].status == "failed"
+    assert mixed[1].median_ms == 1.0
+
+
+def test_a_formula_is_left_as_it_is():
+    exact = drifting(30, [1.0] * 3)
+    assert levelled(exact) == exact and exact[1].slowdowns == ()
+
+
+def test_slowdowns_must_fit_the_rounds():
+    with pytest.raises(ValidationError, match="one number above 0 for each round"):
+        Timing(median_ms=1, spread_ms=0, count=2, rounds=2, slowdowns=(1.0,))
 
 
 def test_slowdown_needs_readings():

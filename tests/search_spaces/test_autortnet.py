@@ -18,7 +18,7 @@ from hwnas import (
 from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.latency.export import export_onnx
 from hwnas.latency.fake import fake_table
-from hwnas.latency.measuring import plausible_inputs
+from hwnas.latency.subjects import plausible_inputs
 from hwnas.ops import build_op
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.autortnet.aggregation import WIRINGS, AggregationCell, Wiring
