@@ -146,6 +146,6 @@ class RunFolder:
     @property
     def target_ms(self) -> float | None:
         """The milliseconds that the search was asked for, if it was."""
-        penalty = self.read("search.json").get("config", {}).get("penalty", {})
-        target: float | None = penalty.get("target_ms")
+        config = self.read("search.json").get("config", {})
+        target: float | None = config.get("target_ms") or config.get("penalty", {}).get("target_ms")
         return target

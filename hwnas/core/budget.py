@@ -16,13 +16,14 @@ from hwnas.core.arch import ArchParameters
 from hwnas.core.choice import Choice
 from hwnas.core.costs import activation_mib, macs, parameters, peak
 from hwnas.core.discretise import Limit, Programme, relative_likelihoods
-from hwnas.core.expected import ExpectedCost, ExpectedLatency, LatencySource
+from hwnas.core.expected import ExpectedCost, ExpectedLatency
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InfeasibleBudget, InvalidInput
 from hwnas.record import Condition
 
 _REACHED = 0.005  # relative: an expected cost this near to its aim is left alone
-_LARGEST_SHIFT = 0.5  # nats by which one step moves an option at most
+_LARGEST_SHIFT = 0.5  # nats by which one step moves the options of a choice at most, weighted by probability
+_FARTHEST_SHIFT = 5.0  # nats by which it moves any option, however improbable
 _SAMPLES = 2000  # random networks whose median is a space's
 
 
@@ -37,8 +38,6 @@ class BudgetConfig(BaseModel):
     """Most multiply-accumulates of one inference on one sample."""
     max_activation_mib: float | None = Field(None, gt=0)
     """Most MiB that the inputs and the output of any one op take together, for the table's batch."""
-    pace: float = Field(0.05, gt=0, le=1)
-    """Share of the gap between expected cost and budget that each step closes."""
     below: float = Field(0.08, ge=0, lt=1)
     """A measured network may be faster than the target by this share of it; faster ones waste it."""
     above: float = Field(0.02, ge=0)
@@ -78,10 +77,10 @@ class Budget:
     **While searching** it is a method of multipliers (Hestenes 1969, Powell 1969): minimise the task's loss
     over distributions whose expected cost keeps the budget. The Lagrangian's step on the costs is not left to
     Adam, which would divide it by the noise of the task's gradient, but taken apart, in closed form. For a
-    multiplier μ the distribution that is nearest to p and cheaper is ``p · exp(−μ · ∂E[cost]/∂p)``; the gap
-    closes by the variance of that derivative for each unit of μ. So a step of Newton's changes μ by
-    ``pace · gap / variance``, and the logits by the same times the derivative. Costs are relative to what is
-    asked, so that nothing depends on the unit, on the learning rate or on the space.
+    multiplier μ, the distribution that is nearest to p and cheaper is ``p · exp(−μ · ∂E[cost]/∂p)``, and the
+    gap closes by the variance of that derivative for each unit of μ. So a step of Newton's changes μ by
+    ``gap / variance`` and the logits by the derivative times that, or by half a nat (root mean square over a
+    choice's options) where that is less. Costs are relative to what is asked, whatever unit and space.
 
     A target is aimed at from both sides, a little below: networks drawn in training are then of the size that
     will be taken. Other costs, and a target beside others, are ceilings: a multiplier does not become
@@ -95,11 +94,9 @@ class Budget:
     Args:
         space: of the networks.
         choices: of its supernet, in the order of the architecture parameters.
-        table: milliseconds by op key; needed with a target.
+        table: milliseconds by op key, needed with a target; its batch and precision are those of activations.
         target_ms: most milliseconds, to be used; None: any.
         config: the other costs, and how to meet the target.
-        batch: of the table.
-        bytes_per_value: of an activation.
 
     Raises:
         InfeasibleBudget: no network of the space keeps the budget; names the nearest.
@@ -110,12 +107,9 @@ class Budget:
         self,
         space: SearchSpace,
         choices: Sequence[Choice],
-        table: LatencySource | None,
+        table: Any,
         target_ms: float | None,
         config: BudgetConfig,
-        *,
-        batch: int = 1,
-        bytes_per_value: int = 4,
     ) -> None:
         if target_ms is not None and table is None:
             raise InvalidInput(
@@ -124,6 +118,7 @@ class Budget:
         self.space = space
         self.config = config
         self.target_ms = target_ms
+        batch, bytes_per_value = _conditions(table)
         recording = space.record(batch=batch)
         self.limits: dict[str, Limit] = {}
         if target_ms is not None and table is not None:
@@ -163,11 +158,7 @@ class Budget:
         costs = (target_ms, config.max_params, config.max_macs, config.max_activation_mib)
         if all(most is None for most in costs):
             return None
-        conditions = {}
-        if table is not None:
-            halves = table.header.precision in ("fp16", "bf16")
-            conditions = {"batch": table.header.batch, "bytes_per_value": 2 if halves else 4}
-        return cls(space, choices, table, target_ms, config, **conditions)
+        return cls(space, choices, table, target_ms, config)
 
     def to(self, device: torch.device) -> Budget:
         """Move costs and multipliers to where the architecture parameters are; returns itself."""
@@ -189,10 +180,12 @@ class Budget:
         if not all(matrix.requires_grad for matrix in arch.parameters()):
             return
         for place, (name, limit) in enumerate(self.limits.items()):
-            gap, slope, variance = _slope(limit.cost, self.aims[name], arch)
-            largest = slope.abs().max()
-            change = self.config.pace * gap / variance
-            change = torch.clamp(change, -_LARGEST_SHIFT / largest, _LARGEST_SHIFT / largest)
+            gap, slope, variances = _slope(limit.cost, self.aims[name], arch)
+            variance = variances.sum()
+            largest = torch.minimum(
+                _LARGEST_SHIFT / variances.max().sqrt(), _FARTHEST_SHIFT / slope.abs().max()
+            )
+            change = torch.clamp(gap / variance, -largest, largest)
             moves = (gap.abs() > _REACHED) & (variance > 0)
             before = self.multipliers[place]
             after = before + torch.where(moves, change, 0.0)
@@ -338,9 +331,10 @@ def _rounded_up(value: float) -> str:
 
 
 def _slope(cost: ExpectedCost, aim: float, arch: ArchParameters) -> tuple[Tensor, Tensor, Tensor]:
-    """The gap (expected ÷ aim − 1), its derivative by each log-probability per p, centred, and its variance.
+    """The gap (expected ÷ aim − 1), its derivative by the probabilities, centred, and the variances of that.
 
-    Moving the logits by ``−μ · derivative`` changes the gap by ``−μ · variance``, for a small μ.
+    Moving the logits by ``−μ · derivative`` changes the gap by ``−μ · Σ variances``, for a small μ. Shapes
+    ``[]``, ``[choices, options]`` and ``[choices]``.
     """
     with torch.enable_grad():
         probabilities = arch.probabilities().detach().requires_grad_()
@@ -349,7 +343,7 @@ def _slope(cost: ExpectedCost, aim: float, arch: ArchParameters) -> tuple[Tensor
     probabilities = probabilities.detach()
     slope = slope - (probabilities * slope).sum(dim=-1, keepdim=True)
     slope = slope.masked_fill(~arch.alive, 0.0)
-    return expected.detach() - 1.0, slope, (probabilities * slope**2).sum()
+    return expected.detach() - 1.0, slope, (probabilities * slope**2).sum(dim=-1)
 
 
 def range_of(cost: ExpectedCost, programme: Programme) -> Range:
@@ -375,15 +369,23 @@ def peak_range(uses: Sequence[tuple[Condition, float]], programme: Programme) ->
 
 
 def _random(choices: Sequence[Choice]) -> Tensor:
+    """Option indices of random networks ``[networks, choices]``; the same in whichever order choices come."""
     generator = torch.Generator().manual_seed(0)
-    return torch.stack(
-        [torch.randint(len(choice.options), (_SAMPLES,), generator=generator) for choice in choices], dim=1
-    )
+    drawn = {
+        choice.name: torch.randint(len(choice.options), (_SAMPLES,), generator=generator)
+        for choice in sorted(choices, key=lambda choice: choice.name)
+    }
+    return torch.stack([drawn[choice.name] for choice in choices], dim=1)
 
 
-def ranges(space: SearchSpace, table: LatencySource | None = None, *, batch: int = 1) -> dict[str, Range]:
-    """What the networks of a space cost, by the name of the cost; milliseconds where there is a table."""
+def ranges(space: SearchSpace, table: Any = None) -> dict[str, Range]:
+    """What the networks of a space cost, by the name of the cost; milliseconds where there is a table.
+
+    Raises:
+        MissingLatency: the table lacks rows of the space.
+    """
     choices = list(space.choices().values())
+    batch, bytes_per_value = _conditions(table)
     recording = space.record(batch=batch)
     programme = Programme(choices, recording)
     costs: dict[str, ExpectedCost] = {}
@@ -391,4 +393,11 @@ def ranges(space: SearchSpace, table: LatencySource | None = None, *, batch: int
         costs["latency_ms"] = ExpectedLatency(recording, choices, table)
     costs |= {"params": parameters(space, choices), "macs": macs(space, choices)}
     found = {name: range_of(cost, programme) for name, cost in costs.items()}
-    return found | {"activation_mib": peak_range(activation_mib(recording), programme)}
+    return found | {"activation_mib": peak_range(activation_mib(recording, bytes_per_value), programme)}
+
+
+def _conditions(table: Any) -> tuple[int, int]:
+    """Batch, and bytes of an activation, under a table's conditions."""
+    if table is None:
+        return 1, 4
+    return table.header.batch, 2 if table.header.precision in ("fp16", "bf16") else 4

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hwnas.core.choice import Block, Choice
 from hwnas.core.derive import kept_under
@@ -62,7 +65,7 @@ def macs(space: SearchSpace, choices: Sequence[Choice]) -> ExpectedCost:
 
 
 def activation_mib(recording: Recording, bytes_per_value: int = 4) -> list[tuple[Condition, float]]:
-    """The working set of each op use, in MiB: its inputs and its output; with the use's condition.
+    """The working set of each op use, in MiB: the inputs that it reads and its output; with its condition.
 
     A network's peak is the largest of those that run, a maximum and no sum. What is kept for later readers
     meanwhile, and what an op allocates inside of itself, is in no recording: the peak of a runtime is higher.
@@ -88,11 +91,25 @@ def op_macs(key: OpKey) -> float:
 
 @lru_cache(maxsize=4096)
 def op_activations(key: OpKey) -> int:
-    """Numbers in an op's inputs and its output together, by its key."""
+    """Numbers in an op's output and those of its inputs that it reads (not the shape alone), by its key."""
     op, inputs = _on_meta(key)
-    with torch.no_grad():
+    with _Reads() as reads, torch.no_grad():
         output = op(*inputs)
-    return int(sum(tensor.numel() for tensor in (*inputs, output)))
+    return int(output.numel() + sum(x.numel() for x in inputs if id(x) in reads.seen))
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
+    """Notes which tensors any operation is called on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.seen.update(id(leaf) for leaf in tree_leaves((args, kwargs)))
+        return func(*args, **(kwargs or {}))
 
 
 def _on_meta(key: OpKey) -> tuple[nn.Module, list[torch.Tensor]]:
