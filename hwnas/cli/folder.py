@@ -149,3 +149,9 @@ class RunFolder:
         config = self.read("search.json").get("config", {})
         target: float | None = config.get("target_ms") or config.get("penalty", {}).get("target_ms")
         return target
+
+    @property
+    def corrected(self) -> bool:
+        """Whether networks measured for the target corrected what is predicted for the one found."""
+        budget = self.read("result.json").get("budget") or {}
+        return len(budget.get("attempts", ())) > 1

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from hwnas import ArchParameters, Choice, ChoiceBlock, Conv
+from hwnas import ArchParameters, Choice, ChoiceBlock, Conv, LatencyTable
 from hwnas.core.budget import Budget, BudgetConfig, ranges
 from hwnas.core.discretise import Limit
 from hwnas.core.prune import ThresholdPruner
@@ -62,7 +62,7 @@ def test_one_step_moves_no_option_by_more_than_half_a_nat():
 def test_the_expected_latency_comes_to_the_target_from_either_side(share):
     target_ms = LATENCY.min + share * (LATENCY.max - LATENCY.min)
     budget, arch = prepared(target_ms)
-    for _ in range(400):
+    for _ in range(60):
         budget.step(arch)
     # In the middle of what is accepted: 2 % above to 8 % below.
     aim_ms = max(0.97 * target_ms, 1.01 * LATENCY.min)
@@ -262,6 +262,18 @@ def test_nothing_asked_is_no_budget():
     assert Budget.asked(SPACE, arch.choices, TABLE, None, BudgetConfig()) is None
     with pytest.raises(InvalidInput, match="target_ms needs a latency table"):
         Budget.asked(SPACE, arch.choices, None, 3.0, BudgetConfig())
+
+
+def test_activations_take_the_bytes_of_the_tables_precision_and_its_batch():
+    table = fake_table(SPACE.record(batch=3).keys(), lambda key: 1.0, batch=3)
+    halves = table.header.model_copy(update={"precision": "fp16"})
+    single = ranges(SPACE)["activation_mib"]
+    three = ranges(SPACE, table)["activation_mib"]
+    half = ranges(SPACE, LatencyTable(halves, table.rows))["activation_mib"]
+    assert three.max == pytest.approx(3 * single.max)
+    assert half.max == pytest.approx(1.5 * single.max)
+    # Multiply-accumulates stay those of one sample.
+    assert ranges(SPACE, table)["macs"] == ranges(SPACE)["macs"]
 
 
 def test_costs_are_positive():
