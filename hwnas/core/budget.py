@@ -44,6 +44,8 @@ class BudgetConfig(BaseModel):
     """A measured network may be slower than the target by this share of it."""
     rounds: int = Field(5, ge=1)
     """How many networks are measured at most, each chosen by what the ones before have taught."""
+    processes: int = Field(4, ge=1)
+    """In how many processes each is measured: one process differs from the next by some percent."""
 
 
 @dataclass(frozen=True)
@@ -230,14 +232,18 @@ class Budget:
     ) -> Found | None:
         """The likeliest network of the live options that keeps the budget; None where there is none.
 
+        Under a target those come first that lie in the middle half of the predictions that use it, where an
+        error of either sign does least harm; then those that use it; then all.
+
         Args:
             arch: whose probabilities.
             correction: measured ÷ predicted milliseconds: predictions are multiplied by it.
             without: networks that must not be found again.
         """
         likelihoods = relative_likelihoods(arch.logits, arch.alive)
-        for least in (1.0 - self._slack, 0.0):
-            limits = self._limits(correction, least)
+        quarter = self._slack / 4
+        for least, most in ((1.0 - 3 * quarter, 1.0 - quarter), (1.0 - self._slack, 1.0), (0.0, 1.0)):
+            limits = self._limits(correction, least, most)
             assignment = self.programme.likeliest(likelihoods, limits, without=without)
             if assignment is not None:
                 return Found(assignment, near=least > 0.0)
@@ -277,14 +283,15 @@ class Budget:
         # As far above the lower end of what is accepted when measured as the target is below the upper end.
         return max(0.0, self.config.below - self.config.above)
 
-    def _limits(self, correction: float, least: float) -> list[Limit]:
+    def _limits(self, correction: float, least: float, most: float) -> list[Limit]:
+        """The limits, latency's between two shares of the target by corrected predictions."""
         # A correction is not exact: the product of prediction and correction must not round above the target.
         rounding = 1.0 if correction == 1.0 else 1.0 - 1e-12
         limits = []
         for name, limit in self.limits.items():
             if name == "latency_ms":
-                most = limit.most / correction * rounding
-                limit = Limit(limit.cost, most, least * most)
+                target_ms = limit.most / correction * rounding
+                limit = Limit(limit.cost, most * target_ms, least * target_ms)
             limits.append(limit)
         return limits
 

@@ -98,8 +98,11 @@ def measurer(
     target_ms: float | None,
     backend: LatencyBackend | None,
     measure: Measure | None,
+    processes: int = 1,
 ) -> Measure:
     """The caller's way to measure networks: ``measure``, or ``backend``, which must be able to run here.
+
+    With a backend each network is read in three rounds in each of ``processes``.
 
     Raises:
         InvalidInput: both, or there is no target to confirm.
@@ -115,7 +118,8 @@ def measurer(
         return measure
     assert backend is not None
     backend.check()
-    return measured_by(space, backend, batch=table.header.batch)
+    settings = ProfileSettings(rounds=3 * processes, processes=processes)
+    return measured_by(space, backend, batch=table.header.batch, settings=settings)
 
 
 def earlier_attempts(out: Path | None) -> tuple[Attempt, ...]:

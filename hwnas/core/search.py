@@ -252,7 +252,7 @@ def search(
         for doubt in lut.doubts():
             warnings.warn(doubt, UnverifiedTableWarning, stacklevel=2)
     if backend is not None or measure is not None:
-        measure = measurer(space, lut, config.target_ms, backend, measure)
+        measure = measurer(space, lut, config.target_ms, backend, measure, config.budget.processes)
     torch.manual_seed(config.seed)
     device = torch_device(config.device)
     net = space.supernet().to(device)

@@ -171,6 +171,13 @@ def test_a_correction_multiplies_the_prediction():
     assert budget.likeliest(arch, correction=1000.0) is None
 
 
+def test_the_middle_of_what_is_accepted_comes_before_its_edges():
+    budget, arch = prepared(LATENCY.median)
+    ms = budget.costs(budget.likeliest(arch).assignment)["latency_ms"]
+    # A quarter of the 6 % from either end.
+    assert 0.955 * LATENCY.median <= ms <= 0.985 * LATENCY.median
+
+
 def test_pruning_spares_what_the_budget_needs():
     budget, arch = prepared(LATENCY.min * 1.05)
     # The task is sure of the deepest networks: the pruner would kill every other depth.
