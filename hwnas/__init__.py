@@ -7,6 +7,7 @@ search finds the network that does the task well within the milliseconds.
 from hwnas.core.arch import ArchParameters as ArchParameters
 from hwnas.core.arch import assigned as assigned
 from hwnas.core.blindness import BlindChoiceWarning as BlindChoiceWarning
+from hwnas.core.budget import BudgetConfig as BudgetConfig
 from hwnas.core.choice import Choice as Choice
 from hwnas.core.choice import ChoiceBlock as ChoiceBlock
 from hwnas.core.choice import DepthBlock as DepthBlock

@@ -7,6 +7,7 @@
     ├── MissingExtra          an optional package is not installed
     ├── SpaceError            a search space or supernet breaks a rule of the recording
     ├── GenotypeError         a genotype does not fit the space it is used with
+    ├── InfeasibleBudget      no network of the space costs as little as was asked for
     ├── TableError
     │   ├── CorruptTable      a table file that cannot be trusted: truncated, altered, from the future
     │   ├── TableMismatch     a table of another device, backend, precision, batch, threads or resolution
@@ -67,6 +68,10 @@ class SpaceError(HwnasError):
 
 class GenotypeError(HwnasError):
     """A genotype does not fit the search space it is used with."""
+
+
+class InfeasibleBudget(HwnasError):
+    """No network of the search space costs as little as was asked for; the message names the nearest."""
 
 
 class TableError(HwnasError):

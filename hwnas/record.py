@@ -39,6 +39,14 @@ def holds(condition: Condition, assignment: Mapping[str, int]) -> bool:
     return all(assignment.get(name, -1) in options for name, options in condition)
 
 
+def both(first: Condition, second: Condition) -> Condition | None:
+    """The condition that is met where both are, or None where that can never be."""
+    merged = dict(first)
+    for name, options in second:
+        merged[name] = merged[name] & options if name in merged else options
+    return None if frozenset() in merged.values() else tuple(sorted(merged.items()))
+
+
 @dataclass(frozen=True)
 class OpUse:
     """One place where an op is called: its latency key, its condition, and its path in the module tree."""

@@ -38,6 +38,7 @@ OPTIONAL = {
     "pandas",
     "pycuda",
     "pynvml",
+    "scipy",
     "tensorboard",
     "tensorrt",
     "tensorrt_rtx",
@@ -266,12 +267,12 @@ def test_every_file_says_what_it_is():
 def test_every_setting_says_what_it_is():
     """Settings are the command line's options, and the string under a field is all the help there is."""
     from hwnas.cli.data import DataChoice
-    from hwnas.core import penalty, prune, relaxation
+    from hwnas.core import budget, penalty, prune, relaxation
     from hwnas.search_spaces.autortnet import AutoRTNet
     from hwnas.search_spaces.chain import Chain
 
     models = [hwnas.SearchConfig, hwnas.FitConfig, DataChoice, AutoRTNet, Chain, hwnas.Preset]
-    for module in (penalty, prune, relaxation):
+    for module in (budget, penalty, prune, relaxation):
         models += [
             kind for kind in vars(module).values() if inspect.isclass(kind) and hasattr(kind, "model_fields")
         ]

@@ -4,7 +4,7 @@ from torch import nn
 
 from hwnas import Add, Choice, ChoiceBlock, Conv, DepthBlock, Op, PoolLinear, record, register_op
 from hwnas.errors import SpaceError
-from hwnas.record import active_recorder, holds
+from hwnas.record import active_recorder, both, holds
 
 
 def conditions(recording):
@@ -178,3 +178,11 @@ def test_options_of_different_shapes_are_refused_with_the_shapes():
     with pytest.raises(SpaceError) as caught:
         record(network, [torch.empty(1, 3, 8, 8)])
     assert "one: [(1, 3, 8, 8)]\n  two: [(1, 3, 4, 4)]" in str(caught.value)
+
+
+def test_two_conditions_at_once_intersect_choice_by_choice():
+    first = (("a", frozenset({0, 1})), ("c", frozenset({2})))
+    second = (("a", frozenset({1, 2})), ("b", frozenset({0})))
+    assert both(first, second) == (("a", frozenset({1})), ("b", frozenset({0})), ("c", frozenset({2})))
+    assert both(first, ()) == both((), first) == first
+    assert both(first, (("c", frozenset({0})),)) is None

@@ -13,9 +13,10 @@ from typing import Any
 import click
 
 from hwnas.cli.console import note
-from hwnas.errors import HwnasError, HwnasWarning, Interrupted
+from hwnas.errors import HwnasError, HwnasWarning, InfeasibleBudget, Interrupted
 
 EXIT_ERROR = 2
+EXIT_BUDGET = 3
 EXIT_INTERRUPTED = 130
 
 _VERBS = {
@@ -67,7 +68,7 @@ class Verbs(click.Group):
             ctx.exit(EXIT_INTERRUPTED)
         except HwnasError as error:
             click.echo(f"{type(error).__name__}: {error}", err=True)
-            ctx.exit(EXIT_ERROR)
+            ctx.exit(EXIT_BUDGET if isinstance(error, InfeasibleBudget) else EXIT_ERROR)
         except OSError as error:
             if error.filename is None:
                 raise

@@ -45,7 +45,7 @@ def command(out: Path, backend: str, short: bool) -> None:
     settings = {"epochs": 1, "depth_from_epoch": 0} if short else SEARCH
     chosen = choose_space("autortnet", "small", {}, "synthetic")
     base = validated(SearchConfig, chosen.space.preset("small").search)
-    config = search_config(base, settings, None, None, None)
+    config = search_config(base, settings)
     images = DataChoice.of("synthetic", 4 if short else 8, {"length": 12} if short else SCENES)
     machine = Machine(device="cpu", backend=backend)
     folder = RunFolder(out)

@@ -146,6 +146,12 @@ class RunFolder:
     @property
     def target_ms(self) -> float | None:
         """The milliseconds that the search was asked for, if it was."""
-        penalty = self.read("search.json").get("config", {}).get("penalty", {})
-        target: float | None = penalty.get("target_ms")
+        config = self.read("search.json").get("config", {})
+        target: float | None = config.get("target_ms") or config.get("penalty", {}).get("target_ms")
         return target
+
+    @property
+    def corrected(self) -> bool:
+        """Whether networks measured for the target corrected what is predicted for the one found."""
+        budget = self.read("result.json").get("budget") or {}
+        return len(budget.get("attempts", ())) > 1

@@ -68,7 +68,8 @@ def lines(values: dict[str, Any]) -> list[str]:
     if values["asked_ms"] is not None:
         shown.append(f"asked      {values['asked_ms']:8.2f} ms")
     if values["predicted_ms"] is not None:
-        shown.append(f"predicted  {values['predicted_ms']:8.2f} ms   (by the table)")
+        by = "the table, corrected by measurements" if values["corrected"] else "the table"
+        shown.append(f"predicted  {values['predicted_ms']:8.2f} ms   (by {by})")
     under = f"{values['device']}, {values['backend']} {values['precision']}, batch {values['batch']}"
     number = f"measured   {values['median_ms']:8.2f} ms ± {values['spread_ms']:.2f}"
     shown.append(f"{number}   (median of {values['count']} readings on {under})")
@@ -126,6 +127,7 @@ def run_measure(
         "rounds": timing.rounds,
         "asked_ms": folder.target_ms,
         "predicted_ms": predicted,
+        "corrected": folder.corrected,
         "device": backend.device.name,
         "backend": backend.name,
         "precision": backend.precision,

@@ -101,7 +101,8 @@ def _numbers(folder: RunFolder) -> str:
     if folder.target_ms is not None:
         rows.append(("asked", f"{folder.target_ms:g} ms", "the target of the search"))
     if predicted is not None:
-        rows.append(("predicted", f"{predicted:.2f} ms", "sum of the latency table's rows"))
+        by = "sum of the latency table's rows" + (", corrected by measurements" if folder.corrected else "")
+        rows.append(("predicted", f"{predicted:.2f} ms", by))
     if measured:
         where = (
             f"{measured['device']}, {measured['backend']} {measured['precision']}, batch {measured['batch']}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hwnas.cli.app import EXIT_BUDGET
 from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
 from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
@@ -20,9 +21,11 @@ from hwnas.cli.machine import (
     machine_options,
     profile_space,
     reading_settings,
+    recorded_options,
 )
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import changed, parse, sort_out, validated
+from hwnas.core.budget import Budget
 from hwnas.core.search import (
     SearchConfig,
     SearchData,
@@ -32,10 +35,22 @@ from hwnas.core.search import (
     search,
 )
 from hwnas.core.space import SearchSpace
-from hwnas.errors import InvalidInput
+from hwnas.errors import HwnasError, InvalidInput
 
 if TYPE_CHECKING:
+    from hwnas.core.confirm import BudgetOutcome
+    from hwnas.latency.backend import LatencyBackend
     from hwnas.latency.table import LatencyTable
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def budget_options(function: _Function) -> _Function:
+    """The options --max-params, --max-macs and --max-activation-mib."""
+    about = "Most MiB that one op's inputs and output may take."
+    function = click.option("--max-activation-mib", type=float, help=about)(function)
+    function = click.option("--max-macs", type=float, help="Most multiply-accumulates.")(function)
+    return click.option("--max-params", type=float, help="Most parameters.")(function)
 
 
 @click.command("search")
@@ -50,7 +65,8 @@ if TYPE_CHECKING:
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Run folder [default: runs/SPACE]."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; its table and data are its own.")
-@click.option("--target-ms", type=float, help="Milliseconds to stay under (a hinge penalty).")
+@click.option("--target-ms", type=float, help="A hard budget of milliseconds; with --penalty, a soft one.")
+@budget_options
 @click.option("--latency-weight", type=float, help="λ, how much latency weighs against the task's loss.")
 @click.option(
     "--penalty", type=click.Choice(["log", "linear", "target", "hinge"]), help="Form of the penalty."
@@ -69,6 +85,9 @@ def command(
     target_ms: float | None,
     latency_weight: float | None,
     penalty: str | None,
+    max_params: float | None,
+    max_macs: float | None,
+    max_activation_mib: float | None,
     batch: int | None,
     device: str | None,
     backend: str | None,
@@ -77,6 +96,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Search SPACE (default: autortnet) for a network that is good at the task and fast by a latency table.
+
+    With --target-ms it ends with what was asked, predicted and, where the table's device is here, measured;
+    the exit code is 3 if no network keeps the budget.
 
     --device, --backend, --precision and --threads say where latency is meant, and must match the table;
     where to train is --set search.device=cuda. With nothing given: this machine's own table, a small preset,
@@ -115,7 +137,8 @@ def command(
         base = validated(SearchConfig, kept["config"])
     else:
         base = validated(SearchConfig, chosen.preset.search if chosen.preset else {})
-    config = search_config(base, homes["search"], target_ms, latency_weight, penalty)
+    costs = {"max_params": max_params, "max_macs": max_macs, "max_activation_mib": max_activation_mib}
+    config = search_config(base, homes["search"], target_ms, latency_weight, penalty, costs)
     if setup:
         images = folder.data(data, homes["data"] | ({"batch": batch} if batch else {}))
     else:
@@ -142,8 +165,13 @@ def command(
             note(remark)
     if table is not None:
         note_other_device(table)
-    found = run_search(chosen, table, images, search_data, config, out, resume=resume)
+    confirming = None
+    if table is not None and config.target_ms is not None:
+        confirming = confirming_backend(table, out)
+    found = run_search(chosen, table, images, search_data, config, out, resume=resume, backend=confirming)
     report_search(found, out, config, table, as_json=as_json)
+    if found.budget is not None and found.budget.met is False:
+        click.get_current_context().exit(EXIT_BUDGET)
 
 
 def open_data(space: SearchSpace, images: DataChoice) -> SearchData:
@@ -172,6 +200,20 @@ def note_other_device(table: LatencyTable) -> None:
         note(f"latency is meant for {table.header}: not for this machine")
 
 
+def confirming_backend(table: LatencyTable, out: Path) -> LatencyBackend | None:
+    """What the table was measured with, if it can run here under the same conditions; says so, or why not."""
+    header = table.header
+    try:
+        backend = Machine.of(header).make(**recorded_options(header))
+        table.check(backend=backend)
+    except HwnasError as error:
+        reason = str(error).splitlines()[0]
+        note(f"what is found cannot be measured here ({reason}): run  hwnas measure {out}  where it can")
+        return None
+    note(f"what is found will be measured here: {backend}")
+    return backend
+
+
 def run_search(
     chosen: Chosen,
     table: LatencyTable | None,
@@ -181,6 +223,7 @@ def run_search(
     out: Path,
     *,
     resume: bool,
+    backend: LatencyBackend | None = None,
 ) -> SearchResult:
     """Search, watched, with the table and the choice of data kept in the run's folder."""
     space = chosen.space
@@ -188,6 +231,7 @@ def run_search(
         # Refused before anything is written, so that nothing half-made could be resumed.
         table.check(input_shape=space.input_shape())
         table.require(space.record(batch=table.header.batch).keys())
+    Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
     begun = (out / "search.checkpoint.pt").exists() if resume else (out / "search.json").exists()
     if not begun:
         for doubt in table.doubts() if table is not None else ():
@@ -199,34 +243,44 @@ def run_search(
     steps = len(data.train)  # type: ignore[arg-type]  # a DataLoader
     with watching("search", steps) as on_progress, warnings.catch_warnings():
         warnings.simplefilter("ignore", UnverifiedTableWarning)
-        return search(space, table, data, config, out=out, resume=resume, on_progress=on_progress)
+        return search(
+            space, table, data, config, out=out, resume=resume, on_progress=on_progress, backend=backend
+        )
 
 
 def search_config(
     config: SearchConfig,
     settings: Mapping[str, Any],
-    target_ms: float | None,
-    latency_weight: float | None,
-    penalty: str | None,
+    target_ms: float | None = None,
+    latency_weight: float | None = None,
+    penalty: str | None = None,
+    costs: Mapping[str, float | None] | None = None,
 ) -> SearchConfig:
     """The config (a preset's, or a resumed run's), changed by the options.
 
     Raises:
-        InvalidInput: values that do not fit, or a penalty that lacks its target.
+        InvalidInput: values that do not fit, a penalty that lacks its target, or one beside a hard budget.
     """
-    options: dict[str, Any] = {}
-    form = penalty or ("hinge" if target_ms is not None else None)
-    if form in ("hinge", "target") and target_ms is None:
-        raise InvalidInput(f"--penalty {form} pulls towards a target: give --target-ms X as well.")
-    if form in ("log", "linear") and target_ms is not None:
+    options: dict[str, Any] = {
+        f"budget.{name}": most for name, most in (costs or {}).items() if most is not None
+    }
+    if penalty in ("hinge", "target") and target_ms is None:
+        raise InvalidInput(f"--penalty {penalty} pulls towards a target: give --target-ms X as well.")
+    if penalty in ("log", "linear") and target_ms is not None:
         raise InvalidInput(
-            f"--penalty {form} knows no target; use --penalty hinge or target with --target-ms."
+            f"--penalty {penalty} knows no target. Leave it out for a hard budget of --target-ms, or use "
+            "--penalty hinge or target for a soft one."
         )
-    if form is not None:
-        options["penalty.form"] = form
+    if penalty is not None:
+        options["penalty.form"] = penalty
     if target_ms is not None:
-        options["penalty.target_ms"] = target_ms
+        options["target_ms" if penalty is None else "penalty.target_ms"] = target_ms
     if latency_weight is not None:
+        if target_ms is not None and penalty is None:
+            raise InvalidInput(
+                "--target-ms is a hard budget, which has no weight: leave --latency-weight out, or use "
+                "--penalty hinge or target for a soft one."
+            )
         options["penalty.weight"] = latency_weight
     return validated(SearchConfig, changed(config.model_dump(), {**options, **settings}))
 
@@ -235,7 +289,8 @@ def report_search(
     found: SearchResult, out: Path, config: SearchConfig, table: LatencyTable | None, *, as_json: bool
 ) -> None:
     """Print what a search found."""
-    asked_ms = getattr(config.penalty, "target_ms", None)
+    asked_ms = config.target_ms or getattr(config.penalty, "target_ms", None)
+    budget = found.budget
     values: dict[str, Any] = {
         "run": str(out),
         "genotype": found.genotype.short_id,
@@ -250,11 +305,44 @@ def report_search(
         under = f"{header.device.name}, {header.backend} {header.precision}, batch {header.batch}"
         line += f": {found.predicted_ms:.2f} ms predicted on {under}"
         line += f", asked for {asked_ms:g} ms" if asked_ms is not None else ""
-    result(
-        values,
-        [line, f"next:  hwnas fit {out} && hwnas eval {out} && hwnas measure {out} && hwnas report {out}"],
-        as_json=as_json,
-    )
+    lines = [line]
+    if budget is not None:
+        values |= {
+            "measured_ms": budget.measured_ms,
+            "met": budget.met,
+            "correction": budget.correction,
+            "measured_networks": len(budget.attempts),
+            "asked": budget.asked,
+            "costs": budget.costs,
+        }
+        lines += _budget_lines(found.genotype.short_id, budget, config)
+    lines.append(f"next:  hwnas fit {out} && hwnas eval {out} && hwnas measure {out} && hwnas report {out}")
+    result(values, lines, as_json=as_json)
+
+
+def _budget_lines(name: str, budget: BudgetOutcome, config: SearchConfig) -> list[str]:
+    """Asked, predicted and measured, for people."""
+    lines = [
+        f"{cost:<14} {budget.costs[cost]:12.6g}   of at most {most:.6g}"
+        for cost, most in budget.asked.items()
+        if cost != "latency_ms"
+    ]
+    if config.target_ms is None:
+        return lines
+    lines += [
+        f"asked      {config.target_ms:8.2f} ms",
+        f"predicted  {budget.predicted_ms:8.2f} ms",
+    ]
+    if budget.measured_ms is None:
+        return [*lines, *(f"not measured: {remark}" for remark in budget.remarks)]
+    networks = len(budget.attempts)
+    tried = f", after {networks} networks were" if networks > 1 else ""
+    lines.append(f"measured   {budget.measured_ms:8.2f} ms{tried}")
+    if networks > 1:
+        lines.append(f"measured ÷ predicted by the table: {budget.correction:.3f} on average")
+    if not budget.met:
+        lines.append(f"the budget was not met: {name} is the nearest network that was found")
+    return [*lines, *budget.remarks]
 
 
 def _given_table(lut: Path | None, out: Path, resume: bool, machine: Machine) -> LatencyTable | None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
 
 from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
+from hwnas.cli.machine import fields_of
 from hwnas.cli.names import find_space, known_spaces
 from hwnas.cli.settings import parse, sort_out
+from hwnas.core.budget import ranges
 from hwnas.core.space import SearchSpace
+from hwnas.latency.table import LatencyTable
 
 
 @click.group("spaces", invoke_without_command=True)
@@ -29,15 +34,32 @@ def command(ctx: click.Context) -> None:
 @command.command("show")
 @click.argument("name")
 @space_options
+@click.option("--lut", type=click.Path(dir_okay=False, path_type=Path), help="A latency table of the space.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def show(name: str, preset: str | None, data: str | None, settings: Sequence[str], as_json: bool) -> None:
-    """Print a space's fields, presets, choices, op keys, number of networks and parameters."""
+def show(
+    name: str,
+    preset: str | None,
+    data: str | None,
+    settings: Sequence[str],
+    lut: Path | None,
+    as_json: bool,
+) -> None:
+    """Print a space's fields, presets, choices, op keys, number of networks, and what these cost.
+
+    With --lut also the milliseconds of its fastest, its median and its slowest network.
+    """
     kind = find_space(name)
     fields = sort_out(parse(settings), {"space": list(kind.model_fields)})["space"]
+    table = LatencyTable.load(lut) if lut is not None else None
+    given = (fields_of(table, kind.name) if table is not None else None) or {}
     space = (
-        choose_space(name, preset, fields, data).space if preset or data else kind.from_preset(None, **fields)
+        choose_space(name, preset, fields, data, given_fields=given).space
+        if preset or data
+        else kind.from_preset(None, **{**given, **fields})
     )
-    values = describe(space)
+    if table is not None:
+        table.check(input_shape=space.input_shape())
+    values = describe(space, table)
     lines = [*_fields(kind, space), ""]
     lines += [f"preset {key}: {preset.about}" for key, preset in kind.presets.items()]
     lines += ["", *(f"{key:<24} {', '.join(options)}" for key, options in values["choices"].items()), ""]
@@ -47,12 +69,20 @@ def show(name: str, preset: str | None, data: str | None, settings: Sequence[str
         f"networks     {values['cardinality']:.3g}",
         f"parameters   {values['parameters_typical']:,} in a random network (median of 9), "
         f"{values['parameters_supernet']:,} in the supernet",
+        *(f"{name:<14} {_range(values[name])}" for name in _COSTS if name in values),
     ]
     result(values, lines, as_json=as_json)
 
 
-def describe(space: SearchSpace) -> dict[str, Any]:
-    """Fields, choices and sizes of a space; nothing is computed but shapes."""
+_COSTS = ("latency_ms", "params", "macs", "activation_mib")
+
+
+def _range(values: dict[str, float]) -> str:
+    return f"{values['min']:.4g} min, {values['median']:.4g} median, {values['max']:.4g} max"
+
+
+def describe(space: SearchSpace, table: LatencyTable | None = None) -> dict[str, Any]:
+    """Fields, choices, sizes and costs of a space; nothing is computed but shapes and sums."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -73,6 +103,7 @@ def describe(space: SearchSpace) -> dict[str, Any]:
         "cardinality": space.cardinality(),
         "parameters_typical": sorted(sizes)[len(sizes) // 2],
         "parameters_supernet": sum(parameter.numel() for parameter in supernet.parameters()),
+        **{name: asdict(found) for name, found in ranges(space, table).items()},
     }
 
 

@@ -118,6 +118,13 @@ class ArchParameters(nn.Module):
                         matrix[row, : len(values)] = values
                 offset += len(matrix)
 
+    def shift(self, by: Tensor) -> None:
+        """Add ``by`` ``[choices, options]`` to the logits, in place and without a gradient."""
+        with torch.no_grad():
+            sizes = [len(matrix) for matrix in self.matrices.values()]
+            for matrix, part in zip(self.matrices.values(), torch.split(by, sizes), strict=True):
+                matrix += part
+
     def by_name(self, values: Tensor) -> dict[str, list[float]]:
         """A matrix ``[choices, options]`` as lists by choice name, padding cut off; for logs."""
         rows = values.detach().cpu().tolist()

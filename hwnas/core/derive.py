@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hwnas.core.choice import Block, ChoiceBlock, DepthBlock, InputBlock, State, run_steps, unpacked
 from hwnas.errors import GenotypeError
+from hwnas.record import Condition, both, holds
 
 
 class Steps(nn.Module):
@@ -78,21 +79,54 @@ def make_batchnorm_affine(network: nn.Module) -> None:
             module.bias = nn.Parameter(torch.zeros(module.num_features, device=device))
 
 
+def kept_under(supernet: nn.Module) -> list[tuple[nn.Module, list[Condition]]]:
+    """Every module that some derived network keeps, once, with the conditions of which one must be met.
+
+    A module that is reached in several ways has several conditions.
+    """
+    found: dict[int, tuple[nn.Module, dict[Condition, None]]] = {}
+    waiting: list[tuple[nn.Module, Condition]] = [(supernet, ())]
+    while waiting:
+        module, condition = waiting.pop()
+        conditions = found.setdefault(id(module), (module, {}))[1]
+        if condition in conditions:
+            continue
+        conditions[condition] = None
+        for child, held in _children(module):
+            together = both(condition, held)
+            if together is not None:
+                waiting.append((child, together))
+    return [(module, list(conditions)) for module, conditions in found.values()]
+
+
+def _children(module: nn.Module) -> Iterator[tuple[nn.Module, Condition]]:
+    """The modules inside of ``module``, and the condition on its own choice under which each is kept."""
+    if isinstance(module, ChoiceBlock):
+        name = module.choice.name
+        yield from ((option, ((name, frozenset({k})),)) for k, option in enumerate(module.options))
+    elif isinstance(module, DepthBlock):
+        name, count = module.choice.name, len(module.steps)
+        yield from ((step, ((name, frozenset(range(i, count))),)) for i, step in enumerate(module.steps))
+        yield from ((leave, ((name, frozenset({i})),)) for i, leave in enumerate(module.exits))
+    else:
+        yield from ((child, ()) for child in module.children())
+
+
 def _keep(module: nn.Module, assignment: Mapping[str, int], kept: set[int]) -> None:
     """Collect the ids of the modules that ``assignment`` reaches."""
     if id(module) in kept:
         return
     kept.add(id(module))
-    children: list[nn.Module] = list(module.children())
+    if isinstance(module, Block):
+        _index(module, assignment)
+    # The lists that hold a block's parts stay, whichever parts do.
     if isinstance(module, ChoiceBlock):
         kept.add(id(module.options))
-        children = [module.options[_index(module, assignment)]]
     elif isinstance(module, DepthBlock):
-        index = _index(module, assignment)
         kept.update((id(module.steps), id(module.exits)))
-        children = [*module.steps[: index + 1], module.exits[index]]
-    for child in children:
-        _keep(child, assignment, kept)
+    for child, condition in _children(module):
+        if holds(condition, assignment):
+            _keep(child, assignment, kept)
 
 
 def _fold(module: nn.Module, assignment: Mapping[str, int], done: dict[int, nn.Module]) -> nn.Module:

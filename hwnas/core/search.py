@@ -6,7 +6,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,8 +17,10 @@ from torch import nn
 
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
+from hwnas.core.budget import Budget, BudgetConfig
 from hwnas.core.checkpoint import reseeded
 from hwnas.core.choice import ChoiceKind
+from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
@@ -32,6 +34,7 @@ from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.files import write_atomically
+from hwnas.latency.backend import LatencyBackend
 
 
 class SearchConfig(BaseModel):
@@ -58,6 +61,10 @@ class SearchConfig(BaseModel):
     """What expected latency adds to the loss."""
     penalty_on: Literal["draw", "probabilities"] = "draw"
     """Whether the penalty sees the latency of the step's draw (the paper) or of the probabilities."""
+    target_ms: float | None = Field(None, gt=0)
+    """A hard budget: milliseconds that the network must keep, and should use. ``penalty`` rests meanwhile."""
+    budget: BudgetConfig = BudgetConfig()
+    """What else the network may cost at most, and how the budget is met."""
     pruner: AnyPruner = NoPruning()
     """Which options die, when."""
     weight_lr: float = Field(0.025, gt=0)
@@ -141,8 +148,10 @@ class SearchData:
 class LatencyTableLike(LatencySource, Protocol):
     """A latency table as the search needs it."""
 
-    def check(self, *, input_shape: tuple[int, ...] | None = None) -> None:
-        """Raise TableMismatch if the table was measured at another resolution."""
+    def check(
+        self, *, backend: LatencyBackend | None = None, input_shape: tuple[int, ...] | None = None
+    ) -> None:
+        """Raise TableMismatch if the table was measured under other conditions, or at another resolution."""
         ...
 
     def doubts(self) -> list[str]:
@@ -164,12 +173,14 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        genotype: the most likely architecture, canonical.
-        predicted_ms: its latency by the table, whole network; None without a table.
+        genotype: the most likely architecture (that keeps the budget, where there is one), canonical.
+        predicted_ms: its latency by the table, whole network; None without a table. Where measurements for a
+            target corrected the table, what was predicted with the correction.
         expected_ms: the expectation over the final probabilities; None without a table.
         probabilities: of every option, by choice.
         supernet: the trained supernet, on the CPU; ``space.build(genotype, supernet)`` keeps its weights.
         out: the run's folder, if it has one.
+        budget: what was asked, predicted and measured; None where no budget was given.
     """
 
     genotype: Genotype
@@ -178,6 +189,7 @@ class SearchResult:
     probabilities: dict[str, list[float]]
     supernet: nn.Module
     out: Path | None
+    budget: BudgetOutcome | None = None
 
 
 def search(
@@ -189,12 +201,15 @@ def search(
     out: str | Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    backend: LatencyBackend | None = None,
+    measure: Measure | None = None,
 ) -> SearchResult:
     """Search ``space`` for a network that does the task well and is fast by ``lut``.
 
     Minimises ``task loss + penalty(expected latency)`` (Eq. 8 of the AutoRTNet paper) over weights and
     architecture parameters, with one draw of all choices in each step. The result is the most likely
-    architecture.
+    architecture. With ``target_ms`` or other costs in the config, these are kept instead of penalised
+    (:class:`hwnas.core.budget.Budget`), and the result is the most likely architecture within them.
 
     Args:
         space: what can be chosen.
@@ -204,6 +219,9 @@ def search(
         out: folder for config, log, checkpoint and genotype; None keeps nothing on disk.
         resume: go on with the run in ``out``.
         on_progress: called after each step and each epoch.
+        backend: measures what was found for ``target_ms``, under the table's conditions, and finds again what
+            is not within it (:func:`hwnas.core.confirm.confirmed`).
+        measure: the same by any function from a genotype to milliseconds, instead of ``backend``.
 
     Warns:
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
@@ -212,10 +230,13 @@ def search(
     Raises:
         InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
             ``resume`` without ``out``; a description that is not JSON; batches that are no pairs, or none
-            from ``data.arch``; validation data for a space without a metric.
+            from ``data.arch``; validation data for a space without a metric; a target without a table;
+            ``backend`` or ``measure`` without a target, or both.
+        InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
         MissingLatency: the table lacks rows of this space.
-        TableMismatch: the table was measured at another resolution.
+        TableMismatch: the table was measured at another resolution, or under other conditions than
+            ``backend``'s.
         CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
             differences.
         NonFiniteLoss: the search diverged.
@@ -227,9 +248,11 @@ def search(
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
     if lut is not None:
-        lut.check(input_shape=space.input_shape())
+        lut.check(backend=backend, input_shape=space.input_shape())
         for doubt in lut.doubts():
             warnings.warn(doubt, UnverifiedTableWarning, stacklevel=2)
+    if backend is not None or measure is not None:
+        measure = measurer(space, lut, config.target_ms, backend, measure, config.budget.processes)
     torch.manual_seed(config.seed)
     device = torch_device(config.device)
     net = space.supernet().to(device)
@@ -238,6 +261,7 @@ def search(
     arch = ArchParameters(net).to(device)
     recording = space.record(batch=lut.header.batch if lut is not None else 1)
     cost = ExpectedLatency(recording, arch.choices, lut).to(device) if lut is not None else None
+    budget = Budget.asked(space, arch.choices, lut, config.target_ms, config.budget)
     weights = torch.optim.SGD(
         net.parameters(), lr=config.weight_lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -254,6 +278,9 @@ def search(
         "gumbel": GeneratorState(generator), "averages": averages, "guard": step,
         "score": score, "monitor": monitor,
     }  # fmt: skip
+    if budget is not None:
+        budget.to(device).switch_off(arch)
+        parts["budget"] = budget
     identity = {
         "space": space.name,
         "fields": space.model_dump(mode="json"),
@@ -288,6 +315,8 @@ def search(
                 )
                 step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
+                if budget is not None:
+                    budget.step(arch)
                 values: dict[str, Any] = {"loss": float(loss.detach()), "task_loss": task}
                 if ms is not None:
                     values["penalised_ms"] = ms
@@ -298,11 +327,15 @@ def search(
                     Progress(epoch, config.epochs, run.step, False, {"temperature": temperature, **values})
                 )
             died = config.pruner.prune(arch, epoch)
+            if budget is not None:
+                died = budget.spare(arch, died)
             # After a resume in mid-epoch the metric has seen a part of the epoch only: no number then.
             whole = metric if scored == averages.count("loss") else None
             values = _epoch_values(arch, cost, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
             values["task_gradient"] = monitor.means()
+            if budget is not None:
+                values["budget"] = budget.values(arch)
             if data.val is not None and (
                 (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
             ):
@@ -315,7 +348,8 @@ def search(
             averages.clear()
             monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
-        result = _result(space, net, arch, lut, cost, out)
+        earlier = earlier_attempts(out) if resume else ()
+        result = _result(space, net, arch, lut, cost, out, budget, measure, earlier)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
 
@@ -354,7 +388,9 @@ def _loss(
     if cost is None:
         return loss, task, None
     latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())
-    return loss + config.penalty(latency_ms), task, float(latency_ms.detach())
+    # With a target, the budget's multiplier moves the logits, and nothing else is to pull at them.
+    penalty = config.penalty(latency_ms) if config.target_ms is None else 0.0
+    return loss + penalty, task, float(latency_ms.detach())
 
 
 def _epoch_values(
@@ -414,23 +450,44 @@ def _result(
     lut: LatencyTableLike | None,
     cost: ExpectedLatency | None,
     out: Path | None,
+    budget: Budget | None,
+    measure: Measure | None,
+    earlier: Sequence[Attempt],
 ) -> SearchResult:
-    best = arch.argmax()
-    genotype = space.genotype(best)
-    predicted_ms = cost.total(arch.one_hot(best).weights) if cost is not None else None
     expected_ms = cost.total(arch.probabilities()) if cost is not None else None
     probabilities = arch.by_name(arch.probabilities())
-    if out is not None:
-        genotype.save(out / "genotype.json")
-        found = {
-            "genotype": genotype.short_id,
-            "predicted_ms": predicted_ms,
-            "expected_ms": expected_ms,
-            **(conditions(lut.header) if lut is not None else {}),
-            "probabilities": probabilities,
-        }
-        write_atomically(out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
-    return SearchResult(genotype, predicted_ms, expected_ms, probabilities, net.cpu(), out)
+
+    def found(best: Mapping[str, int], outcome: BudgetOutcome | None) -> SearchResult:
+        predicted_ms = cost.total(arch.one_hot(best).weights) if cost is not None else None
+        if outcome is not None and outcome.predicted_ms is not None:
+            predicted_ms = outcome.predicted_ms
+        result = SearchResult(
+            space.genotype(best), predicted_ms, expected_ms, probabilities, net, out, outcome
+        )
+        if out is not None:
+            _write(result, out, lut)
+        return result
+
+    if budget is None:
+        result = found(arch.argmax(), None)
+    else:
+        result = found(*confirmed(budget, arch, measure, earlier=earlier, keep=found))
+    net.cpu()
+    return result
+
+
+def _write(result: SearchResult, out: Path, lut: LatencyTableLike | None) -> None:
+    result.genotype.save(out / "genotype.json")
+    budget = result.budget
+    found = {
+        "genotype": result.genotype.short_id,
+        "predicted_ms": result.predicted_ms,
+        "expected_ms": result.expected_ms,
+        **(conditions(lut.header) if lut is not None else {}),
+        **({"budget": budget.model_dump(mode="json")} if budget is not None else {}),
+        "probabilities": result.probabilities,
+    }
+    write_atomically(out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _cosine(config: SearchConfig, epoch: int) -> float:

@@ -149,13 +149,17 @@ class SearchSpace(BaseModel, ABC):
     def record(self, batch: int = 1) -> Recording:
         """All op uses of the supernet with their conditions at this space's input shape; computes nothing."""
         if batch not in self._recordings:
-            with torch.device("meta"), _Unfilled():
-                supernet = self.supernet()
+            supernet = self.skeleton()
             if not self._choices:
                 self._choices.update(choices_of(supernet))
             inputs = torch.empty(batch, *self.input_shape(), device="meta")
             self._recordings[batch] = record(supernet, [inputs])
         return self._recordings[batch]
+
+    def skeleton(self) -> nn.Module:
+        """A supernet on the meta device: its structure and shapes, without any numbers."""
+        with torch.device("meta"), _Unfilled():
+            return self.supernet()
 
     def choices(self) -> dict[str, Choice]:
         """The choices of the supernet by name."""

@@ -1,5 +1,6 @@
-"""A small search as a program, to be killed: ``python resumable.py FOLDER EVERY_STEPS KILL_AT SIGNAL``."""
+"""A small search as a program, to be killed: ``resumable.py FOLDER EVERY_STEPS KILL_AT SIGNAL [CONFIG]``."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def run(
     on_progress=None,
     arch_batches=0,
     description=None,
+    measure=None,
     **values,
 ):
     config = SearchConfig(
@@ -70,7 +72,9 @@ def run(
         val=loader(2),
         description=description,
     )
-    return search(space, table, data, config, out=out, resume=resume, on_progress=on_progress)
+    return search(
+        space, table, data, config, out=out, resume=resume, on_progress=on_progress, measure=measure
+    )
 
 
 def signal_at(step, number):
@@ -85,5 +89,6 @@ def signal_at(step, number):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, every_steps, kill_at, number = sys.argv[1:]
-    run(Path(folder), int(every_steps), on_progress=signal_at(int(kill_at), int(number)))
+    folder, every_steps, kill_at, number, *config = sys.argv[1:]
+    values = json.loads(config[0]) if config else {}
+    run(Path(folder), int(every_steps), on_progress=signal_at(int(kill_at), int(number)), **values)

@@ -111,3 +111,11 @@ def test_depth_summary_counts_steps_from_one():
 
 def test_it_prints_how_many_choices_there_are():
     assert "choices=2, options=5" in repr(arch())
+
+
+def test_logits_are_shifted_in_place_row_by_row():
+    parameters = ArchParameters([DEPTH, OPS])  # rows: deep, op
+    parameters.set_logits({"op": [1.0, 2.0, 3.0]})
+    parameters.shift(torch.tensor([[0.5, -0.5, 0.0], [1.0, 0.0, -1.0]]))
+    assert parameters.logits.tolist() == [[0.5, -0.5, 0.0], [2.0, 2.0, 2.0]]
+    assert all(matrix.requires_grad and matrix.is_leaf for matrix in parameters.parameters())

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from hwnas import ArchParameters, Choice, ChoiceBlock, Conv, ExpectedLatency, record
+from hwnas.core.expected import ExpectedCost
 from hwnas.errors import MissingLatency
 from hwnas.latency.fake import fake_table
 from hwnas.latency.timing import Timing
@@ -220,3 +221,34 @@ def test_sets_of_choices_too_large_to_tabulate_are_computed(monkeypatch):
     expected = cost.predict_many(indices)
     monkeypatch.setattr("hwnas.core.expected._LARGEST_LOOKUP", 1)
     torch.testing.assert_close(cost.predict_many(indices), expected, rtol=1e-5, atol=0)
+
+
+# --- other costs than latency ------------------------------------------------------------------------------
+
+
+def test_a_cost_is_an_offset_and_amounts_under_conditions():
+    choices = [Choice(name="a", options=("x", "y")), Choice(name="b", options=("x", "y", "z"))]
+    a, b = frozenset({1}), frozenset({0, 2})
+    terms = [
+        ((), 3.0),
+        ((("a", a),), 10.0),
+        ((("a", a), ("b", b)), -4.0),
+        ((("b", frozenset(range(3))),), 0.5),
+    ]
+    cost = ExpectedCost(terms, choices, offset=100.0)
+    assert cost.at({"a": 0, "b": 0}) == 103.5
+    assert cost.at({"a": 1, "b": 0}) == 109.5
+    assert cost.at({"a": 1, "b": 1}) == 113.5
+    # 103.5 + 0.5 · 10 − 0.5 · (0.2 + 0.5) · 4
+    assert cost.total(torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])) == pytest.approx(107.1)
+    assert cost.predict_many(torch.tensor([[0, 0], [1, 0], [1, 1]])).tolist() == [103.5, 109.5, 113.5]
+    # What is always so is no dependence.
+    assert set(cost.by_rows()) == {(), (0,), (0, 1)}
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
+def test_one_networks_cost_is_rounded_once(space):
+    _, table, cost = compiled(space)
+    for assignment in all_assignments(space):
+        rows = [table.latency_ms(use.key) for use in space.record().ops if holds(use.condition, assignment)]
+        assert cost.at(assignment) == math.fsum(rows)

@@ -1,5 +1,6 @@
 """A search that was killed at any step and resumed ends bit for bit as one that was not."""
 
+import json
 import random
 import signal
 import subprocess
@@ -78,6 +79,58 @@ def test_with_alphas_on_data_of_their_own(tmp_path, arch_batches, stop_at):
         )
     resumed = resumable.run(tmp_path / "stopped", 0, resume=True, **options)
     assert_same(resumed, (whole, read_log(tmp_path / "whole/search.log.jsonl")))
+
+
+BUDGETS = {
+    "target": {"target_ms": 0.0142},
+    "several": {"target_ms": 0.016, "budget": {"max_params": 750, "max_macs": 12000}},
+}
+
+
+@pytest.mark.parametrize("arch_batches", [0, 2], ids=["single-level", "bilevel"])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_killed_under_a_budget(tmp_path, budget, arch_batches):
+    config = BUDGETS[budget] | {"arch_batches": arch_batches}
+    whole = resumable.run(tmp_path / "whole", 1, **config)
+    log = read_log(tmp_path / "whole/search.log.jsonl")
+    assert any(log[-2]["budget"]["multipliers"].values())
+    assert whole.predicted_ms <= config["target_ms"]
+    for kill_at in (4, 9):
+        out = tmp_path / str(kill_at)
+        arguments = [
+            sys.executable,
+            resumable.__file__,
+            out,
+            1,
+            kill_at,
+            int(signal.SIGKILL),
+            json.dumps(config),
+        ]
+        killed = subprocess.run([str(argument) for argument in arguments], timeout=120, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert_same(resumable.run(out, 1, resume=True, **config), (whole, log))
+
+
+def test_stopped_while_measuring_for_a_target(tmp_path):
+    """What was measured is kept, and a finished run that is resumed finds the same."""
+    measured = []
+
+    def measure(genotype):
+        measured.append(genotype.short_id)
+        return 0.017 if len(measured) == 1 else 0.014
+
+    def broken(genotype):
+        if measured:
+            raise KeyboardInterrupt
+        return measure(genotype)
+
+    with pytest.raises(KeyboardInterrupt):
+        resumable.run(tmp_path, 0, target_ms=0.0142, measure=broken)
+    found = resumable.run(tmp_path, 0, target_ms=0.0142, measure=measure, resume=True)
+    assert [attempt.measured_ms for attempt in found.budget.attempts] == [0.017, 0.014]
+    again = resumable.run(tmp_path, 0, target_ms=0.0142, measure=broken, resume=True)
+    assert (again.genotype, again.budget) == (found.genotype, found.budget)
+    assert len(measured) == 2
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):

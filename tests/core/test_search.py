@@ -3,12 +3,20 @@ import json
 import pytest
 import torch
 
-from hwnas import ArchParameters, ExpectedLatency, Genotype, SearchConfig, SearchData, search
+from hwnas import (
+    ArchParameters,
+    ExpectedLatency,
+    FakeBackend,
+    Genotype,
+    SearchConfig,
+    SearchData,
+    search,
+)
 from hwnas.core.penalty import HingePenalty, LinearPenalty, LogPenalty
 from hwnas.core.prune import ThresholdPruner
 from hwnas.core.relaxation import ExponentialSchedule, GumbelSoftmax, Softmax
 from hwnas.core.runlog import read_log
-from hwnas.errors import InvalidInput, MissingLatency, NonFiniteLoss, TableMismatch
+from hwnas.errors import InfeasibleBudget, InvalidInput, MissingLatency, NonFiniteLoss, TableMismatch
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
 
@@ -67,6 +75,99 @@ def test_a_heavier_penalty_gives_a_faster_network(penalty_on):
         expected.append(result.expected_ms)
     assert expected[0] > expected[1] > expected[2]
     assert expected[2] == pytest.approx(2.0, abs=0.2)  # any fast factor and one cell
+
+
+@pytest.mark.parametrize("relaxation", RELAXATIONS.values(), ids=RELAXATIONS.keys())
+@pytest.mark.parametrize(
+    ("target_ms", "choices"),
+    [
+        # Both guesses right take 3 ms, 7 ms with the slow factor; 2 ms have room for one cell only, whose
+        # guess is wrong.
+        (2.0, {"factor": "one", "cells": "1"}),
+        (3.0, {"factor": "one", "cells": "2"}),
+        (7.0, {"factor": "one_slow", "cells": "2"}),
+    ],
+)
+def test_a_target_is_kept_used_and_left_to_the_task_otherwise(relaxation, target_ms, choices):
+    result = search(
+        Planted(),
+        planted_table(),
+        SearchData(planted_batches()),
+        # A penalty that would shrink everything, if it did not rest.
+        config(relaxation=relaxation, penalty=LinearPenalty(weight=100.0), target_ms=target_ms),
+    )
+    assert result.genotype.choices == choices
+    assert result.predicted_ms == target_ms
+    assert result.expected_ms == pytest.approx(0.97 * target_ms, rel=0.05)
+    assert result.budget.asked == result.budget.costs == {"latency_ms": target_ms}
+    assert (result.budget.measured_ms, result.budget.met) == (None, None)
+
+
+def test_a_target_is_kept_with_alphas_on_data_of_their_own():
+    data = SearchData(planted_batches(), arch=planted_batches(7, seed=1))
+    result = search(Planted(), planted_table(), data, config(target_ms=3.0))
+    assert result.genotype.choices == {"factor": "one", "cells": "2"}
+
+
+def test_what_is_found_for_a_target_is_measured_and_found_again(tmp_path):
+    def formula(key):
+        return 1.25 * planted_table().latency_ms(key)  # the device is slower than the table says
+
+    def found(out, **how):
+        result = search(
+            Planted(),
+            planted_table(),
+            SearchData(planted_batches(3)),
+            config(epochs=1, target_ms=4.0),
+            out=out,
+            **how,
+        )
+        kept = json.loads((out / "result.json").read_text())
+        assert kept["budget"] == result.budget.model_dump(mode="json")
+        assert kept["predicted_ms"] == result.predicted_ms
+        assert Genotype.load(out / "genotype.json") == result.genotype
+        return result.budget
+
+    measured = found(tmp_path / "backend", backend=FakeBackend(formula))
+    # 4 ms by the table are 5 measured. By a prediction of 1.25 times the table 3 ms are the most that 4 ms
+    # have room for.
+    assert [attempt.measured_ms for attempt in measured.attempts] == pytest.approx([5.0, 3.75])
+    assert (measured.met, measured.correction) == (True, pytest.approx(1.25))
+    assert (measured.costs["latency_ms"], measured.predicted_ms) == (3.0, pytest.approx(3.75))
+    assert found(tmp_path / "measure", measure=lambda genotype: 5.0).met is False
+
+
+def test_other_costs_are_kept_without_a_table():
+    space = CHAIN
+    most = {"max_params": 900, "max_macs": 13000}
+    result = search(space, None, SearchData(images(4)), config(epochs=2, budget=most))
+    assert result.budget.costs["params"] <= 900
+    assert result.budget.costs["macs"] <= 13000
+    network = space.build(result.genotype)
+    assert sum(p.numel() for p in network.parameters()) == result.budget.costs["params"]
+
+
+def test_a_target_survives_pruning():
+    result = search(
+        Planted(),
+        planted_table(),
+        SearchData(planted_batches()),
+        config(target_ms=2.0, pruner=ThresholdPruner(share=0.9)),
+    )
+    assert result.predicted_ms == 2.0
+
+
+def test_a_target_that_no_network_keeps_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(InfeasibleBudget, match=r"2 \(min\), 4 \(median\), 8 \(max\)"):
+        search(Planted(), planted_table(), SearchData([]), config(target_ms=1.9), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InvalidInput, match="target_ms needs a latency table"):
+        search(Planted(), None, SearchData([]), config(target_ms=3.0))
+    with pytest.raises(InvalidInput, match="give target_ms"):
+        search(Planted(), planted_table(), SearchData([]), config(), measure=lambda genotype: 1.0)
+    with pytest.raises(TableMismatch, match="threads: 1 against 2"):
+        backend = FakeBackend(threads=2)
+        search(Planted(), planted_table(), SearchData([]), config(target_ms=3.0), backend=backend)
 
 
 def test_latency_reaches_the_gradient_of_every_choice_that_costs():

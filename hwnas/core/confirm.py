@@ -1,0 +1,253 @@
+"""Confirmation: what was found for a target is measured, and found again where the measurement disagrees."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+from hwnas.core.arch import ArchParameters
+from hwnas.core.budget import Budget, Found
+from hwnas.core.genotype import Genotype
+from hwnas.core.probing import network_subjects
+from hwnas.core.space import SearchSpace
+from hwnas.errors import CheckpointError, InvalidInput, MeasurementFailed
+from hwnas.latency.backend import LatencyBackend
+from hwnas.latency.measuring import ProfileSettings, measure_subjects
+from hwnas.latency.timing import Timing
+
+Measure: TypeAlias = Callable[[Genotype], Timing | float]
+"""Milliseconds of a network, measured; raises MeasurementFailed where there is no number."""
+
+
+class Attempt(BaseModel):
+    """A network that was measured for a target."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    genotype: Genotype
+    table_ms: float
+    """Predicted by the table, as it is."""
+    correction: float
+    """What the table's predictions were multiplied by when it was chosen."""
+    measured_ms: float
+    spread_ms: float
+    """Of the readings."""
+    count: int
+    """How many readings."""
+
+
+class BudgetOutcome(BaseModel):
+    """How a search ended that was given a budget; JSON in ``RUN/result.json``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: dict[str, float]
+    """What the network may cost at most, by the name of the cost."""
+    costs: dict[str, float]
+    """What it costs; ``latency_ms`` by the table."""
+    predicted_ms: float | None = None
+    """What was predicted when it was chosen: by the table, times what earlier attempts had taught."""
+    correction: float = 1.0
+    """Geometric mean of measured ÷ table milliseconds over all attempts; the table was left as it is."""
+    measured_ms: float | None = None
+    """None where it was not measured."""
+    met: bool | None = None
+    """Whether the measurement keeps the target, with the tolerance allowed; None where there is none."""
+    attempts: tuple[Attempt, ...] = ()
+    """The networks that were measured, in order."""
+    remarks: tuple[str, ...] = ()
+    """What a reader should know: why it was not measured, or not met."""
+
+
+def measured_by(
+    space: SearchSpace,
+    backend: LatencyBackend,
+    *,
+    batch: int = 1,
+    settings: ProfileSettings | None = None,
+) -> Measure:
+    """A function that measures networks of ``space`` end to end with ``backend``, with fresh weights.
+
+    It raises MeasurementFailed where a network gives no number, or the machine is not steady.
+    """
+
+    def measure(genotype: Genotype) -> Timing:
+        subjects = network_subjects(space, [genotype], batch=batch)
+        found = measure_subjects(
+            {name: network.subject for name, network in subjects.items()}, backend, settings
+        )
+        timing = found.timings[genotype.short_id]
+        if timing.status == "failed":
+            raise MeasurementFailed(
+                f"{genotype.short_id} could not be measured with {backend}: {timing.error}"
+            )
+        found.require_quiet(settings or ProfileSettings(), "The network was not measured.")
+        return timing
+
+    return measure
+
+
+def measurer(
+    space: SearchSpace,
+    table: Any,
+    target_ms: float | None,
+    backend: LatencyBackend | None,
+    measure: Measure | None,
+    processes: int = 1,
+) -> Measure:
+    """The caller's way to measure networks: ``measure``, or ``backend``, which must be able to run here.
+
+    With a backend each network is read in three rounds in each of ``processes``.
+
+    Raises:
+        InvalidInput: both, or there is no target to confirm.
+        BackendUnavailable: the backend cannot run here.
+    """
+    if target_ms is None or table is None:
+        raise InvalidInput(
+            "backend and measure are there to confirm a target: give target_ms, and a table to predict by."
+        )
+    if measure is not None:
+        if backend is not None:
+            raise InvalidInput("give backend or measure, not both: each says how to measure.")
+        return measure
+    assert backend is not None
+    backend.check()
+    settings = ProfileSettings(rounds=3 * processes, processes=processes)
+    return measured_by(space, backend, batch=table.header.batch, settings=settings)
+
+
+def earlier_attempts(out: Path | None) -> tuple[Attempt, ...]:
+    """The networks that the run in ``out`` has measured for its target so far.
+
+    Raises:
+        CheckpointError: its result.json is damaged.
+    """
+    path = None if out is None else out / "result.json"
+    if path is None or not path.is_file():
+        return ()
+    try:
+        kept = json.loads(path.read_text()).get("budget")
+        return BudgetOutcome.model_validate(kept).attempts if kept else ()
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged, and with it what was measured for the target: {error}\n"
+            "Delete it and resume again; the networks are then measured anew."
+        ) from error
+
+
+def confirmed(
+    budget: Budget,
+    arch: ArchParameters,
+    measure: Measure | None = None,
+    *,
+    earlier: Sequence[Attempt] = (),
+    keep: Callable[[dict[str, int], BudgetOutcome], object] | None = None,
+) -> tuple[dict[str, int], BudgetOutcome]:
+    """The network that a search ends with: the likeliest that keeps the budget, also when it is measured.
+
+    Where the measurement lies outside of the tolerance, predictions are corrected by the geometric mean of
+    measured ÷ predicted over all attempts, and the likeliest network by those is measured next. If none of
+    ``rounds`` attempts is within, the slowest that is not too slow is taken. If all are too slow, the fastest
+    network of the space is tried as well, and the fastest of all is taken, as the nearest there is.
+
+    Args:
+        budget: with a target, if there is anything to measure.
+        arch: whose probabilities.
+        measure: milliseconds of a network; None: predictions have to do.
+        earlier: attempts of an interrupted confirmation, which are not measured again.
+        keep: called with the assignment that would be taken and what is known of it, at first from the
+            prediction alone, then after each measurement.
+    """
+    found = budget.likeliest(arch)
+    assert found is not None, "pruning leaves a network within the budget"
+    taken, outcome = found.assignment, _outcome(budget, found.assignment, None, ())
+    keep = keep or (lambda assignment, outcome: None)
+    keep(taken, outcome)
+    if measure is None or budget.target_ms is None:
+        return taken, outcome
+    lowest_ms = (1.0 - budget.config.below) * budget.target_ms
+    highest_ms = (1.0 + budget.config.above) * budget.target_ms
+    known = {attempt.genotype.short_id: attempt for attempt in earlier}
+    attempts: list[Attempt] = []
+    assignments: list[dict[str, int]] = []
+    while found is not None:
+        genotype = budget.space.genotype(found.assignment)
+        attempt = known.get(genotype.short_id)
+        if attempt is None:
+            table_ms = budget.costs(found.assignment)["latency_ms"]
+            try:
+                attempt = _attempted(genotype, table_ms, outcome.correction, measure)
+            except MeasurementFailed as error:
+                outcome = outcome.model_copy(update={"remarks": (str(error),)})
+                keep(taken, outcome)
+                break
+        attempts.append(attempt)
+        assignments.append(found.assignment)
+        best = min(range(len(attempts)), key=lambda index: _order(attempts[index].measured_ms, highest_ms))
+        taken, outcome = assignments[best], _outcome(budget, assignments[best], attempts[best], attempts)
+        keep(taken, outcome)
+        if lowest_ms <= attempt.measured_ms <= highest_ms or (outcome.met and not found.near):
+            break
+        found = _next(budget, arch, outcome, assignments)
+    return taken, outcome
+
+
+def _outcome(
+    budget: Budget, assignment: dict[str, int], taken: Attempt | None, attempts: Sequence[Attempt]
+) -> BudgetOutcome:
+    costs = budget.costs(assignment)
+    if taken is None or budget.target_ms is None:
+        return BudgetOutcome(asked=budget.most(), costs=costs, predicted_ms=costs.get("latency_ms"))
+    ratios = [math.log(attempt.measured_ms / attempt.table_ms) for attempt in attempts]
+    return BudgetOutcome(
+        asked=budget.most(),
+        costs=costs,
+        predicted_ms=taken.table_ms * taken.correction,
+        correction=math.exp(math.fsum(ratios) / len(ratios)),
+        measured_ms=taken.measured_ms,
+        met=taken.measured_ms <= (1.0 + budget.config.above) * budget.target_ms,
+        attempts=tuple(attempts),
+    )
+
+
+def _attempted(genotype: Genotype, table_ms: float, correction: float, measure: Measure) -> Attempt:
+    timing = measure(genotype)
+    if not isinstance(timing, Timing):
+        timing = Timing.from_rounds([[float(timing)]])
+    if timing.median_ms <= 0:
+        raise MeasurementFailed(f"{genotype.short_id} took {timing.median_ms} ms, which is no latency.")
+    return Attempt(
+        genotype=genotype,
+        table_ms=table_ms,
+        correction=correction,
+        measured_ms=timing.median_ms,
+        spread_ms=timing.spread_ms,
+        count=timing.count,
+    )
+
+
+def _next(
+    budget: Budget, arch: ArchParameters, outcome: BudgetOutcome, tried: Sequence[dict[str, int]]
+) -> Found | None:
+    """The network to measure next; None where there is no more to try."""
+    if len(tried) < budget.config.rounds:
+        found = budget.likeliest(arch, correction=outcome.correction, without=tried)
+        if found is not None:
+            return found
+    fastest = budget.fastest()
+    live = budget.programme.live
+    if outcome.met or live(fastest) in [live(assignment) for assignment in tried]:
+        return None
+    return Found(fastest, near=False)
+
+
+def _order(measured_ms: float, highest_ms: float) -> tuple[bool, float]:
+    """Of attempts: not too slow before too slow; of those the slowest, of these the fastest first."""
+    too_slow = measured_ms > highest_ms
+    return too_slow, measured_ms if too_slow else -measured_ms
