@@ -171,9 +171,9 @@ def fit(
             found = evaluate_with(
                 network, val, metric, device=device, precision=config.precision, shared=True
             )
-        network.cpu().eval()
-        if out is not None and processes().is_first:
-            save_weights(network, out / "weights.pt")
+    network.cpu().eval()
+    if out is not None and processes().is_first:
+        save_weights(network, out / "weights.pt")
     return found
 
 

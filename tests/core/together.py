@@ -25,6 +25,7 @@ NET = AutoRTNet.from_preset(
     "small", num_classes=8, cells=(1, 1, 1), height=32, width=32, stem_channels=(4, 4), dropout=0.0
 )
 CHAIN = Chain(size=16, channels=4, num_classes=4, depth=2, kernels=(1, 3))
+GENOTYPE = CHAIN.random(torch.Generator().manual_seed(0))
 
 
 class Dropping(Chain):
@@ -115,7 +116,7 @@ def bilevel(out):
 
 def fitted(out):
     torch.manual_seed(processes().rank)  # networks that differ: the first's is trained
-    net = CHAIN.build(CHAIN.random(torch.Generator().manual_seed(0)))
+    net = CHAIN.build(GENOTYPE)
     config = FitConfig(device="cpu", epochs=2, lr=0.05, validate_every=1)
     found, seen = observed(
         lambda note: fit(
