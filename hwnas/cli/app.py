@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -13,7 +14,8 @@ from typing import Any
 import click
 
 from hwnas.cli.console import note
-from hwnas.errors import HwnasError, HwnasWarning, InfeasibleBudget, Interrupted
+from hwnas.errors import HwnasError, HwnasWarning, InfeasibleBudget, Interrupted, InvalidInput
+from hwnas.processes import launched
 
 EXIT_ERROR = 2
 EXIT_BUDGET = 3
@@ -35,6 +37,7 @@ _VERBS = {
     "table": "table",
     "report": "report",
 }
+_IN_SEVERAL_PROCESSES = ("search", "fit")
 """Verb → the module of hwnas.cli that has it, as ``command``; imported when the verb is used."""
 
 
@@ -49,6 +52,11 @@ class Verbs(click.Group):
         """The verb of that name."""
         if cmd_name not in _VERBS:
             return None
+        if launched() > 1 and cmd_name not in _IN_SEVERAL_PROCESSES:
+            raise InvalidInput(
+                f"hwnas {cmd_name} runs in one process: start it without torchrun. Only "
+                f"{' and '.join(_IN_SEVERAL_PROCESSES)} share their work."
+            )
         command: click.Command = import_module(f"hwnas.cli.{_VERBS[cmd_name]}").command
         return command
 
@@ -63,17 +71,20 @@ class Verbs(click.Group):
             with _warnings_as_notes():
                 return super().invoke(ctx)
         except (Interrupted, KeyboardInterrupt) as error:
-            click.echo(f"Interrupted: {error}" if str(error) else "Interrupted.", err=True)
-            click.echo(f"Go on with:  {self._resuming()}", err=True)
+            # All processes of a run stop together, and one says so.
+            if not _rank():
+                click.echo(f"Interrupted: {error}" if str(error) else "Interrupted.", err=True)
+                click.echo(f"Go on with:  {self._resuming()}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except HwnasError as error:
-            click.echo(f"{type(error).__name__}: {error}", err=True)
+            click.echo(f"{_process()}{type(error).__name__}: {error}", err=True)
             ctx.exit(EXIT_BUDGET if isinstance(error, InfeasibleBudget) else EXIT_ERROR)
         except OSError as error:
             if error.filename is None:
                 raise
             click.echo(
-                f"{error.strerror}: {error.filename}; name a path that can be read and written.", err=True
+                f"{_process()}{error.strerror}: {error.filename}; name a path that can be read and written.",
+                err=True,
             )
             ctx.exit(EXIT_ERROR)
 
@@ -81,7 +92,18 @@ class Verbs(click.Group):
         arguments = list(self._arguments)
         if arguments[:1] in (["search"], ["fit"]) and "--resume" not in arguments:
             arguments.append("--resume")
-        return shlex.join(["hwnas", *arguments])
+        launcher = "torchrun (as before) -m " if launched() > 1 else ""
+        return launcher + shlex.join(["hwnas", *arguments])
+
+
+def _rank() -> int:
+    # Not of the group: an error has ended that already.
+    return int(os.environ["RANK"]) if launched() > 1 else 0
+
+
+def _process() -> str:
+    """Which process an error comes from, where it is not the first."""
+    return f"process {_rank()}: " if _rank() else ""
 
 
 @contextmanager

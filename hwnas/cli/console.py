@@ -1,4 +1,7 @@
-"""What a verb says while it works (on stderr) and what it found (on stdout, as text or JSON)."""
+"""What a verb says while it works (on stderr) and what it found (on stdout, as text or JSON).
+
+Of several processes only the first says anything.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,19 @@ from typing import Any
 import click
 
 from hwnas.core.progress import Progress
+from hwnas.processes import processes
 
 
 def note(text: str) -> None:
     """Say something on the way: to stderr, so that stdout holds results only."""
-    click.echo(text, err=True)
+    if processes().is_first:
+        click.echo(text, err=True)
 
 
 def result(values: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """Print what a verb found, to stdout: ``values`` as one JSON object, or ``lines`` for people."""
+    if not processes().is_first:
+        return
     if as_json:
         click.echo(json.dumps(values, indent=1))
         return
@@ -65,7 +72,7 @@ def watching(what: str, steps_per_epoch: int) -> Iterator[Callable[[Progress], N
         what: the verb, to begin lines with.
         steps_per_epoch: batches of one epoch, for the bar and the time left.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not processes().is_first:
         yield _Lines(what, steps_per_epoch)
         return
     from rich.console import Console

@@ -66,13 +66,22 @@ class DataChoice(BaseModel):
         from hwnas.segmentation.loaders import training_loader
 
         dataset = self.dataset(split, size, augment=self.augment)
-        return training_loader(dataset, self.batch, num_workers=self.workers)
+        return training_loader(dataset, self.batch, num_workers=self.workers, pin_memory=_pins())
 
     def evaluation(self, split: str, size: tuple[int, int]) -> DataLoader[Batch]:
         """All images of a split, in order."""
         from hwnas.segmentation.loaders import evaluation_loader
 
-        return evaluation_loader(self.dataset(split, size), self.batch, num_workers=self.workers)
+        return evaluation_loader(
+            self.dataset(split, size), self.batch, num_workers=self.workers, pin_memory=_pins()
+        )
+
+
+def _pins() -> bool:
+    """Whether batches lie in memory that a GPU can read while it computes."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def class_count(data: str) -> int:

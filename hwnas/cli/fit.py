@@ -14,6 +14,7 @@ from hwnas.cli.evaluate import named_metric
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
+from hwnas.processes import as_one
 
 
 @click.command("fit")
@@ -25,6 +26,7 @@ from hwnas.core.fit import FitConfig, fit
 )
 @click.option("--resume", is_flag=True, help="Go on with the training in RUN.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@as_one
 def command(
     run: Path, preset: str | None, data: str | None, settings: Sequence[str], resume: bool, as_json: bool
 ) -> None:

@@ -36,6 +36,7 @@ from hwnas.core.search import (
 )
 from hwnas.core.space import SearchSpace
 from hwnas.errors import HwnasError, InvalidInput
+from hwnas.processes import as_one, processes
 
 if TYPE_CHECKING:
     from hwnas.core.confirm import BudgetOutcome
@@ -74,6 +75,7 @@ def budget_options(function: _Function) -> _Function:
 @click.option("--batch", type=click.IntRange(1), help="Images in a training batch [default: the preset's].")
 @machine_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@as_one
 def command(
     space: str | None,
     lut: Path | None,
@@ -157,6 +159,11 @@ def command(
     # Before anything is measured: a wrong folder should not cost the minutes of a table.
     search_data = open_data(chosen.space, images)
     if table is None and not without:
+        if processes().size > 1:
+            raise InvalidInput(
+                "latency is measured by one process on a quiet machine, not by these: measure first  (hwnas "
+                f"profile {space or DEFAULT_SPACE}), then give --lut FILE; or --lut none."
+            )
         measuring = machine.make()
         note(f"assuming latency as measured here: {measuring} (--lut FILE for another table)")
         path = default_table_path(chosen.space, measuring, 1)
@@ -233,7 +240,7 @@ def run_search(
         table.require(space.record(batch=table.header.batch).keys())
     Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
     begun = (out / "search.checkpoint.pt").exists() if resume else (out / "search.json").exists()
-    if not begun:
+    if not begun and processes().is_first:
         for doubt in table.doubts() if table is not None else ():
             note(doubt)
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-from hwnas.core.choice import Assignment, Choice, ChoiceKind, blocks, choices_of
+from hwnas.core.choice import Assignment, Block, Choice, ChoiceKind, blocks, choices_of
 from hwnas.core.relaxation import Draw, Relaxation, masked
 from hwnas.errors import GenotypeError, InvalidInput
 
@@ -45,11 +46,20 @@ class ArchParameters(nn.Module):
         for row, choice in enumerate(self.choices):
             alive[row, : len(choice.options)] = True
         self.register_buffer("alive", alive)
+        self._alive_options: tuple[Tensor, int, list[tuple[int, ...]]] | None = None
 
     @property
     def logits(self) -> Tensor:
         """The log α of every choice, shape ``[choices, options]``; padding has no meaning."""
         return torch.cat(list(self.matrices.values()))
+
+    def alive_options(self) -> list[tuple[int, ...]]:
+        """The live options of each choice, by :attr:`alive`, which is read only where it has changed."""
+        known = self._alive_options
+        if known is None or known[0] is not self.alive or known[1] != self.alive._version:
+            rows = [tuple(k for k, live in enumerate(row) if live) for row in self.alive.tolist()]
+            self._alive_options = known = (self.alive, self.alive._version, rows)
+        return known[2]
 
     def probabilities(self) -> Tensor:
         """The softmax of the logits over the live options, shape ``[choices, options]``, differentiable."""
@@ -143,6 +153,8 @@ def assigned(
 ) -> Iterator[None]:
     """Give every block of ``supernet`` its share of ``draw`` for the body, and take it away again.
 
+    Blocks are looked up when a supernet is first seen here; one that it gets later is not found.
+
     Args:
         supernet: the module whose blocks read the draw.
         arch: the parameters that the draw came from (they know which row is whose).
@@ -153,9 +165,20 @@ def assigned(
     Raises:
         GenotypeError: a block's choice is not among ``arch``'s.
     """
-    alive_rows = arch.alive.tolist()
+    # One scalar for each option, whatever blocks share it, from one operation: selecting them one by one
+    # would cost a zero-filled matrix each in back-propagation.
     index = draw.index
-    found = list(blocks(supernet))
+    scalars = draw.weights.flatten().unbind() if gradient or index is None else ()
+    width = draw.weights.shape[1]
+    shares = [
+        Assignment(
+            scalars[row * width : (row + 1) * width] if scalars else None,
+            None if index is None else index[row],
+            alive,
+        )
+        for row, alive in enumerate(arch.alive_options())
+    ]
+    found = _blocks_once(supernet)
     try:
         for block in found:
             row = arch.rows.get(block.choice.name)
@@ -164,15 +187,21 @@ def assigned(
                     f'the supernet has the choice "{block.choice.name}", the architecture parameters do not: '
                     "they were made for another supernet."
                 )
-            alive = tuple(k for k, live in enumerate(alive_rows[row]) if live)
-            if index is None:
-                block.assign(Assignment(draw.weights[row], None, alive))
-            else:
-                block.assign(Assignment(draw.weights[row] if gradient else None, index[row], alive))
+            block.assign(shares[row])
         yield
     finally:
         for block in found:
             block.assign(None)
+
+
+_BLOCKS: WeakKeyDictionary[nn.Module, list[ref[Block]]] = WeakKeyDictionary()
+
+
+def _blocks_once(supernet: nn.Module) -> list[Block]:
+    """The blocks of a supernet, remembered: looking through all its modules takes a part of a hard step."""
+    if supernet not in _BLOCKS:
+        _BLOCKS[supernet] = [ref(block) for block in blocks(supernet)]
+    return [block for known in _BLOCKS[supernet] if (block := known()) is not None]
 
 
 def depth_summary(arch: ArchParameters) -> dict[str, dict[str, float]]:

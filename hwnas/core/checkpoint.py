@@ -42,13 +42,18 @@ def restore_random_state(state: dict[str, Any]) -> None:
     np.random.set_state(legacy)  # noqa: NPY002 - the global one is meant
 
 
+def seed_all(seed: int) -> None:
+    """Seed every global random generator that :func:`random_state` reads."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
+
+
 @contextmanager
 def reseeded(seed: int) -> Iterator[None]:
     """Seed every global random generator for the body, and put them back where they were."""
     before = random_state()
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is meant
+    seed_all(seed)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
+from hwnas.core.mixing import straight_through, weighted_sum
 from hwnas.errors import SpaceError
 from hwnas.record import Recorder, active_recorder
 
@@ -49,11 +50,11 @@ class Choice(BaseModel):
 class Assignment:
     """One block's share of a draw.
 
-    ``weights`` is the row Z of its choice, shape ``[options]``, or None where no gradient is wanted;
+    ``weights`` is the row Z of its choice, one scalar an option, or None where no gradient is wanted;
     ``index`` is the drawn option, or None for a soft mixture over the ``alive`` options.
     """
 
-    weights: Tensor | None
+    weights: Sequence[Tensor] | Tensor | None
     index: int | None
     alive: tuple[int, ...]
 
@@ -282,29 +283,18 @@ def _scaled(output: State, given: Assignment, index: int) -> State:
         return output
     weight = given.weights[index]
     if isinstance(output, Tensor):
-        return output * weight
-    return tuple(tensor * weight for tensor in output)
+        return straight_through(output, weight)
+    return tuple(straight_through(tensor, weight) for tensor in output)
 
 
 def _mixed(outputs: Sequence[tuple[int, State]], given: Assignment) -> State:
-    weights = given.weights
-    assert weights is not None
-    first = outputs[0][1]
-    if isinstance(first, Tensor):
-        tensors = [(k, output) for k, output in outputs if isinstance(output, Tensor)]
-        return _weighted_sum(tensors, weights)
-    columns = [
-        [(k, output[position]) for k, output in outputs if not isinstance(output, Tensor)]
-        for position in range(len(first))
-    ]
-    return tuple(_weighted_sum(column, weights) for column in columns)
-
-
-def _weighted_sum(outputs: Sequence[tuple[int, Tensor]], weights: Tensor) -> Tensor:
-    total = outputs[0][1] * weights[outputs[0][0]]
-    for k, tensor in outputs[1:]:
-        total = total + tensor * weights[k]
-    return total
+    assert given.weights is not None
+    weights = [given.weights[k] for k, _ in outputs]
+    states = [output for _, output in outputs]
+    if isinstance(states[0], Tensor):
+        return weighted_sum([state for state in states if isinstance(state, Tensor)], weights)
+    columns = zip(*(state for state in states if not isinstance(state, Tensor)), strict=True)
+    return tuple(weighted_sum(column, weights) for column in columns)
 
 
 def _shapes(state: State) -> tuple[torch.Size, ...]:

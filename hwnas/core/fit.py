@@ -14,12 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from hwnas.core.checkpoint import load_checkpoint, save_checkpoint
+from hwnas.core.distributed import Additive, add_up_metric, global_loss, trained_as_one
 from hwnas.core.progress import Progress
 from hwnas.core.run import Averages, Run, Stateful
 from hwnas.core.space import Metric
 from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import CheckpointError, InvalidInput
 from hwnas.ops import Op
+from hwnas.processes import ALONE, as_one, begin_epoch, processes
+from hwnas.processes import shared as share_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,6 +60,7 @@ class FitConfig(BaseModel):
     """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
 
 
+@as_one
 def fit(
     network: nn.Module,
     train: Iterable[Any],
@@ -71,6 +75,9 @@ def fit(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Train ``network`` in place and return its last evaluation (empty without ``val``).
+
+    Started in several processes, by torchrun say, they train as one (docs/scale.md): each calls this with the
+    same arguments; the first writes the files and reports. The loss of a step is then the mean of theirs.
 
     Args:
         network: a derived network; moved to the device, trained, and brought back to the CPU in eval mode.
@@ -120,19 +127,21 @@ def fit(
         "config": config.model_dump(mode="json"),
         "data": description,
     }
-    report = on_progress or (lambda progress: None)
+    report = on_progress if on_progress and processes().is_first else lambda progress: None
     found: dict[str, Any] = {}
     every = config.checkpoint_every_steps
-    with Run(out, "fit", identity, parts, resume=resume, every_steps=every) as run:
+    run = Run(out, "fit", identity, parts, resume=resume, every_steps=every)
+    with run, trained_as_one(network):
         for epoch in run.epochs(config.epochs):
             began = time.perf_counter()
+            begin_epoch(epoch, train)
             network.train()
-            for batch in run.batches(train):
+            for batch in run.batches(share_of(train)):
                 for group in optimiser.param_groups:
                     group["lr"] = _poly(config, run.step, steps)
                 inputs, targets = batch_to(device, batch, config.channels_last)
                 with autocast(device, config.precision):
-                    value = loss(network(inputs), targets)
+                    value = global_loss(loss(network(inputs), targets), 1.0)
                 step(value, optimiser)
                 values: dict[str, Any] = {"loss": float(value.detach())}
                 averages.add(**values)
@@ -150,6 +159,7 @@ def fit(
                     device=device,
                     precision=config.precision,
                     channels_last=config.channels_last,
+                    shared=True,
                 )
                 values["val"] = found
             values["seconds"] = time.perf_counter() - began
@@ -158,10 +168,12 @@ def fit(
             report(Progress(epoch, config.epochs, run.step, True, values))
         if not found and val is not None and metric is not None:
             # Resumed after its last epoch: there was nothing left to train, but the caller asked for scores.
-            found = evaluate_with(network, val, metric, device=device, precision=config.precision)
-        network.cpu().eval()
-        if out is not None:
-            save_weights(network, out / "weights.pt")
+            found = evaluate_with(
+                network, val, metric, device=device, precision=config.precision, shared=True
+            )
+    network.cpu().eval()
+    if out is not None and processes().is_first:
+        save_weights(network, out / "weights.pt")
     return found
 
 
@@ -196,18 +208,27 @@ def evaluate_with(
     device: torch.device,
     precision: TrainingPrecision = "fp32",
     channels_last: bool = False,
+    shared: bool = False,
 ) -> dict[str, Any]:
-    """:func:`evaluate` for a network that lies on ``device`` already; its training flag is restored."""
+    """:func:`evaluate` for a network that lies on ``device`` already; its training flag is restored.
+
+    With ``shared``, all processes call this, each computes every so-many-th batch, and all get the result; a
+    metric whose sums cannot be added up sees all batches in each of them.
+    """
     metric.reset()
+    here = processes() if shared and isinstance(metric, Additive) else ALONE
     training = network.training
     network.eval()
     try:
         with torch.inference_mode(), autocast(device, precision):
-            for batch in data:
-                inputs, targets = batch_to(device, batch, channels_last)
-                metric.update(network(inputs).float(), targets)
+            for number, batch in enumerate(data):
+                if number % here.size == here.rank:
+                    inputs, targets = batch_to(device, batch, channels_last)
+                    metric.update(network(inputs).float(), targets)
     finally:
         network.train(training)
+    if here.size > 1:
+        add_up_metric(metric, device)
     return dict(metric.compute())
 
 

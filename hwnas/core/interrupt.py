@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from hwnas.processes import launched
+
 
 class StopRequest:
     """Whether somebody asked the run to stop: ``requested`` turns true on Ctrl-C or SIGTERM."""
@@ -20,6 +22,8 @@ class StopRequest:
 def stoppable() -> Iterator[StopRequest]:
     """Turn Ctrl-C and SIGTERM into a request for the body; a second Ctrl-C stops at once.
 
+    Under a launcher of several processes it does not: there one Ctrl-C arrives twice, from the terminal and
+    from the launcher, which ends those that do not heed it after a while.
     Outside of the main thread, where Python delivers no signals, the request simply never comes.
     """
     stop = StopRequest()
@@ -28,7 +32,7 @@ def stoppable() -> Iterator[StopRequest]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.requested and number == signal.SIGINT:
+        if stop.requested and number == signal.SIGINT and launched() == 1:
             raise KeyboardInterrupt
         stop.requested = True
 

@@ -11,11 +11,18 @@ from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
-from hwnas.core.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from hwnas.core.checkpoint import (
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+    seed_all,
+)
 from hwnas.core.interrupt import stoppable
 from hwnas.core.runlog import RunLog
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
 from hwnas.files import write_atomically
+from hwnas.processes import any_of_them, processes, told_by_all, told_by_first
 
 _Batch = TypeVar("_Batch")
 
@@ -97,6 +104,10 @@ class Run:
     for bit as the uninterrupted one, provided the loader's order comes from the global generators (as torch's
     DataLoader's does).
 
+    Several processes (:mod:`hwnas.processes`) go through it together: the first writes all files; all begin
+    an epoch with its random state, so that loaders draw one order, and part once the first batch is there;
+    when one of them is asked to stop, all stop after the same step.
+
     Args:
         out: the run's folder, or None to keep nothing on disk.
         name: names the files: ``<name>.json`` (identity), ``<name>.log.jsonl``, ``<name>.checkpoint.pt``.
@@ -109,7 +120,8 @@ class Run:
     Raises:
         InvalidInput: ``out`` holds a run already and ``resume`` is false, ``resume`` without ``out``, or an
             identity that is not JSON.
-        CheckpointError: the checkpoint is damaged, of another run, or by a hwnas whose runs had other parts.
+        CheckpointError: the checkpoint is damaged, of another run or number of processes, or by a hwnas whose
+            runs had other parts.
     """
 
     def __init__(
@@ -135,7 +147,8 @@ class Run:
         self._random: dict[str, Any] | None = None
         self._stack = ExitStack()
         log_position = self._begin(resume)
-        self.log = RunLog(out / f"{name}.log.jsonl" if out else None, resume_at=log_position)
+        kept = out if processes().is_first else None
+        self.log = RunLog(kept / f"{name}.log.jsonl" if kept else None, resume_at=log_position)
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -155,16 +168,19 @@ class Run:
     def batches(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
         """The batches of this epoch to do; after each one's body a step is counted, and maybe saved."""
         if self._epoch_random is None:
-            self._epoch_random = random_state()
-        else:
-            restore_random_state(self._epoch_random)
+            self._epoch_random = told_by_first(random_state)
+        restore_random_state(self._epoch_random)
         iterator = iter(batches)
         for _ in range(self._step_in_epoch):
             next(iterator, None)
         if self._random is not None:
             restore_random_state(self._random)
             self._random = None
+        rank = processes().rank
         for batch in iterator:
+            if rank and not self._step_in_epoch:
+                # The order of the epoch is drawn; dropout must not be the same in all processes.
+                seed_all(int(torch.randint(2**62, ())) + rank)
             yield batch
             self.step += 1
             self._step_in_epoch += 1
@@ -183,7 +199,7 @@ class Run:
         self._stack.close()
 
     def _stop_if_asked(self, *, save: bool = False) -> None:
-        if not self._stop.requested:
+        if not any_of_them(self._stop.requested):
             return
         if save:
             self._save()
@@ -193,33 +209,13 @@ class Run:
         raise Interrupted(f"stopped in epoch {self._epoch + 1} after {self.step} steps; saved in {saved}.")
 
     def _begin(self, resume: bool) -> int | None:
-        if self.out is None:
-            if resume:
-                raise InvalidInput("resume=True needs the folder of the run to resume: pass out=...")
+        state = told_by_first(lambda: self._found(resume))
+        if state is None:
             return None
-        path = self.out / f"{self.name}.json"
-        checkpoint = self.checkpoint_path
-        assert checkpoint is not None
-        if not resume:
-            if path.exists():
-                raise InvalidInput(
-                    f"{self.out} holds a {self.name} already. "
-                    "Go on with it (--resume), or name another folder (--out)."
-                )
-            write_atomically(path, (json.dumps(self._identity, indent=1) + "\n").encode())
-            return None
-        if not checkpoint.is_file():
-            # Stopped before the first checkpoint: there is nothing to go on from, and nothing to lose.
-            write_atomically(path, (json.dumps(self._identity, indent=1) + "\n").encode())
-            return None
-        state = load_checkpoint(checkpoint)
-        self._refuse_another(state["identity"])
-        if self._identity.get("data") is None and "data" in state["identity"]:
-            self._identity["data"] = state["identity"]["data"]
         if lacking := sorted(self._parts.keys() - state["parts"].keys()):
             raise CheckpointError(
-                f"{checkpoint} says nothing about {', '.join(lacking)}: another version of hwnas wrote it. "
-                "Resume with that version, or start anew in another folder (--out)."
+                f"{self.checkpoint_path} says nothing about {', '.join(lacking)}: another version of hwnas "
+                "wrote it. Resume with that version, or start anew in another folder (--out)."
             )
         for name, part in self._parts.items():
             part.load_state_dict(state["parts"][name])
@@ -227,12 +223,43 @@ class Run:
         self._epoch = state["epoch"]
         self._step_in_epoch = state["step_in_epoch"]
         self._epoch_random = state["epoch_random"]
-        self._random = state["random"]
+        self._random = [state["random"], *state.get("random_of_others", [])][processes().rank]
         if self._epoch_random is None:
-            restore_random_state(state["random"])
+            restore_random_state(self._random)
             self._random = None
         position: int = state["log_position"]
         return position
+
+    def _found(self, resume: bool) -> dict[str, Any] | None:
+        """The checkpoint to go on from, or None where a run begins, whose folder then says what it is."""
+        if self.out is None:
+            if resume:
+                raise InvalidInput("resume=True needs the folder of the run to resume: pass out=...")
+            return None
+        path = self.out / f"{self.name}.json"
+        checkpoint = self.checkpoint_path
+        assert checkpoint is not None
+        if not resume and path.exists():
+            raise InvalidInput(
+                f"{self.out} holds a {self.name} already. "
+                "Go on with it (--resume), or name another folder (--out)."
+            )
+        if not resume or not checkpoint.is_file():
+            # Stopped before the first checkpoint, there is nothing to go on from, and nothing to lose.
+            write_atomically(path, (json.dumps(self._identity, indent=1) + "\n").encode())
+            return None
+        state = load_checkpoint(checkpoint)
+        self._refuse_another(state["identity"])
+        then, now = state.get("processes", 1), processes().size
+        if then != now:
+            raise CheckpointError(
+                f"{checkpoint} was written by {then} processes, and there are {now} now: each goes on with a "
+                f"random state of its own. Resume with {then} (torchrun's --nproc-per-node times --nnodes), "
+                "or start anew in another folder (--out)."
+            )
+        if self._identity.get("data") is None and "data" in state["identity"]:
+            self._identity["data"] = state["identity"]["data"]
+        return state
 
     def _refuse_another(self, identity: Mapping[str, Any]) -> None:
         mine, theirs = dict(self._identity), dict(identity)
@@ -256,16 +283,21 @@ class Run:
         path = self.checkpoint_path
         if path is None:
             return
+        random, *random_of_others = told_by_all(random_state())
+        if not processes().is_first:
+            return
         save_checkpoint(
             path,
             {
                 "identity": self._identity,
+                "processes": processes().size,
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
                 "step": self.step,
                 "epoch": self._epoch,
                 "step_in_epoch": self._step_in_epoch,
                 "epoch_random": self._epoch_random,
-                "random": random_state(),
+                "random": random,
+                "random_of_others": random_of_others,
                 "log_position": self.log.position(),
             },
         )

@@ -21,6 +21,7 @@ from hwnas.core.budget import Budget, BudgetConfig
 from hwnas.core.checkpoint import reseeded
 from hwnas.core.choice import ChoiceKind
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
+from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
@@ -35,6 +36,7 @@ from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_
 from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.files import write_atomically
 from hwnas.latency.backend import LatencyBackend
+from hwnas.processes import as_one, begin_epoch, processes, shared, told_by_first
 
 
 class SearchConfig(BaseModel):
@@ -100,6 +102,8 @@ Batches = Iterable[Any]
 class SearchData:
     """The data of a search: anything iterable that yields ``(inputs, targets)`` batches, such as DataLoaders.
 
+    Several processes share each batch, see :func:`hwnas.processes.shared`.
+
     Attributes:
         train: trains the weights, and, when ``arch`` is None, α and β in the same back-propagation
             (single-level).
@@ -124,18 +128,18 @@ class SearchData:
             InvalidInput: ``arch`` yields nothing, or nothing the second time.
         """
         if self.arch is None:
-            for batch in self.train:
+            for batch in shared(self.train):
                 yield batch, None
             return
         # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying
         # the epoch after a resume does not: that pass takes its order from seeds drawn beforehand.
         seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        second = iter(self.arch)
-        for batch in self.train:
+        second = iter(shared(self.arch))
+        for batch in shared(self.train):
             other = next(second, None)
             if other is None:
                 with reseeded(int(torch.randint(2**62, (), generator=seeds))):
-                    second = iter(self.arch)
+                    second = iter(shared(self.arch))
                     other = next(second, None)
             if other is None:
                 raise InvalidInput(
@@ -192,6 +196,7 @@ class SearchResult:
     budget: BudgetOutcome | None = None
 
 
+@as_one
 def search(
     space: SearchSpace,
     lut: LatencyTableLike | None,
@@ -210,6 +215,9 @@ def search(
     architecture parameters, with one draw of all choices in each step. The result is the most likely
     architecture. With ``target_ms`` or other costs in the config, these are kept instead of penalised
     (:class:`hwnas.core.budget.Budget`), and the result is the most likely architecture within them.
+
+    Started in several processes, by torchrun say, they search as one (docs/scale.md): each calls this with
+    the same arguments and gets the result; the first writes the files and reports.
 
     Args:
         space: what can be chosen.
@@ -249,8 +257,8 @@ def search(
     out = Path(out) if out is not None else None
     if lut is not None:
         lut.check(backend=backend, input_shape=space.input_shape())
-        for doubt in lut.doubts():
-            warnings.warn(doubt, UnverifiedTableWarning, stacklevel=2)
+        for doubt in lut.doubts() if processes().is_first else ():
+            warnings.warn(doubt, UnverifiedTableWarning, stacklevel=3)
     if backend is not None or measure is not None:
         measure = measurer(space, lut, config.target_ms, backend, measure, config.budget.processes)
     torch.manual_seed(config.seed)
@@ -289,12 +297,14 @@ def search(
         "levels": 1 if data.arch is None else 2,
         "data": data.description,
     }
-    report = on_progress or (lambda progress: None)
+    report = on_progress if on_progress and processes().is_first else lambda progress: None
     learning = (score, monitor)
     every = config.checkpoint_every_steps
-    with Run(out, "search", identity, parts, resume=resume, every_steps=every) as run:
+    run = Run(out, "search", identity, parts, resume=resume, every_steps=every)
+    with run, trained_as_one(net):
         for epoch in run.epochs(config.epochs):
             began = time.perf_counter()
+            begin_epoch(epoch, data.train, data.arch)
             temperature = config.relaxation.temperature.at(epoch, config.epochs)
             _set_learning_rate(weights, _cosine(config, epoch))
             _thaw(arch, epoch, config)
@@ -330,7 +340,7 @@ def search(
             if budget is not None:
                 died = budget.spare(arch, died)
             # After a resume in mid-epoch the metric has seen a part of the epoch only: no number then.
-            whole = metric if scored == averages.count("loss") else None
+            whole = metric if scored == averages.count("loss") and add_up_metric(metric, device) else None
             values = _epoch_values(arch, cost, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
             values["task_gradient"] = monitor.means()
@@ -344,7 +354,8 @@ def search(
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
             if arch_moves(arch) and (blind := monitor.newly_blind()):
                 run.log.write("warning", epoch=epoch, choices=blind, text=monitor.advice(blind))
-                warnings.warn(monitor.advice(blind), BlindChoiceWarning, stacklevel=2)
+                if processes().is_first:
+                    warnings.warn(monitor.advice(blind), BlindChoiceWarning, stacklevel=3)
             averages.clear()
             monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
@@ -377,7 +388,7 @@ def _loss(
     seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
     with assigned(net, arch, seen, gradient=seen.weights.requires_grad), autocast(device, config.precision):
         outputs = net(inputs)
-        loss = space.loss(outputs, targets)
+        loss = global_loss(space.loss(outputs, targets), space.loss_weight(targets))
     if metric is not None:
         metric.update(outputs.detach().float(), targets)
     task = float(loss.detach())
@@ -428,7 +439,13 @@ def _validate(
         )
     with assigned(net, arch, arch.one_hot(arch.argmax()), gradient=False):
         return evaluate_with(
-            net, val, metric, device=device, precision=config.precision, channels_last=config.channels_last
+            net,
+            val,
+            metric,
+            device=device,
+            precision=config.precision,
+            channels_last=config.channels_last,
+            shared=True,
         )
 
 
@@ -464,14 +481,15 @@ def _result(
         result = SearchResult(
             space.genotype(best), predicted_ms, expected_ms, probabilities, net, out, outcome
         )
-        if out is not None:
+        if out is not None and processes().is_first:
             _write(result, out, lut)
         return result
 
     if budget is None:
         result = found(arch.argmax(), None)
     else:
-        result = found(*confirmed(budget, arch, measure, earlier=earlier, keep=found))
+        # One process measures: several at once would be in each other's way.
+        result = found(*told_by_first(lambda: confirmed(budget, arch, measure, earlier=earlier, keep=found)))
     net.cpu()
     return result
 

@@ -22,7 +22,11 @@ from hwnas.record import Recording, record
 
 
 class Metric(Protocol):
-    """A quality measured over a whole data set."""
+    """A quality measured over a whole data set.
+
+    One that also has ``sums()`` and ``take_sums(sums)``, as :class:`hwnas.core.distributed.Additive`, is
+    shared by several processes; any other each of them measures whole.
+    """
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in one batch: the network's outputs and the targets."""
@@ -112,6 +116,13 @@ class SearchSpace(BaseModel, ABC):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The task's loss in the search, a scalar. Default: cross-entropy."""
         return functional.cross_entropy(outputs, targets)
+
+    def loss_weight(self, targets: Tensor) -> Tensor | float:
+        """How many things :meth:`loss` is the mean over, for weighing the shares of several processes.
+
+        Default: one for each example.
+        """
+        return float(len(targets))
 
     def fit_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss when the derived network is trained. Default: the same as in the search."""

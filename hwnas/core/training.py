@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hwnas.errors import InvalidInput, NonFiniteLoss
+from hwnas.processes import average, processes
 
 TrainingPrecision = Literal["fp32", "bf16"]
 """In what matrix work is trained; what latency is measured in is another matter (and another set)."""
@@ -18,6 +19,8 @@ TrainingPrecision = Literal["fp32", "bf16"]
 
 def torch_device(name: str) -> torch.device:
     """The torch device that ``name`` means; ``"auto"`` is the first CUDA device, or the CPU.
+
+    Of several processes on one machine, each has a CUDA device of its own: "cuda" and "auto" mean that one.
 
     Raises:
         InvalidInput: a CUDA device is asked for and torch sees none, or the name means nothing.
@@ -34,6 +37,13 @@ def torch_device(name: str) -> torch.device:
         raise InvalidInput(
             f'training on "{name}" was asked for, but torch sees no CUDA device here; use "cpu".'
         )
+    here = processes()
+    if device.type == "cuda" and here.size > 1:
+        if ":" in name:
+            raise InvalidInput(
+                f'{here.size} processes cannot all train on "{name}"; expected "cuda": each takes its own.'
+            )
+        device = torch.device("cuda", here.local_rank)
     return device
 
 
@@ -46,6 +56,8 @@ def autocast(device: torch.device, precision: TrainingPrecision) -> AbstractCont
 
 class GuardedStep:
     """Optimiser steps that are skipped, not taken, when the loss or a gradient is not finite.
+
+    Of several processes all step by the mean of their gradients, or none does.
 
     Low precision overflows now and then, and one NaN in a running statistic or a momentum buffer spoils all
     that follows. Statistics that the bad forward pass spoiled begin anew.
@@ -60,6 +72,8 @@ class GuardedStep:
         self.network = network
         self.clip = clip
         self.patience = patience
+        self._weights = list(network.parameters())
+        self._is_weight = {id(parameter) for parameter in self._weights}
         self.skipped_in_a_row = 0
         self.skipped = 0
 
@@ -78,24 +92,29 @@ class GuardedStep:
         Raises:
             NonFiniteLoss: more than ``patience`` steps in a row were not finite.
         """
-        # The network's too where only architecture parameters step: what an earlier loss left must not count.
-        self.network.zero_grad(set_to_none=True)
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        moved = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in moved if parameter.grad is not None])
-        # The optimisers may move more than the network: architecture parameters.
-        others = [
-            parameter.grad
+        stepped = [
+            parameter
             for optimiser in optimisers
             for group in optimiser.param_groups
             for parameter in group["params"]
-            if parameter.grad is not None
         ]
+        # All of the network's, too, where only architecture parameters step: what an earlier loss left must
+        # not count.
+        for parameter in (*self._weights, *stepped):
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        weights: list[Tensor] = []
+        others: list[Tensor] = []
+        for parameter in stepped:
+            if parameter.grad is not None:
+                (weights if id(parameter) in self._is_weight else others).append(parameter.grad)
+        # A step of single-path sampling reaches few of the weights, the same ones in all processes.
+        average([*weights, *others])
+        norm = nn.utils.get_total_norm(weights)
         size = loss.detach() + norm.to(loss.device) + nn.utils.get_total_norm(others).to(loss.device)
         if bool(torch.isfinite(size)):
             if self.clip is not None:
+                moved = [parameter for parameter in self._weights if parameter.grad is not None]
                 nn.utils.clip_grads_with_norm_(moved, self.clip, norm)
             for optimiser in optimisers:
                 optimiser.step()

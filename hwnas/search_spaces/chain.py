@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -83,6 +84,14 @@ class Accuracy:
     def compute(self) -> dict[str, float]:
         """``{"accuracy": percent}``; 0 before anything was seen."""
         return {"accuracy": 100.0 * self.right / max(1, self.seen)}
+
+    def sums(self) -> Tensor:
+        """Right answers, and all."""
+        return torch.tensor([self.right, self.seen])
+
+    def take_sums(self, sums: Tensor) -> None:
+        """Replace both."""
+        self.right, self.seen = sums.tolist()
 
     def reset(self) -> None:
         """Forget everything."""

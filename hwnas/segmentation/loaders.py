@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from hwnas.errors import InvalidInput
+from hwnas.processes import SharedBatches
 from hwnas.segmentation.dataset import SegmentationDataset
 
 Batch = tuple[Tensor, Tensor]
@@ -40,6 +41,8 @@ def training_loader(
 ) -> DataLoader[Batch]:
     """Shuffled batches of exactly ``batch_size``; the images left over are dropped, others in each pass.
 
+    Of several processes, each loads its part of every batch.
+
     Raises:
         InvalidInput: if the data set does not fill one batch.
     """
@@ -49,11 +52,9 @@ def training_loader(
         )
     return DataLoader(
         dataset,
-        batch_size,
-        sampler=SeededShuffle(len(dataset)),
+        batch_sampler=SharedBatches(SeededShuffle(len(dataset)), batch_size, drop_last=True),
         num_workers=num_workers,
         pin_memory=pin_memory,
-        drop_last=True,
         # DataLoader draws a seed for its workers, once or at every pass, depending on how many there are.
         # Ours need none: it draws from its own generator, and the global state moves by one number a pass.
         generator=torch.Generator(),

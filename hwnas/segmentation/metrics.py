@@ -48,6 +48,14 @@ class MeanIoU:
             return torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
         return self._confusion
 
+    def sums(self) -> Tensor:
+        """The pixel counts, to be added to those of another process."""
+        return self.confusion
+
+    def take_sums(self, sums: Tensor) -> None:
+        """Replace the pixel counts."""
+        self._confusion = sums
+
     @torch.no_grad()
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count a batch.

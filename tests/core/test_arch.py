@@ -1,8 +1,12 @@
+import gc
+import weakref
+
 import pytest
 import torch
 
-from hwnas import ArchParameters, Choice
+from hwnas import ArchParameters, Choice, assigned
 from hwnas.core.arch import depth_summary
+from hwnas.core.choice import blocks
 from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.errors import InvalidInput
 
@@ -119,3 +123,27 @@ def test_logits_are_shifted_in_place_row_by_row():
     parameters.shift(torch.tensor([[0.5, -0.5, 0.0], [1.0, 0.0, -1.0]]))
     assert parameters.logits.tolist() == [[0.5, -0.5, 0.0], [2.0, 2.0, 2.0]]
     assert all(matrix.requires_grad and matrix.is_leaf for matrix in parameters.parameters())
+
+
+def test_live_options_are_those_of_now():
+    """They are remembered, until the mask is written to or replaced."""
+    own = ArchParameters([Choice(name="a", options=("x", "y")), Choice(name="b", options=("x", "y", "z"))])
+    assert own.alive_options() == [(0, 1), (0, 1, 2)]
+    own.alive[1, 1] = False
+    assert own.alive_options() == [(0, 1), (0, 2)]
+    own.load_state_dict(ArchParameters(own.choices).state_dict())
+    assert own.alive_options() == [(0, 1), (0, 1, 2)]
+    own.alive = ~own.alive
+    assert own.alive_options() == [(2,), ()]
+
+
+def test_a_supernet_may_be_forgotten():
+    """Its blocks are looked up once, and that alone must not keep it."""
+    net = ChoiceInDepth().supernet()
+    own = ArchParameters(net)
+    with assigned(net, own, own.one_hot({})):
+        pass
+    gone = weakref.ref(next(blocks(net)))
+    del net
+    gc.collect()
+    assert gone() is None

@@ -166,6 +166,10 @@ class AutoRTNet(SearchSpace):
         """Cross-entropy over the pixels that are not void (the first term of Eq. 8)."""
         return functional.cross_entropy(outputs.float(), targets, ignore_index=VOID)
 
+    def loss_weight(self, targets: Tensor) -> Tensor:
+        """The number of pixels that are not void."""
+        return (targets != VOID).sum()
+
     def fit_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over the hard pixels only ("online bootstrapping"), for retraining."""
         value: Tensor = OhemCrossEntropy(ignore_index=VOID)(outputs.float(), targets)
