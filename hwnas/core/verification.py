@@ -33,7 +33,7 @@ def verify(
 ) -> Verification:
     """Measure networks that no fit has seen and say how well ``table`` predicts them; kept in the table.
 
-    The networks are spread over the latency range and measured in interleaved rounds, in two processes. A
+    The networks are spread over the latency range and measured in interleaved rounds, in several processes. A
     calibration is fitted on ``calibrate`` of them and judged, like the bare table, by the ``samples`` others.
     The table (mutated) then predicts with it; if it has a file, that is written anew.
 

@@ -51,8 +51,10 @@ class Intervals:
         freedom = count - 1 + _POOLED_FREEDOM
         variance = ((count - 1) * own + _POOLED_FREEDOM * self.pooled) / freedom
         t = _T[freedom - 1] if freedom <= len(_T) else 1.96
+        # A formula has no scatter, and no moods.
+        of_a_build = _OF_A_BUILD if variance else 0.0
         # Twice: the other build has its own.
-        half = t * math.sqrt(2.0 * (variance / count + _OF_A_BUILD**2)) * timing.median_ms
+        half = t * math.sqrt(2.0 * (variance / count + of_a_build**2)) * timing.median_ms
         return max(0.0, timing.median_ms - half), timing.median_ms + half
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from hwnas.cli.app import EXIT_ERROR
 from hwnas.latency.table import LatencyTable
+from hwnas.latency.table_file import SCHEMA_VERSION
 from tests.cli.conftest import TINY, hwnas, said, settings
 
 SMALL = settings(size=16, channels=4, stages=3)
@@ -90,7 +91,7 @@ def test_tables_of_other_conditions_are_not_merged(probed, tmp_path):
 def test_profile_says_everything_as_json(tmp_path):
     found = said("profile", "chain", "--backend", "fake", "--out", tmp_path / "t.json", *SMALL)
     assert found["protocol"] == "probe" and found["networks"] > 5
-    assert json.loads((tmp_path / "t.json").read_text())["schema_version"] == 2
+    assert json.loads((tmp_path / "t.json").read_text())["schema_version"] == SCHEMA_VERSION
 
 
 def test_a_table_is_gone_on_with_for_the_space_that_it_says(tmp_path):
