@@ -18,7 +18,7 @@ from torch import nn
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
 from hwnas.core.checkpoint import reseeded
-from hwnas.core.choice import ChoiceKind
+from hwnas.core.choice import ChoiceKind, recompute
 from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencySource
 from hwnas.core.fit import evaluate_with
@@ -51,6 +51,8 @@ class SearchConfig(BaseModel):
     """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
+    recompute: bool = False
+    """Compute candidate ops again in back-propagation instead of keeping what they computed: less memory."""
     relaxation: AnyRelaxation = GumbelSoftmax()
     """How logits become an assignment in each step."""
     score_kinds: tuple[ChoiceKind, ...] = ("op", "depth", "input")
@@ -243,6 +245,8 @@ def search(
     net = space.supernet().to(device)
     if config.channels_last:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.recompute:
+        recompute(net)
     arch = ArchParameters(net).to(device)
     recording = space.record(batch=lut.header.batch if lut is not None else 1)
     cost = ExpectedLatency(recording, arch.choices, lut).to(device) if lut is not None else None
