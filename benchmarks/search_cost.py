@@ -7,6 +7,7 @@ and results are ratios. Groups, each a few minutes, whose results lie beside eac
 - ``limit``: the operations that a step needs over the rate at which this machine multiplies matrices, both
   counted here, as the least seconds that the step could take;
 - ``hard``, ``soft``: what each option gives (channels_last, bf16, recompute …);
+- ``ops``: what was tried and left out: compiled ops, and candidates in one convolution;
 - ``peer``: a hard step against NNI's GumbelDARTS, with all cells; needs ``--peer-python`` with nni==3.0.
 
 Run:  python benchmarks/search_cost.py --group sampling --out benchmarks/results   (and the other groups)
@@ -33,11 +34,13 @@ from search_cost_twin import Twin
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwnas import ArchParameters, assigned
+from hwnas import ArchParameters, assigned, derive
+from hwnas.core.choice import recompute
 from hwnas.core.relaxation import Draw, GumbelSoftmax
 from hwnas.core.training import GuardedStep, autocast
 from hwnas.files import write_atomically
 from hwnas.search_spaces.autortnet import AutoRTNet
+from hwnas.search_spaces.autortnet.ops import CELL_OPS
 
 SIZE = {"height": 180, "width": 240, "batch": 4}
 TAU = 3.0
@@ -46,7 +49,7 @@ GROUPS = {
     # A hard step's cost depends on the depth drawn: four of them in each round.
     "sampling": {"hard": 4, "soft": 1, "twin": 1},
     "hard": {"hard": 4, "hard channels_last": 4, "hard bf16": 4, "hard channels_last bf16": 4},
-    "soft": {"soft": 1, "soft channels_last": 1, "soft channels_last bf16": 1},
+    "soft": {"soft": 1, "soft channels_last": 1, "soft channels_last bf16": 1, "soft recompute": 1},
     "peer": {"deep hard": 4, "nni": 1},
 }
 
@@ -81,6 +84,8 @@ def ours(options: set[str]) -> Callable[[], None]:
     net = space.supernet().train()
     if "channels_last" in options:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    if "recompute" in options:
+        recompute(net)
     arch = ArchParameters(net)
     relaxation = GumbelSoftmax(hard="hard" in options)
     generator = torch.Generator().manual_seed(0)
@@ -153,7 +158,14 @@ def limit(draws: int = 32) -> dict[str, Any]:
             net(x)
         return 3 * counter.get_total_flops()
 
+    def weights_reached() -> int:
+        index = arch.draw(GumbelSoftmax(), TAU, generator).index
+        assert index is not None
+        drawn = {choice.name: k for choice, k in zip(arch.choices, index, strict=True)}
+        return sum(weight.numel() for weight in derive(net, drawn, affine=False).parameters())
+
     needed = {"hard": statistics.fmean(operations(True) for _ in range(draws)), "soft": operations(False)}
+    reached = statistics.fmean(weights_reached() for _ in range(draws))
     a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
     seconds = []
     for _ in range(20):
@@ -165,7 +177,49 @@ def limit(draws: int = 32) -> dict[str, Any]:
         "matmul_gflop_per_second": rate / 1e9,
         "gflop_per_step": {name: value / 1e9 for name, value in needed.items()},
         "least_seconds": {name: value / rate for name, value in needed.items()},
+        "million_weights_reached": {
+            "hard": reached / 1e6,
+            "soft": sum(weight.numel() for weight in net.parameters()) / 1e6,
+        },
     }
+
+
+def tried(times: int = 30) -> dict[str, float]:
+    """Seconds of what was left out over seconds of what is done, forward and backward, by what and shape."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+    def seconds(module: Callable[[torch.Tensor], Any], x: torch.Tensor, weights: list[nn.Parameter]) -> float:
+        found = []
+        for _ in range(times + 5):
+            began = time.perf_counter()
+            outputs = module(x)
+            outputs = outputs if isinstance(outputs, list) else [outputs]
+            torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+            found.append(time.perf_counter() - began)
+            for tensor in (x, *weights):
+                tensor.grad = None
+        return statistics.median(found[5:])
+
+    ratio = {}
+    for channels, height, width in ((24, 23, 30), (72, 12, 15), (216, 6, 8)):
+        x = torch.rand(SIZE["batch"], channels, height, width)
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
+        where = f"{channels}×{height}×{width}"
+        for name in ("conv_3x3", "sep_conv_3x3_x2"):
+            op = CELL_OPS[name](channels, 1).to(memory_format=torch.channels_last)
+            own = list(op.parameters())
+            ratio[f"compiled {name}, {where}"] = seconds(torch.compile(op), x, own) / seconds(op, x, own)
+        for kind, groups in (("", 1), (" depthwise", channels)):
+
+            def conv(out: int, groups: int = groups, channels: int = channels) -> nn.Module:
+                made = nn.Conv2d(channels, out, 3, padding=1, groups=groups, bias=False)
+                return made.to(memory_format=torch.channels_last)
+
+            two, one = [conv(channels), conv(channels)], conv(2 * channels)
+            apart = seconds(lambda x, two=two: [each(x) for each in two], x, [each.weight for each in two])
+            ratio[f"two{kind} convolutions in one, {where}"] = seconds(one, x, [one.weight]) / apart
+    return ratio
 
 
 class Child:
@@ -252,7 +306,7 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
         return found[group][one][what] / found[group][other][what]
 
     result = {}
-    # Means where the work is drawn anew in each step, medians where it is the same.
+    # Means where variants draw differently, medians where each step's work is the same in all.
     if "sampling" in found:
         result["soft / hard, seconds"] = over("sampling", "soft", "hard", "mean_seconds")
         result["soft / hard, memory of a step"] = over("sampling", "soft", "hard", "step_mib")
@@ -264,7 +318,7 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     for group in ("hard", "soft"):
         for name in GROUPS[group] if group in found else ():
             if name != group:
-                result[f"{name} / {group}, seconds"] = over(group, name, group, "mean_seconds")
+                result[f"{name} / {group}, seconds"] = over(group, name, group, "median_seconds")
                 result[f"{name} / {group}, memory of a step"] = over(group, name, group, "step_mib")
     if "peer" in found:
         result["NNI GumbelDARTS / hard, seconds"] = found["peer"]["seconds_of_nni_over_ours"]
@@ -293,6 +347,9 @@ def report(result: dict[str, Any]) -> str:
                 f"| {group} | {name} | {row['steps']} | {row['mean_seconds']:.3f} | "
                 f"{row['median_seconds']:.3f} | {row['step_mib']:.0f} |"
             )
+    if "ops" in result:
+        lines += ["", "| tried and left out | seconds over what is done |", "|---|---|"]
+        lines += [f"| {name} | {value:.2f} |" for name, value in result["ops"].items()]
     if "peer" in result:
         lines += ["", result["peer"]["how"]]
     if "limit" in result:
@@ -302,7 +359,9 @@ def report(result: dict[str, Any]) -> str:
             f"The limit: {found['gflop_per_step']['hard']:.1f} GFLOP for a hard step (mean of draws) and "
             f"{found['gflop_per_step']['soft']:.1f} for a soft one, convolutions and matrix products with "
             "their gradients; this thread multiplies matrices at "
-            f"{found['matmul_gflop_per_second']:.0f} GFLOP/s.",
+            f"{found['matmul_gflop_per_second']:.0f} GFLOP/s. A hard step reaches "
+            f"{found['million_weights_reached']['hard']:.1f} million weights, a soft one "
+            f"{found['million_weights_reached']['soft']:.1f}: so many gradients travel between processes.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -311,7 +370,7 @@ def main() -> None:
     """Run a group, and write it beside what other groups found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--group", choices=["limit", *GROUPS], default="sampling")
+    parser.add_argument("--group", choices=["limit", "ops", *GROUPS], default="sampling")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--device-name", default="cpu", help="for the name of the file")
     parser.add_argument(
@@ -338,6 +397,8 @@ def main() -> None:
     }
     if options.group == "limit":
         result["limit"] = limit()
+    elif options.group == "ops":
+        result["ops"] = tried()
     else:
         result[options.group] = measured(options.group, options.rounds, options.peer_python)
     if options.group == "peer":

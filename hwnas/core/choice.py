@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
 from hwnas.core.mixing import straight_through, weighted_sum
+from hwnas.core.recompute import recomputed
 from hwnas.errors import SpaceError
 from hwnas.record import Recorder, active_recorder
 
@@ -115,6 +117,8 @@ class ChoiceBlock(Block):
                 "they must agree in name and order."
             )
         self.options = nn.ModuleList(options.values())
+        self.recomputes = False
+        """Whether activations are computed again in back-propagation; :func:`recompute` sets it."""
 
     def forward(self, *inputs: Tensor) -> State:
         """Run the drawn option, or the mixture of all live ones."""
@@ -122,6 +126,12 @@ class ChoiceBlock(Block):
         if recorder is not None:
             return self._record(recorder, inputs)
         given = self.assignment
+        if self.recomputes:
+            ops = [self.options[k] for k in (given.alive if given.index is None else (given.index,))]
+            return recomputed(partial(self._run, given), ops, inputs)
+        return self._run(given, *inputs)
+
+    def _run(self, given: Assignment, *inputs: Tensor) -> State:
         if given.index is not None:
             return _scaled(self.options[given.index](*inputs), given, given.index)
         return _mixed([(k, self.options[k](*inputs)) for k in given.alive], given)
@@ -244,6 +254,16 @@ class InputBlock(Block):
 def blocks(supernet: nn.Module) -> Iterator[Block]:
     """All blocks of a supernet, outer ones first, each once."""
     return (module for module in supernet.modules() if isinstance(module, Block))
+
+
+def recompute(supernet: nn.Module) -> None:
+    """Make the choices of ops keep their inputs alone, and compute all else again in back-propagation.
+
+    Only those that hold no further blocks: these are gone from the draw when gradients are computed.
+    """
+    for block in blocks(supernet):
+        if isinstance(block, ChoiceBlock):
+            block.recomputes = not any(isinstance(module, Block) for module in block.options.modules())
 
 
 def choices_of(supernet: nn.Module) -> dict[str, Choice]:

@@ -85,4 +85,5 @@ def _inner_product(a: Tensor, b: Tensor) -> Tensor:
             return torch.dot(a.view(-1), b.view(-1))
         if a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
             return torch.dot(a.permute(0, 2, 3, 1).reshape(-1), b.permute(0, 2, 3, 1).reshape(-1))
-    return (a * b).sum(dtype=torch.float32)
+    product = a * b
+    return product.sum(dtype=torch.promote_types(product.dtype, torch.float32))

@@ -19,7 +19,7 @@ from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
 from hwnas.core.budget import Budget, BudgetConfig
 from hwnas.core.checkpoint import reseeded
-from hwnas.core.choice import ChoiceKind
+from hwnas.core.choice import ChoiceKind, recompute
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencySource
@@ -54,6 +54,8 @@ class SearchConfig(BaseModel):
     """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
+    recompute: bool = False
+    """Compute candidate ops again in back-propagation instead of keeping what they computed: less memory."""
     relaxation: AnyRelaxation = GumbelSoftmax()
     """How logits become an assignment in each step."""
     score_kinds: tuple[ChoiceKind, ...] = ("op", "depth", "input")
@@ -266,6 +268,8 @@ def search(
     net = space.supernet().to(device)
     if config.channels_last:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.recompute:
+        recompute(net)
     arch = ArchParameters(net).to(device)
     recording = space.record(batch=lut.header.batch if lut is not None else 1)
     cost = ExpectedLatency(recording, arch.choices, lut).to(device) if lut is not None else None
