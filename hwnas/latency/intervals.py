@@ -12,7 +12,7 @@ from hwnas.latency.timing import Timing
 # of the whole table's.
 _POOLED_FREEDOM = 4
 # Relative standard deviation of a whole build: the clock and the neighbours of a shared machine change over
-# minutes, so that nothing within one build shows it. Builds in benchmarks/results differ as a whole by 0.3 to
+# minutes, so that nothing within one build shows it. Builds in benchmarks/results differ as a whole by up to
 # 3 %.
 _OF_A_BUILD = 0.01
 # Student's t, 97.5 %, for 1, 2, … degrees of freedom; 1.96 beyond.
