@@ -17,10 +17,11 @@ from torch import nn
 
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
+from hwnas.core.candidates import likeliest
 from hwnas.core.checkpoint import reseeded
 from hwnas.core.choice import ChoiceKind
+from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_options
 from hwnas.core.expected import ExpectedLatency, LatencySource
-from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
 from hwnas.core.penalty import AnyPenalty, LogPenalty
 from hwnas.core.progress import Progress
@@ -28,6 +29,7 @@ from hwnas.core.prune import AnyPruner, NoPruning
 from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
 from hwnas.core.run import Averages, GeneratorState, Run, Stateful
 from hwnas.core.score import ScoreFunction
+from hwnas.core.scoring import headline, shared_scores
 from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
@@ -82,6 +84,12 @@ class SearchConfig(BaseModel):
     """Epochs before which the depths (β) do not move, while weights and α train."""
     validate_every: int = Field(1, ge=1)
     """Epochs between evaluations of the most likely architecture, if there are validation data."""
+    statistics_batches: int = Field(16, ge=0)
+    """Training batches from which batch norms take their statistics before a network is evaluated with the
+    shared weights; 0: what they saw in training, a mixture over all networks drawn."""
+    candidates: int = Field(1, ge=1)
+    """How many of the likeliest architectures are evaluated so in the end, of which the best is the result;
+    1: the likeliest is. More need validation data."""
     checkpoint_every_steps: int = Field(0, ge=0)
     """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
 
@@ -169,15 +177,18 @@ class SearchResult:
         expected_ms: the expectation over the final probabilities; None without a table.
         probabilities: of every option, by choice.
         supernet: the trained supernet, on the CPU; ``space.build(genotype, supernet)`` keeps its weights.
+            None where no weights were shared.
         out: the run's folder, if it has one.
+        scores: of ``genotype`` on the validation data, as it was chosen by; None without such data.
     """
 
     genotype: Genotype
     predicted_ms: float | None
     expected_ms: float | None
     probabilities: dict[str, list[float]]
-    supernet: nn.Module
+    supernet: nn.Module | None
     out: Path | None
+    scores: Mapping[str, Any] | None = None
 
 
 def search(
@@ -207,7 +218,10 @@ def search(
 
     Warns:
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
-        BlindChoiceWarning: a choice gets no gradient from the task; see ``score_kinds``.
+        BlindChoiceWarning: a choice gets no gradient from the task; see ``score_kinds``. Said once, and in
+            the log.
+        CollapseWarning: choices end in skips and zeros, are decided too early, or do not move; each said once,
+            and in the log.
 
     Raises:
         InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
@@ -220,16 +234,12 @@ def search(
             differences.
         NonFiniteLoss: the search diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
-
-    Warns:
-        BlindChoiceWarning: some choices get no gradient from the task; said once, and in the log.
     """
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
     if lut is not None:
         lut.check(input_shape=space.input_shape())
-        for doubt in lut.doubts():
-            warnings.warn(doubt, UnverifiedTableWarning, stacklevel=2)
+        warn_of_doubts(lut)
     torch.manual_seed(config.seed)
     device = torch_device(config.device)
     net = space.supernet().to(device)
@@ -246,13 +256,14 @@ def search(
     )
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
-    score = ScoreFunction(arch, config.score_kinds)
+    score = ScoreFunction(arch, config.score_kinds, recording)
     monitor = BlindnessMonitor(arch, config.score_kinds)
+    collapse = CollapseMonitor(arch, recording, passive_options(net, space.input_shape()))
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
         "gumbel": GeneratorState(generator), "averages": averages, "guard": step,
-        "score": score, "monitor": monitor,
+        "score": score, "monitor": monitor, "collapse": collapse,
     }  # fmt: skip
     identity = {
         "space": space.name,
@@ -278,14 +289,16 @@ def search(
             for batch, arch_batch in run.batches(data.steps()):
                 if arch_batch is not None:
                     loss, task, ms = _loss(
-                        space, net, arch, cost, learning, config, temperature, generator, arch_batch, None
-                    )
+                        space, net, arch, cost, learning, config, temperature, generator, arch_batch, None,
+                        weights_learn=False,
+                    )  # fmt: skip
                     if arch_moves(arch):
                         step(loss, alphas)
                 penalised, taught = (cost, learning) if arch_batch is None else (None, None)
                 loss, task, ms_now = _loss(
-                    space, net, arch, penalised, taught, config, temperature, generator, batch, metric
-                )
+                    space, net, arch, penalised, taught, config, temperature, generator, batch, metric,
+                    weights_learn=True,
+                )  # fmt: skip
                 step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
                 values: dict[str, Any] = {"loss": float(loss.detach()), "task_loss": task}
@@ -302,22 +315,33 @@ def search(
             whole = metric if scored == averages.count("loss") else None
             values = _epoch_values(arch, cost, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
-            values["task_gradient"] = monitor.means()
+            values |= {"task_gradient": monitor.means(), "collapse": collapse.values()}
             if data.val is not None and (
                 (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
             ):
-                values["val"] = _validate(space, net, arch, data.val, device, config)
+                values["val"] = _validate(space, net, arch.argmax(), data, device, config)
             values["seconds"] = time.perf_counter() - began
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
             if arch_moves(arch) and (blind := monitor.newly_blind()):
                 run.log.write("warning", epoch=epoch, choices=blind, text=monitor.advice(blind))
                 warnings.warn(monitor.advice(blind), BlindChoiceWarning, stacklevel=2)
+            done = (epoch + 1 - config.arch_from_epoch) / max(1, config.epochs - config.arch_from_epoch)
+            seen = collapse.newly_seen(averages.count("loss"), done) if arch_moves(arch) else ()
+            for sign, names in seen:
+                run.log.write("warning", epoch=epoch, choices=names, text=collapse.advice(sign, names))
+                warnings.warn(collapse.advice(sign, names), CollapseWarning, stacklevel=2)
             averages.clear()
             monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
-        result = _result(space, net, arch, lut, cost, out)
+        result = _result(space, net, arch, lut, cost, data, config, out)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
+
+
+def warn_of_doubts(lut: LatencyTableLike) -> None:
+    """Warn the caller's caller of a table that should not be relied on."""
+    for doubt in lut.doubts():
+        warnings.warn(doubt, UnverifiedTableWarning, stacklevel=3)
 
 
 def arch_moves(arch: ArchParameters) -> bool:
@@ -336,12 +360,20 @@ def _loss(
     generator: torch.Generator,
     batch: Any,
     metric: Metric | None,
+    *,
+    weights_learn: bool,
 ) -> tuple[torch.Tensor, float, float | None]:
     device = arch.alive.device
     inputs, targets = batch_to(device, batch, config.channels_last)
     draw = arch.draw(config.relaxation, temperature, generator)
     seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
-    with assigned(net, arch, seen, gradient=seen.weights.requires_grad), autocast(device, config.precision):
+    gradient = seen.weights.requires_grad
+    # Where all choices learn by the score, a step of theirs alone needs no derivative of the network.
+    with (
+        torch.set_grad_enabled(weights_learn or gradient),
+        assigned(net, arch, seen, gradient=gradient),
+        autocast(device, config.precision),
+    ):
         outputs = net(inputs)
         loss = space.loss(outputs, targets)
     if metric is not None:
@@ -379,21 +411,67 @@ def _epoch_values(
 def _validate(
     space: SearchSpace,
     net: nn.Module,
-    arch: ArchParameters,
-    val: Batches,
+    assignment: Mapping[str, int],
+    data: SearchData,
     device: torch.device,
     config: SearchConfig,
 ) -> dict[str, Any]:
-    metric = space.metric()
-    if metric is None:
+    """The metric of one network with the shared weights."""
+    assert data.val is not None
+    if space.metric() is None:
         raise InvalidInput(
             f'{type(space).__name__} has no metric, so validation data mean nothing to it: leave "val" out, '
             "or give the space a metric()."
         )
-    with assigned(net, arch, arch.one_hot(arch.argmax()), gradient=False):
-        return evaluate_with(
-            net, val, metric, device=device, precision=config.precision, channels_last=config.channels_last
-        )
+    return shared_scores(
+        space, net, space.genotype(assignment), data.train, data.val,
+        statistics_batches=config.statistics_batches, device=device, seed=config.seed,
+        precision=config.precision, channels_last=config.channels_last,
+    )  # fmt: skip
+
+
+def best_candidate(
+    space: SearchSpace,
+    net: nn.Module,
+    arch: ArchParameters,
+    data: SearchData,
+    config: SearchConfig,
+    keeps: Callable[[Mapping[str, int]], bool] = lambda assignment: True,
+) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """The best of the ``config.candidates`` likeliest networks, and its scores on the validation data.
+
+    Probabilities are learnt from single batches, and choice by choice; what a network as a whole is worth,
+    the shared weights say better. Without validation data, the likeliest network and None.
+
+    Args:
+        space: whose networks.
+        net: the supernet.
+        arch: whose likeliest networks.
+        data: for batch norms' statistics, and to validate on.
+        config: how many, and how.
+        keeps: whether a network may be taken, such as one that keeps a budget.
+
+    Raises:
+        InvalidInput: no network may be taken.
+    """
+    device = arch.alive.device
+    best: tuple[dict[str, int], dict[str, Any] | None] | None = None
+    seen: set[str] = set()
+    for assignment in likeliest(arch):
+        known = space.genotype(assignment).short_id
+        if known in seen or not keeps(assignment):
+            continue
+        if data.val is None:
+            return assignment, None
+        seen.add(known)
+        scores = _validate(space, net, assignment, data, device, config)
+        if best is None or best[1] is None or headline(scores) > headline(best[1]):
+            best = assignment, scores
+        if len(seen) == config.candidates:
+            break
+    if best is None:
+        raise InvalidInput("no network may be taken.")
+    return best
 
 
 def conditions(header: Any) -> dict[str, Any]:
@@ -413,24 +491,35 @@ def _result(
     arch: ArchParameters,
     lut: LatencyTableLike | None,
     cost: ExpectedLatency | None,
+    data: SearchData,
+    config: SearchConfig,
     out: Path | None,
 ) -> SearchResult:
-    best = arch.argmax()
+    best, scores = best_candidate(space, net, arch, data, config)
     genotype = space.genotype(best)
     predicted_ms = cost.total(arch.one_hot(best).weights) if cost is not None else None
     expected_ms = cost.total(arch.probabilities()) if cost is not None else None
     probabilities = arch.by_name(arch.probabilities())
-    if out is not None:
-        genotype.save(out / "genotype.json")
-        found = {
-            "genotype": genotype.short_id,
-            "predicted_ms": predicted_ms,
-            "expected_ms": expected_ms,
-            **(conditions(lut.header) if lut is not None else {}),
-            "probabilities": probabilities,
-        }
-        write_atomically(out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
-    return SearchResult(genotype, predicted_ms, expected_ms, probabilities, net.cpu(), out)
+    result = SearchResult(genotype, predicted_ms, expected_ms, probabilities, net.cpu(), out, scores)
+    save_result(result, lut)
+    return result
+
+
+def save_result(result: SearchResult, lut: LatencyTableLike | None, **values: Any) -> None:
+    """Write ``genotype.json`` and ``result.json``, with ``values`` in it, into the run's folder, if any."""
+    if result.out is None:
+        return
+    result.genotype.save(result.out / "genotype.json")
+    found = {
+        "genotype": result.genotype.short_id,
+        "predicted_ms": result.predicted_ms,
+        "expected_ms": result.expected_ms,
+        **(conditions(lut.header) if lut is not None else {}),
+        "val": result.scores,
+        **values,
+        "probabilities": result.probabilities,
+    }
+    write_atomically(result.out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _cosine(config: SearchConfig, epoch: int) -> float:
