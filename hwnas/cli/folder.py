@@ -146,6 +146,13 @@ class RunFolder:
     @property
     def target_ms(self) -> float | None:
         """The milliseconds that the search was asked for, if it was."""
-        penalty = self.read("search.json").get("config", {}).get("penalty", {})
-        target: float | None = penalty.get("target_ms")
+        config = self.search_config
+        target: float | None = config.get("target_ms") or config.get("penalty", {}).get("target_ms")
         return target
+
+    @property
+    def search_config(self) -> dict[str, Any]:
+        """The settings that the search, or the baseline, began with; empty where there are none."""
+        kept = self.read("search.json") or self.read("baseline.json")
+        config: dict[str, Any] = kept.get("config", {})
+        return config

@@ -56,10 +56,19 @@ class ArchParameters(nn.Module):
         return torch.softmax(masked(self.logits, self.alive), dim=-1)
 
     def draw(
-        self, relaxation: Relaxation, temperature: float, generator: torch.Generator | None = None
+        self,
+        relaxation: Relaxation,
+        temperature: float,
+        generator: torch.Generator | None = None,
+        *,
+        uniform: bool = False,
     ) -> Draw:
-        """One assignment of all choices; one synchronisation with the device, however many they are."""
-        return relaxation.draw(self.logits, self.alive, temperature, generator)
+        """One assignment of all choices; one synchronisation with the device, however many they are.
+
+        With ``uniform`` every live option is as likely as another, whatever the logits.
+        """
+        logits = torch.zeros_like(self.logits) if uniform else self.logits
+        return relaxation.draw(logits, self.alive, temperature, generator)
 
     def argmax(self) -> dict[str, int]:
         """The most likely live option of every choice, by name; the first of equals."""

@@ -19,7 +19,7 @@ from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.core.run import GeneratorState, Run
-from hwnas.core.scoring import headline, metric_of, shared_scores
+from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
 from hwnas.core.search import (
     LatencyTableLike,
     SearchConfig,
@@ -66,7 +66,8 @@ class AgeingEvolution(BaseModel):
 class SharedWeights(BaseModel):
     """Networks take their weights from one supernet, trained on uniformly drawn networks, one a step.
 
-    "Single path one-shot" of Guo et al. (2020): fair to all options, and a network costs no training.
+    "Single path one-shot" of Guo et al. (2020): fair to all options, and a network costs no training. The
+    network with the least validation loss is the best.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +81,7 @@ class SharedWeights(BaseModel):
 
 
 class ShortTraining(BaseModel):
-    """Every network is trained on its own, for a short while."""
+    """Every network is trained on its own, for a short while. The best has the best headline metric."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -137,18 +138,15 @@ class Trial:
         assignment: its option indices by choice; choices that do not matter to it included.
         genotype: its short id.
         predicted_ms: by the table; None without one.
-        scores: what the metric said, the headline first; empty where its training diverged.
+        scores: metric and loss; empty where its training diverged.
+        score: what trials are compared by, the higher the better.
     """
 
     assignment: dict[str, int]
     genotype: str
     predicted_ms: float | None
     scores: dict[str, Any]
-
-    @property
-    def score(self) -> float:
-        """The headline number, −∞ where there is none."""
-        return headline(self.scores) if self.scores else float("-inf")
+    score: float
 
 
 @dataclass(frozen=True)
@@ -237,6 +235,8 @@ def baseline(
     if lut is not None:
         lut.check(input_shape=space.input_shape())
         warn_of_doubts(lut)
+    if out is not None and (out / "search.json").exists():
+        raise InvalidInput(f"{out} holds a search already; name another folder (--out).")
     torch_device(config.device)
     predict = _predictor(space, lut)
     history = _History()
@@ -317,6 +317,8 @@ def _shared_weights(
             "relaxation": GumbelSoftmax(),
             "arch_from_epoch": scoring.supernet.epochs,
             "pruner": NoPruning(),
+            "explore": 0.0,
+            "candidates": 1,
         }
     )
     folder = out / "supernet" if out is not None else None
@@ -440,9 +442,10 @@ def _tried(
         try:
             scores = fit(
                 network, data.train, loss=space.fit_loss, config=how_fit, val=val,
-                metric=metric_of(space), description=data.description, out=folder,
+                metric=LossBeside(space), description=data.description, out=folder,
                 resume=folder is not None and (folder / "fit.json").exists(),
             )  # fmt: skip
         except NonFiniteLoss:
-            scores = {}
-    return Trial(dict(assignment), genotype.short_id, predict(assignment), scores)
+            scores = {}  # the worst of all, and no reason to end
+    score = by_loss(scores) if isinstance(config.scoring, SharedWeights) else headline(scores)
+    return Trial(dict(assignment), genotype.short_id, predict(assignment), scores, score)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from hwnas.core.arch import ArchParameters
 from hwnas.core.choice import Block, Choice, ChoiceBlock, blocks
 from hwnas.errors import HwnasWarning
-from hwnas.record import Recording, record
+from hwnas.record import Recording
 
 Sign = Literal["passive", "early", "still"]
 
@@ -22,7 +21,7 @@ class CollapseWarning(HwnasWarning):
     """What a search finds will be worth little: its choices end in nothing, too early, or do not move."""
 
 
-def passive_options(supernet: nn.Module, input_shape: tuple[int, ...]) -> dict[str, frozenset[int]]:
+def passive_options(supernet: nn.Module, recording: Recording) -> dict[str, frozenset[int]]:
     """By choice of op, the options that compute nothing; choices without one are left out.
 
     An option is passive if it has no parameters and returns one of its inputs ("skip") or zeros ("zero"),
@@ -32,34 +31,31 @@ def passive_options(supernet: nn.Module, input_shape: tuple[int, ...]) -> dict[s
 
     Args:
         supernet: left untouched.
-        input_shape: of one input, without the batch.
+        recording: of the supernet.
     """
-    shapes: dict[nn.Module, list[torch.Size]] = {}
-
-    def note(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        shapes.setdefault(block, [x.shape for x in inputs])
-
-    on_meta = copy.deepcopy(supernet).to("meta")
-    for block in blocks(on_meta):
-        block.register_forward_pre_hook(note)
-    # A recording visits every alternative, those of blocks inside of other options included.
-    record(on_meta, [torch.empty(1, *input_shape, device="meta")])
+    shapes = {use.choice: use.input_shapes for use in reversed(recording.blocks)}
     device = next((parameter.device for parameter in supernet.parameters()), torch.device("cpu"))
     found: dict[str, frozenset[int]] = {}
-    for block, twin in zip(blocks(supernet), blocks(on_meta), strict=True):
-        if not isinstance(block, ChoiceBlock) or twin not in shapes:
-            continue
-        generator = torch.Generator().manual_seed(0)
-        inputs = [torch.randn(shape, generator=generator).to(device) for shape in shapes[twin]]
-        passive = frozenset(k for k, option in enumerate(block.options) if _is_passive(option, inputs))
+    for block in blocks(supernet):
         name = block.choice.name
-        found[name] = found[name] & passive if name in found else passive
+        if not isinstance(block, ChoiceBlock) or name not in shapes:
+            continue
+        left = found.get(name, frozenset(range(len(block.options))))
+        candidates = {k for k in left if _may_be_passive(block.options[k])}
+        if candidates:
+            generator = torch.Generator().manual_seed(0)
+            inputs = [torch.randn(shape, generator=generator).to(device) for shape in shapes[name]]
+            candidates = {k for k in candidates if _is_passive(block.options[k], inputs)}
+        found[name] = frozenset(candidates)
     return {name: options for name, options in found.items() if options}
 
 
+def _may_be_passive(option: nn.Module) -> bool:
+    learns = next(option.parameters(), None) is not None
+    return not learns and not any(isinstance(part, Block) for part in option.modules())
+
+
 def _is_passive(option: nn.Module, inputs: list[Tensor]) -> bool:
-    if any(True for _ in option.parameters()) or any(isinstance(part, Block) for part in option.modules()):
-        return False
     training = option.training
     option.eval()
     with torch.no_grad():

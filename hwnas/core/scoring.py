@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,44 +13,64 @@ from torch import Tensor, nn
 from hwnas.core.checkpoint import reseeded
 from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
-from hwnas.core.space import Metric, SearchSpace
+from hwnas.core.space import SearchSpace
 from hwnas.core.training import TrainingPrecision, reestimate_statistics
 
 Scores = Mapping[str, Any]
-"""What a metric computed; the first entry is the headline number, the higher the better."""
+"""What a :class:`LossBeside` computed: the space's metric, its headline first, and ``"loss"``."""
 
 
-class NegativeLoss:
-    """The mean loss over batches with its sign turned, for spaces without a metric of their own."""
+class LossBeside:
+    """A space's metric with the mean loss beside it; the loss alone where the space has no metric.
 
-    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.loss = loss
+    Args:
+        space: whose metric and loss.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self.metric = space.metric()
         self.reset()
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take in one batch."""
-        self.total -= float(self.loss(outputs, targets)) * len(targets)
-        self.seen += len(targets)
+        if self.metric is not None:
+            self.metric.update(outputs, targets)
+        self._total += float(self.space.loss(outputs, targets)) * len(targets)
+        self._seen += len(targets)
 
-    def compute(self) -> dict[str, float]:
-        """``{"negative_loss": mean}``."""
-        return {"negative_loss": self.total / max(1, self.seen)}
+    def compute(self) -> dict[str, Any]:
+        """The metric's values, then ``"loss"``."""
+        found = dict(self.metric.compute()) if self.metric is not None else {}
+        return {**found, "loss": self._total / max(1, self._seen)}
 
     def reset(self) -> None:
         """Forget everything."""
-        self.total = 0.0
-        self.seen = 0
-
-
-def metric_of(space: SearchSpace) -> Metric:
-    """The space's metric, or :class:`NegativeLoss` where it has none."""
-    return space.metric() or NegativeLoss(space.loss)
+        if self.metric is not None:
+            self.metric.reset()
+        self._total = 0.0
+        self._seen = 0
 
 
 def headline(scores: Scores) -> float:
-    """The headline number; one that is not finite counts as the worst."""
-    value = float(next(iter(scores.values())))
-    return value if math.isfinite(value) else -math.inf
+    """The headline number, the higher the better: the metric's, or the loss with its sign turned.
+
+    What is not finite, or not there, counts as the worst.
+    """
+    name = next(iter(scores), "loss")
+    value = float(scores.get(name, math.nan))
+    if not math.isfinite(value):
+        return -math.inf
+    return -value if name == "loss" else value
+
+
+def by_loss(scores: Scores) -> float:
+    """The loss with its sign turned: what networks with shared weights are compared by.
+
+    Shared weights are far from any network's own, and a metric that counts right answers tells little of such
+    networks; their loss ranks them better (``benchmarks/search_quality.py``).
+    """
+    return headline({"loss": scores["loss"]})
 
 
 def shared_scores(
@@ -66,9 +86,10 @@ def shared_scores(
     precision: TrainingPrecision = "fp32",
     channels_last: bool = False,
 ) -> dict[str, Any]:
-    """The metric of a network with the weights of ``supernet``, its batch norms' statistics taken anew.
+    """The metric and the loss of a network with the weights of ``supernet``.
 
-    The supernet and every global random state are left as they were.
+    Its batch norms' statistics are taken anew. The supernet and every global random state are left as they
+    were.
 
     Args:
         space: whose network.
@@ -76,7 +97,7 @@ def shared_scores(
         genotype: which network.
         train: gives the batches for the statistics, the same ones for every network of one ``seed``.
         val: what to score on.
-        statistics_batches: how many batches of ``train``.
+        statistics_batches: how many batches of ``train``; 0 keeps the supernet's statistics.
         device: where to compute.
         seed: of the order of ``train``.
         precision: "bf16" for bfloat16 matrix work.
@@ -84,6 +105,7 @@ def shared_scores(
     """
     network = space.build(genotype, supernet).to(device)
     how: dict[str, Any] = {"device": device, "precision": precision, "channels_last": channels_last}
-    with reseeded(seed):
-        reestimate_statistics(network, itertools.islice(train, statistics_batches), **how)
-    return evaluate_with(network, val, metric_of(space), **how)
+    if statistics_batches:
+        with reseeded(seed):
+            reestimate_statistics(network, itertools.islice(train, statistics_batches), **how)
+    return evaluate_with(network, val, LossBeside(space), **how)

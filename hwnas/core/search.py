@@ -29,7 +29,7 @@ from hwnas.core.prune import AnyPruner, NoPruning
 from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
 from hwnas.core.run import Averages, GeneratorState, Run, Stateful
 from hwnas.core.score import ScoreFunction
-from hwnas.core.scoring import headline, shared_scores
+from hwnas.core.scoring import by_loss, shared_scores
 from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
@@ -78,6 +78,9 @@ class SearchConfig(BaseModel):
     """Adam's decay rates for α and β."""
     arch_weight_decay: float = Field(1e-4, ge=0)
     """Adam's weight decay for α and β."""
+    explore: float = Field(0.0, ge=0, le=1)
+    """Share of the weights' steps that draw uniformly from the live options, not by α and β, so that all are
+    trained alike and can be compared. α and β learn from other steps: 1 needs ``SearchData.arch``."""
     arch_from_epoch: int = Field(0, ge=0)
     """Epochs before which no architecture parameter moves."""
     depth_from_epoch: int = Field(0, ge=0)
@@ -88,8 +91,8 @@ class SearchConfig(BaseModel):
     """Training batches from which batch norms take their statistics before a network is evaluated with the
     shared weights; 0: what they saw in training, a mixture over all networks drawn."""
     candidates: int = Field(1, ge=1)
-    """How many of the likeliest architectures are evaluated so in the end, of which the best is the result;
-    1: the likeliest is. More need validation data."""
+    """How many of the likeliest architectures are evaluated so in the end, of which the one with the least
+    loss is the result; 1: the likeliest is. More need validation data."""
     checkpoint_every_steps: int = Field(0, ge=0)
     """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
 
@@ -220,13 +223,14 @@ def search(
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
         BlindChoiceWarning: a choice gets no gradient from the task; see ``score_kinds``. Said once, and in
             the log.
-        CollapseWarning: choices end in skips and zeros, are decided too early, or do not move; each said once,
-            and in the log.
+        CollapseWarning: choices end in skips and zeros, are decided too early, or do not move. Each is said
+            once, and in the log.
 
     Raises:
         InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
             ``resume`` without ``out``; a description that is not JSON; batches that are no pairs, or none
-            from ``data.arch``; validation data for a space without a metric.
+            from ``data.arch``; validation data for a space without a metric; several candidates without
+            validation data; ``explore=1`` without ``data.arch``.
         SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
@@ -237,6 +241,15 @@ def search(
     """
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
+    if config.explore == 1 and data.arch is None:
+        raise InvalidInput(
+            "explore=1 leaves no step for α and β to learn from: pass data of their own (SearchData.arch), "
+            "or set explore below 1."
+        )
+    if config.candidates > 1 and data.val is None:
+        raise InvalidInput(
+            f"candidates={config.candidates} compares networks on validation data: pass SearchData(val=…)."
+        )
     if lut is not None:
         lut.check(input_shape=space.input_shape())
         warn_of_doubts(lut)
@@ -258,7 +271,7 @@ def search(
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
     score = ScoreFunction(arch, config.score_kinds, recording)
     monitor = BlindnessMonitor(arch, config.score_kinds)
-    collapse = CollapseMonitor(arch, recording, passive_options(net, space.input_shape()))
+    collapse = CollapseMonitor(arch, recording, passive_options(net, recording))
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
@@ -287,19 +300,21 @@ def search(
             if metric is not None:
                 metric.reset()
             for batch, arch_batch in run.batches(data.steps()):
-                if arch_batch is not None:
+                ms = None
+                if arch_batch is not None and arch_moves(arch):
                     loss, task, ms = _loss(
                         space, net, arch, cost, learning, config, temperature, generator, arch_batch, None,
                         weights_learn=False,
                     )  # fmt: skip
-                    if arch_moves(arch):
-                        step(loss, alphas)
-                penalised, taught = (cost, learning) if arch_batch is None else (None, None)
+                    step(loss, alphas)
+                uniform = config.explore > 0 and float(torch.rand((), generator=generator)) < config.explore
+                teaches = arch_batch is None and not uniform
+                penalised, taught = (cost, learning) if teaches else (None, None)
                 loss, task, ms_now = _loss(
                     space, net, arch, penalised, taught, config, temperature, generator, batch, metric,
-                    weights_learn=True,
+                    weights_learn=True, uniform=uniform,
                 )  # fmt: skip
-                step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
+                step(loss, *([weights, alphas] if teaches and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
                 values: dict[str, Any] = {"loss": float(loss.detach()), "task_loss": task}
                 if ms is not None:
@@ -362,10 +377,11 @@ def _loss(
     metric: Metric | None,
     *,
     weights_learn: bool,
+    uniform: bool = False,
 ) -> tuple[torch.Tensor, float, float | None]:
     device = arch.alive.device
     inputs, targets = batch_to(device, batch, config.channels_last)
-    draw = arch.draw(config.relaxation, temperature, generator)
+    draw = arch.draw(config.relaxation, temperature, generator, uniform=uniform)
     seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
     gradient = seen.weights.requires_grad
     # Where all choices learn by the score, a step of theirs alone needs no derivative of the network.
@@ -465,7 +481,7 @@ def best_candidate(
             return assignment, None
         seen.add(known)
         scores = _validate(space, net, assignment, data, device, config)
-        if best is None or best[1] is None or headline(scores) > headline(best[1]):
+        if best is None or best[1] is None or by_loss(scores) > by_loss(best[1]):
             best = assignment, scores
         if len(seen) == config.candidates:
             break
