@@ -55,6 +55,12 @@ class ArchParameters(nn.Module):
         """The softmax of the logits over the live options, shape ``[choices, options]``, differentiable."""
         return torch.softmax(masked(self.logits, self.alive), dim=-1)
 
+    def entropy(self) -> Tensor:
+        """The sum over choices of the entropy of their probabilities, in nats; a differentiable scalar."""
+        log_p = torch.log_softmax(masked(self.logits, self.alive), dim=-1)
+        # Dead options have p = 0 and log p = −∞; their gradient must not become NaN.
+        return -(log_p.exp() * log_p.masked_fill(~self.alive, 0.0)).sum()
+
     def draw(
         self,
         relaxation: Relaxation,

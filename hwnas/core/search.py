@@ -60,6 +60,10 @@ class SearchConfig(BaseModel):
     """What expected latency adds to the loss."""
     penalty_on: Literal["draw", "probabilities"] = "draw"
     """Whether the penalty sees the latency of the step's draw (the paper) or of the probabilities."""
+    entropy_weight: float = Field(0.0, ge=0)
+    """What each nat of the choices' entropy takes off the loss. Above 0, logits do not grow without end: two
+    options' settle at the difference of their losses over this, so that the likelihood of a network says how
+    good it is, and the likeliest ones under a budget are good ones."""
     pruner: AnyPruner = NoPruning()
     """Which options die, when."""
     weight_lr: float = Field(0.025, gt=0)
@@ -399,6 +403,8 @@ def _loss(
         score, monitor = learning
         monitor.watch(seen, task)
         loss = loss + score.term(task, draw)
+        if config.entropy_weight:
+            loss = loss - config.entropy_weight * arch.entropy()
     if cost is None:
         return loss, task, None
     latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())

@@ -25,17 +25,12 @@ from hwnas.errors import CheckpointError, InvalidInput, MissingLatency, NonFinit
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
 
-from .nets import ChoiceInDepth, Planted, planted_batches, planted_table, table_of
+from .nets import ChoiceInDepth, Planted, images, planted_batches, planted_table, table_of
 
 CHAIN = Chain(size=8, channels=4, num_classes=4, depth=2, kernels=(1, 3))
 SHARED = SharedWeights(supernet=SearchConfig(epochs=1, device="cpu"), statistics_batches=2)
 TRAINED = ShortTraining(fit=FitConfig(epochs=1, device="cpu"))
 ALGORITHMS = [RandomSearch(), AgeingEvolution(population=3, tournament=2)]
-
-
-def images(n=3):
-    generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(4, 3, 8, 8, generator=generator), torch.arange(4)) for _ in range(n)]
 
 
 def data(**parts):

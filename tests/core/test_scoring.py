@@ -7,15 +7,10 @@ from hwnas.core.checkpoint import random_state
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
 from hwnas.search_spaces.chain import Chain
 
-from .nets import Planted, with_statistics
+from .nets import Planted, images, with_statistics
 
 CPU = torch.device("cpu")
 CHAIN = Chain(size=8, channels=4, num_classes=4, depth=2, kernels=(1, 3))
-
-
-def images(n=3):
-    generator = torch.Generator().manual_seed(0)
-    return [(torch.randn(4, 3, 8, 8, generator=generator), torch.arange(4)) for _ in range(n)]
 
 
 def test_the_loss_stands_beside_the_metric_and_counts_by_images():
