@@ -6,12 +6,20 @@ search finds the network that does the task well within the milliseconds.
 
 from hwnas.core.arch import ArchParameters as ArchParameters
 from hwnas.core.arch import assigned as assigned
+from hwnas.core.baseline import AgeingEvolution as AgeingEvolution
+from hwnas.core.baseline import BaselineConfig as BaselineConfig
+from hwnas.core.baseline import BaselineResult as BaselineResult
+from hwnas.core.baseline import RandomSearch as RandomSearch
+from hwnas.core.baseline import SharedWeights as SharedWeights
+from hwnas.core.baseline import ShortTraining as ShortTraining
+from hwnas.core.baseline import baseline as baseline
 from hwnas.core.blindness import BlindChoiceWarning as BlindChoiceWarning
 from hwnas.core.budget import BudgetConfig as BudgetConfig
 from hwnas.core.choice import Choice as Choice
 from hwnas.core.choice import ChoiceBlock as ChoiceBlock
 from hwnas.core.choice import DepthBlock as DepthBlock
 from hwnas.core.choice import InputBlock as InputBlock
+from hwnas.core.collapse import CollapseWarning as CollapseWarning
 from hwnas.core.derive import derive as derive
 from hwnas.core.expected import ExpectedLatency as ExpectedLatency
 from hwnas.core.fit import FitConfig as FitConfig
@@ -28,6 +36,8 @@ from hwnas.core.search import search as search
 from hwnas.core.space import Metric as Metric
 from hwnas.core.space import Preset as Preset
 from hwnas.core.space import SearchSpace as SearchSpace
+from hwnas.core.stability import Stability as Stability
+from hwnas.core.stability import stability as stability
 from hwnas.core.verification import verify as verify
 from hwnas.errors import HwnasError as HwnasError
 from hwnas.errors import SpaceError as SpaceError

@@ -58,10 +58,11 @@ class OpUse:
 
 @dataclass(frozen=True)
 class BlockUse:
-    """One place where a choice is consulted, and the condition under which that happens."""
+    """One place where a choice is consulted, its condition, and the shapes that the block is called with."""
 
     choice: str
     condition: Condition
+    input_shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclass
@@ -116,9 +117,10 @@ class Recorder:
             else:
                 self._held[choice] = before
 
-    def consult(self, choice: str) -> None:
-        """Note that a block reads ``choice`` here."""
-        self.recording.blocks.append(BlockUse(choice, self._condition()))
+    def consult(self, choice: str, inputs: Sequence[Tensor]) -> None:
+        """Note that a block reads ``choice`` here, and what it is called with."""
+        shapes = tuple(tuple(x.shape) for x in inputs)
+        self.recording.blocks.append(BlockUse(choice, self._condition(), shapes))
 
     def _condition(self) -> Condition:
         return tuple(sorted(self._held.items()))

@@ -146,7 +146,7 @@ class RunFolder:
     @property
     def target_ms(self) -> float | None:
         """The milliseconds that the search was asked for, if it was."""
-        config = self.read("search.json").get("config", {})
+        config = self.search_config
         target: float | None = config.get("target_ms") or config.get("penalty", {}).get("target_ms")
         return target
 
@@ -155,3 +155,10 @@ class RunFolder:
         """Whether networks measured for the target corrected what is predicted for the one found."""
         budget = self.read("result.json").get("budget") or {}
         return len(budget.get("attempts", ())) > 1
+
+    @property
+    def search_config(self) -> dict[str, Any]:
+        """The settings that the search, or the baseline, began with; empty where there are none."""
+        kept = self.read("search.json") or self.read("baseline.json")
+        config: dict[str, Any] = kept.get("config", {})
+        return config

@@ -170,7 +170,7 @@ def _predictions(folder: RunFolder) -> str:
 
 def _conditions(folder: RunFolder) -> str:
     table = folder.table()
-    config = folder.read("search.json").get("config", {})
+    config = folder.search_config
     rows = []
     if table is not None:
         header = table.header

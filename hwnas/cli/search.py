@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hwnas.cli.app import EXIT_BUDGET
+from hwnas.cli.baseline import (
+    ALGORITHMS,
+    SCORINGS,
+    baseline_config,
+    homes_of,
+    refuse_ceilings,
+    refuse_penalty,
+)
 from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
-from hwnas.cli.console import note, result, watching
+from hwnas.cli.console import headline, note, result, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.machine import (
@@ -25,7 +33,9 @@ from hwnas.cli.machine import (
 )
 from hwnas.cli.names import find_space
 from hwnas.cli.settings import changed, parse, sort_out, validated
+from hwnas.core.baseline import BaselineConfig, baseline
 from hwnas.core.budget import Budget
+from hwnas.core.progress import Progress
 from hwnas.core.search import (
     SearchConfig,
     SearchData,
@@ -35,6 +45,7 @@ from hwnas.core.search import (
     search,
 )
 from hwnas.core.space import SearchSpace
+from hwnas.core.stability import Stability, stability
 from hwnas.errors import HwnasError, InvalidInput
 from hwnas.processes import as_one, processes
 
@@ -72,6 +83,17 @@ def budget_options(function: _Function) -> _Function:
 @click.option(
     "--penalty", type=click.Choice(["log", "linear", "target", "hinge"]), help="Form of the penalty."
 )
+@click.option(
+    "--algorithm",
+    type=click.Choice(ALGORITHMS),
+    help="What searches, or a baseline [default: differentiable].",
+)
+@click.option(
+    "--scoring",
+    type=click.Choice(SCORINGS),
+    help="What a baseline scores networks by [default: shared weights].",
+)
+@click.option("--seeds", type=click.IntRange(2), help="Search so many times, and say how far results agree.")
 @click.option("--batch", type=click.IntRange(1), help="Images in a training batch [default: the preset's].")
 @machine_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -90,6 +112,9 @@ def command(
     max_params: float | None,
     max_macs: float | None,
     max_activation_mib: float | None,
+    algorithm: str | None,
+    scoring: str | None,
+    seeds: int | None,
     batch: int | None,
     device: str | None,
     backend: str | None,
@@ -105,20 +130,24 @@ def command(
     --device, --backend, --precision and --threads say where latency is meant, and must match the table;
     where to train is --set search.device=cuda. With nothing given: this machine's own table, a small preset,
     drawn scenes.
+
+    --algorithm random or evolution tries networks one by one instead, for comparison (docs/trust.md).
     """
     machine = Machine(device, backend, precision, threads)
     out = out or Path("runs") / (space or DEFAULT_SPACE).replace(":", "-")
     # A run that is resumed says what it is; what is given anew must agree, or its checkpoint is refused.
-    folder = RunFolder(out)
-    if resume and not out.is_dir():
-        raise InvalidInput(f"there is no run at {out} to resume; leave --resume out to start one.")
-    kept = folder.read("search.json") if resume else {}
-    setup = RunSetup.load(out) if resume else None
+    first = out / f"seed-{_first_seed(settings)}" if seeds else out
+    folder = RunFolder(first)
+    if resume and not first.is_dir():
+        raise InvalidInput(f"there is no run at {first} to resume; leave --resume out to start one.")
+    kept = (folder.read("search.json") or folder.read("baseline.json")) if resume else {}
+    setup = RunSetup.load(first) if resume else None
+    algorithm, scoring = _method(algorithm, scoring, kept)
     space = space or kept.get("space")
     kind = find_space(space or DEFAULT_SPACE)
-    config_fields = list(SearchConfig.model_fields)
     homes = sort_out(
-        parse(settings), {"space": list(kind.model_fields), "search": config_fields, "data": None}
+        parse(settings),
+        {"space": list(kind.model_fields), **homes_of(algorithm, scoring), "data": None},
     )
     if kept and kept.get("table") is None and lut not in (None, Path("none")):
         raise InvalidInput(
@@ -126,7 +155,7 @@ def command(
             "--lut out, or start anew in another folder (--out)."
         )
     without = lut == Path("none") or (bool(kept) and kept.get("table") is None)
-    table = None if without else _given_table(lut, out, resume, machine)
+    table = None if without else _given_table(lut, first, resume, machine)
     given = kept.get("fields") or (fields_of(table, kind.name) if table else None)
     if setup and data is not None and data != setup.data.name:
         raise InvalidInput(
@@ -135,12 +164,18 @@ def command(
         )
     data = data or (setup.data.name if setup else None)
     chosen = choose_space(space, preset, homes["space"], data, given_fields=given)
-    if kept:
-        base = validated(SearchConfig, kept["config"])
-    else:
-        base = validated(SearchConfig, chosen.preset.search if chosen.preset else {})
     costs = {"max_params": max_params, "max_macs": max_macs, "max_activation_mib": max_activation_mib}
-    config = search_config(base, homes["search"], target_ms, latency_weight, penalty, costs)
+    config: SearchConfig | BaselineConfig
+    if algorithm == "differentiable":
+        base = kept["config"] if kept else chosen.preset.search if chosen.preset else {}
+        base = validated(SearchConfig, base)
+        config = search_config(base, homes["search"], target_ms, latency_weight, penalty, costs)
+    else:
+        refuse_penalty(latency_weight, penalty)
+        refuse_ceilings(costs)
+        config = baseline_config(
+            algorithm, scoring, chosen.preset, homes, target_ms, kept=kept["config"] if kept else None
+        )
     if setup:
         images = folder.data(data, homes["data"] | ({"batch": batch} if batch else {}))
     else:
@@ -172,8 +207,12 @@ def command(
             note(remark)
     if table is not None:
         note_other_device(table)
+    if seeds:
+        said = run_seeds(chosen, table, images, search_data, config, out, seeds, resume=resume)
+        report_seeds(said, out, as_json=as_json)
+        return
     confirming = None
-    if table is not None and config.target_ms is not None:
+    if table is not None and isinstance(config, SearchConfig) and config.target_ms is not None:
         confirming = confirming_backend(table, out)
     found = run_search(chosen, table, images, search_data, config, out, resume=resume, backend=confirming)
     report_search(found, out, config, table, as_json=as_json)
@@ -226,33 +265,83 @@ def run_search(
     table: LatencyTable | None,
     images: DataChoice,
     data: SearchData,
-    config: SearchConfig,
+    config: SearchConfig | BaselineConfig,
     out: Path,
     *,
     resume: bool,
     backend: LatencyBackend | None = None,
 ) -> SearchResult:
     """Search, watched, with the table and the choice of data kept in the run's folder."""
+    for doubt in _prepare(chosen, table, images, config, out, resume=resume):
+        note(doubt)
+    steps = len(data.train)  # type: ignore[arg-type]  # a DataLoader
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnverifiedTableWarning)
+        if isinstance(config, BaselineConfig):
+            return baseline(chosen.space, table, data, config, out=out, resume=resume, on_progress=_say_trial)
+        with watching("search", steps) as on_progress:
+            return search(
+                chosen.space, table, data, config,
+                out=out, resume=resume, on_progress=on_progress, backend=backend,
+            )  # fmt: skip
+
+
+def run_seeds(
+    chosen: Chosen,
+    table: LatencyTable | None,
+    images: DataChoice,
+    data: SearchData,
+    config: SearchConfig | BaselineConfig,
+    out: Path,
+    count: int,
+    *,
+    resume: bool,
+) -> Stability:
+    """Search with ``count`` seeds, each in a run folder of its own."""
+    seeds = range(config.seed, config.seed + count)
+    doubts: list[str] = []
+    for seed in seeds:
+        doubts = _prepare(chosen, table, images, config, out / f"seed-{seed}", resume=resume) or doubts
+    for doubt in doubts:
+        note(doubt)
+
+    def say(seed: int, progress: Progress) -> None:
+        if progress.end_of_epoch:
+            note(f"seed {seed}: {_count(progress)}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnverifiedTableWarning)
+        return stability(
+            chosen.space, table, data, config, seeds=seeds, out=out, resume=resume, on_progress=say
+        )
+
+
+def _prepare(
+    chosen: Chosen,
+    table: LatencyTable | None,
+    images: DataChoice,
+    config: SearchConfig | BaselineConfig,
+    out: Path,
+    *,
+    resume: bool,
+) -> list[str]:
+    """Lay out the folder of a run that has not begun; what is to be said about its table."""
     space = chosen.space
     if table is not None:
         # Refused before anything is written, so that nothing half-made could be resumed.
         table.check(input_shape=space.input_shape())
         table.require(space.record(batch=table.header.batch).keys())
-    Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
-    begun = (out / "search.checkpoint.pt").exists() if resume else (out / "search.json").exists()
-    if not begun and processes().is_first:
-        for doubt in table.doubts() if table is not None else ():
-            note(doubt)
-        # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
-        if table is not None:
-            table.save(out / "table.json")
-        RunSetup(data=images, preset=chosen.preset_name).save(out)
-    steps = len(data.train)  # type: ignore[arg-type]  # a DataLoader
-    with watching("search", steps) as on_progress, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnverifiedTableWarning)
-        return search(
-            space, table, data, config, out=out, resume=resume, on_progress=on_progress, backend=backend
-        )
+    if isinstance(config, SearchConfig):
+        Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
+    name = "baseline" if isinstance(config, BaselineConfig) else "search"
+    begun = (out / f"{name}.checkpoint.pt").exists() if resume else (out / f"{name}.json").exists()
+    if begun or not processes().is_first:
+        return []
+    # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
+    if table is not None:
+        table.save(out / "table.json")
+    RunSetup(data=images, preset=chosen.preset_name).save(out)
+    return table.doubts() if table is not None else []
 
 
 def search_config(
@@ -293,10 +382,16 @@ def search_config(
 
 
 def report_search(
-    found: SearchResult, out: Path, config: SearchConfig, table: LatencyTable | None, *, as_json: bool
+    found: SearchResult,
+    out: Path,
+    config: SearchConfig | BaselineConfig,
+    table: LatencyTable | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Print what a search found."""
-    asked_ms = config.target_ms or getattr(config.penalty, "target_ms", None)
+    penalty = config.penalty if isinstance(config, SearchConfig) else None
+    asked_ms = config.target_ms or getattr(penalty, "target_ms", None)
     budget = found.budget
     values: dict[str, Any] = {
         "run": str(out),
@@ -304,6 +399,7 @@ def report_search(
         "asked_ms": asked_ms,
         "predicted_ms": found.predicted_ms,
         "expected_ms": found.expected_ms,
+        "val": found.scores,
     }
     line = f"found {found.genotype.short_id}"
     if table is not None:
@@ -322,22 +418,22 @@ def report_search(
             "asked": budget.asked,
             "costs": budget.costs,
         }
-        lines += _budget_lines(found.genotype.short_id, budget, config)
+        lines += _budget_lines(found.genotype.short_id, budget, config.target_ms)
     lines.append(f"next:  hwnas fit {out} && hwnas eval {out} && hwnas measure {out} && hwnas report {out}")
     result(values, lines, as_json=as_json)
 
 
-def _budget_lines(name: str, budget: BudgetOutcome, config: SearchConfig) -> list[str]:
+def _budget_lines(name: str, budget: BudgetOutcome, target_ms: float | None) -> list[str]:
     """Asked, predicted and measured, for people."""
     lines = [
         f"{cost:<14} {budget.costs[cost]:12.6g}   of at most {most:.6g}"
         for cost, most in budget.asked.items()
         if cost != "latency_ms"
     ]
-    if config.target_ms is None:
+    if target_ms is None:
         return lines
     lines += [
-        f"asked      {config.target_ms:8.2f} ms",
+        f"asked      {target_ms:8.2f} ms",
         f"predicted  {budget.predicted_ms:8.2f} ms",
     ]
     if budget.measured_ms is None:
@@ -350,6 +446,85 @@ def _budget_lines(name: str, budget: BudgetOutcome, config: SearchConfig) -> lis
     if not budget.met:
         lines.append(f"the budget was not met: {name} is the nearest network that was found")
     return [*lines, *budget.remarks]
+
+
+def report_seeds(found: Stability, out: Path, *, as_json: bool) -> None:
+    """Print how far searches with different seeds agree."""
+    lines = []
+    for seed in found.results:
+        ms = "" if seed.predicted_ms is None else f"  {seed.predicted_ms:.2f} ms predicted"
+        score = "" if seed.score is None else f"  validation {seed.score:.2f}"
+        lines.append(f"seed {seed.seed}: {seed.genotype.short_id}{ms}{score}")
+    lines.append(
+        f"{found.networks} different networks; choices decided alike in {100 * found.mean_agreement:.0f} % "
+        f"of pairs of seeds (random networks: {100 * found.by_chance:.0f} %)"
+    )
+    for name, spread in (("predicted ms", found.predicted_ms), ("validation", found.score)):
+        if spread is not None:
+            lines.append(f"{name}: {spread.mean:.2f} ± {spread.deviation:.2f}")
+    best = out / f"seed-{found.best.seed}"
+    lines.append(
+        f"next:  hwnas fit {best} && hwnas eval {best} && hwnas measure {best} && hwnas report {best}"
+    )
+    values = {
+        "run": str(out),
+        **found.model_dump(mode="json", exclude={"results"}),
+        "mean_agreement": found.mean_agreement,
+        "networks": found.networks,
+        "seeds": [
+            {
+                "seed": seed.seed,
+                "genotype": seed.genotype.short_id,
+                "predicted_ms": seed.predicted_ms,
+                "score": seed.score,
+            }
+            for seed in found.results
+        ],
+    }
+    result(values, lines, as_json=as_json)
+
+
+def _count(progress: Progress) -> str:
+    # A baseline's trials, and the training of the weights that they share, count alike.
+    what = "trial" if "best" in progress.values else "epoch"
+    return f"{what} {progress.epoch + 1}/{progress.epochs}  {headline(progress.values)}"
+
+
+def _say_trial(progress: Progress) -> None:
+    if progress.end_of_epoch:
+        note(_count(progress))
+
+
+def _first_seed(settings: Sequence[str]) -> int:
+    given = parse(settings)
+    seed = given.get("seed", given.get("search.seed", given.get("fit.seed", 0)))
+    return seed if isinstance(seed, int) else 0
+
+
+def _method(algorithm: str | None, scoring: str | None, kept: Mapping[str, Any]) -> tuple[str, str]:
+    """Algorithm and scoring: those given, or those of the run that is resumed.
+
+    Raises:
+        InvalidInput: they are not the run's, or a scoring for a search that has no use for it.
+    """
+    config = kept.get("config", {})
+    of_run = (
+        (config["algorithm"]["form"], config["scoring"]["form"])
+        if "algorithm" in config
+        else ("differentiable", "shared")
+    )
+    if kept and (algorithm or of_run[0], scoring or of_run[1]) != of_run:
+        raise InvalidInput(
+            f"the run to resume is of --algorithm {of_run[0]} --scoring {of_run[1]}: leave both out, or "
+            "start anew in another folder (--out)."
+        )
+    if kept:
+        return of_run
+    if scoring is not None and algorithm in (None, "differentiable"):
+        raise InvalidInput(
+            "--scoring is what a baseline goes by: give --algorithm random or evolution as well."
+        )
+    return algorithm or "differentiable", scoring or "shared"
 
 
 def _given_table(lut: Path | None, out: Path, resume: bool, machine: Machine) -> LatencyTable | None:

@@ -65,11 +65,26 @@ class ArchParameters(nn.Module):
         """The softmax of the logits over the live options, shape ``[choices, options]``, differentiable."""
         return torch.softmax(masked(self.logits, self.alive), dim=-1)
 
+    def entropy(self) -> Tensor:
+        """The sum over choices of the entropy of their probabilities, in nats; a differentiable scalar."""
+        log_p = torch.log_softmax(masked(self.logits, self.alive), dim=-1)
+        # Dead options have p = 0 and log p = −∞; their gradient must not become NaN.
+        return -(log_p.exp() * log_p.masked_fill(~self.alive, 0.0)).sum()
+
     def draw(
-        self, relaxation: Relaxation, temperature: float, generator: torch.Generator | None = None
+        self,
+        relaxation: Relaxation,
+        temperature: float,
+        generator: torch.Generator | None = None,
+        *,
+        uniform: bool = False,
     ) -> Draw:
-        """One assignment of all choices; one synchronisation with the device, however many they are."""
-        return relaxation.draw(self.logits, self.alive, temperature, generator)
+        """One assignment of all choices; one synchronisation with the device, however many they are.
+
+        With ``uniform`` every live option is as likely as another, whatever the logits.
+        """
+        logits = torch.zeros_like(self.logits) if uniform else self.logits
+        return relaxation.draw(logits, self.alive, temperature, generator)
 
     def argmax(self) -> dict[str, int]:
         """The most likely live option of every choice, by name; the first of equals."""

@@ -137,7 +137,7 @@ class ChoiceBlock(Block):
         return _mixed([(k, self.options[k](*inputs)) for k in given.alive], given)
 
     def _record(self, recorder: Recorder, inputs: tuple[Tensor, ...]) -> State:
-        recorder.consult(self.choice.name)
+        recorder.consult(self.choice.name, inputs)
         outputs: dict[str, State] = {}
         for k, (name, option) in enumerate(zip(self.choice.options, self.options, strict=True)):
             with recorder.under(self.choice.name, frozenset({k})) as possible:
@@ -205,7 +205,7 @@ class DepthBlock(Block):
         return output
 
     def _record(self, recorder: Recorder, state: tuple[Tensor, ...]) -> State:
-        recorder.consult(self.choice.name)
+        recorder.consult(self.choice.name, state)
         outputs: dict[str, State] = {}
         count = len(self.steps)
         for i, name in enumerate(self.choice.options):
@@ -238,7 +238,7 @@ class InputBlock(Block):
             )
         recorder = active_recorder()
         if recorder is not None:
-            recorder.consult(self.choice.name)
+            recorder.consult(self.choice.name, inputs)
             named: dict[str, State] = dict(zip(self.choice.options, inputs, strict=True))
             output = _agreeing(self.choice, named)
         else:

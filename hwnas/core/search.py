@@ -18,12 +18,13 @@ from torch import nn
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
 from hwnas.core.budget import Budget, BudgetConfig
+from hwnas.core.candidates import likeliest
 from hwnas.core.checkpoint import reseeded
 from hwnas.core.choice import ChoiceKind, recompute
+from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_options
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencySource
-from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
 from hwnas.core.penalty import AnyPenalty, LogPenalty
 from hwnas.core.progress import Progress
@@ -31,6 +32,7 @@ from hwnas.core.prune import AnyPruner, NoPruning
 from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
 from hwnas.core.run import Averages, GeneratorState, Run, Stateful
 from hwnas.core.score import ScoreFunction
+from hwnas.core.scoring import by_loss, shared_scores
 from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
@@ -69,6 +71,10 @@ class SearchConfig(BaseModel):
     """A hard budget: milliseconds that the network must keep, and should use. ``penalty`` rests meanwhile."""
     budget: BudgetConfig = BudgetConfig()
     """What else the network may cost at most, and how the budget is met."""
+    entropy_weight: float = Field(0.0, ge=0)
+    """What each nat of the choices' entropy takes off the loss. Above 0, logits do not grow without end: two
+    options' settle at the difference of their losses over this, so that the likelihood of a network says how
+    good it is, and the likeliest ones under a budget are good ones."""
     pruner: AnyPruner = NoPruning()
     """Which options die, when."""
     weight_lr: float = Field(0.025, gt=0)
@@ -87,12 +93,22 @@ class SearchConfig(BaseModel):
     """Adam's decay rates for α and β."""
     arch_weight_decay: float = Field(1e-4, ge=0)
     """Adam's weight decay for α and β."""
+    explore: float = Field(0.0, ge=0, le=1)
+    """Share of the weights' steps that draw uniformly from the live options, not by α and β, so that all are
+    trained alike and can be compared. α and β learn from other steps: 1 needs ``SearchData.arch``."""
     arch_from_epoch: int = Field(0, ge=0)
     """Epochs before which no architecture parameter moves."""
     depth_from_epoch: int = Field(0, ge=0)
     """Epochs before which the depths (β) do not move, while weights and α train."""
     validate_every: int = Field(1, ge=1)
     """Epochs between evaluations of the most likely architecture, if there are validation data."""
+    statistics_batches: int = Field(16, ge=0)
+    """Training batches from which batch norms take their statistics before a network is evaluated with the
+    shared weights; 0: what they saw in training, a mixture over all networks drawn."""
+    candidates: int = Field(1, ge=1)
+    """How many of the likeliest architectures are evaluated so in the end, of which the one with the least
+    loss is the result; 1: the likeliest is. More need validation data. Under a budget the likeliest within
+    it is the result, whatever this says."""
     checkpoint_every_steps: int = Field(0, ge=0)
     """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
 
@@ -185,7 +201,9 @@ class SearchResult:
         expected_ms: the expectation over the final probabilities; None without a table.
         probabilities: of every option, by choice.
         supernet: the trained supernet, on the CPU; ``space.build(genotype, supernet)`` keeps its weights.
+            None where no weights were shared.
         out: the run's folder, if it has one.
+        scores: of ``genotype`` on the validation data, with the shared weights; None without such data.
         budget: what was asked, predicted and measured; None where no budget was given.
     """
 
@@ -193,8 +211,9 @@ class SearchResult:
     predicted_ms: float | None
     expected_ms: float | None
     probabilities: dict[str, list[float]]
-    supernet: nn.Module
+    supernet: nn.Module | None
     out: Path | None
+    scores: Mapping[str, Any] | None = None
     budget: BudgetOutcome | None = None
 
 
@@ -235,12 +254,16 @@ def search(
 
     Warns:
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
-        BlindChoiceWarning: a choice gets no gradient from the task; see ``score_kinds``.
+        BlindChoiceWarning: a choice gets no gradient from the task; see ``score_kinds``. Said once, and in
+            the log.
+        CollapseWarning: choices end in skips and zeros, are decided too early, or do not move. Each is said
+            once, and in the log.
 
     Raises:
         InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
             ``resume`` without ``out``; a description that is not JSON; batches that are no pairs, or none
-            from ``data.arch``; validation data for a space without a metric; a target without a table;
+            from ``data.arch``; validation data for a space without a metric; several candidates without
+            validation data; ``explore=1`` without ``data.arch``; a target without a table;
             ``backend`` or ``measure`` without a target, or both.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
@@ -251,16 +274,21 @@ def search(
             differences.
         NonFiniteLoss: the search diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
-
-    Warns:
-        BlindChoiceWarning: some choices get no gradient from the task; said once, and in the log.
     """
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
+    if config.explore == 1 and data.arch is None:
+        raise InvalidInput(
+            "explore=1 leaves no step for α and β to learn from: pass data of their own (SearchData.arch), "
+            "or set explore below 1."
+        )
+    if config.candidates > 1 and data.val is None:
+        raise InvalidInput(
+            f"candidates={config.candidates} compares networks on validation data: pass SearchData(val=…)."
+        )
     if lut is not None:
         lut.check(backend=backend, input_shape=space.input_shape())
-        for doubt in lut.doubts() if processes().is_first else ():
-            warnings.warn(doubt, UnverifiedTableWarning, stacklevel=3)
+        warn_of_doubts(lut)
     if backend is not None or measure is not None:
         measure = measurer(space, lut, config.target_ms, backend, measure, config.budget.processes)
     torch.manual_seed(config.seed)
@@ -282,7 +310,7 @@ def search(
     )
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
-    score = ScoreFunction(arch, config.score_kinds)
+    score = ScoreFunction(arch, config.score_kinds, recording)
     monitor = BlindnessMonitor(arch, config.score_kinds)
     metric = space.metric()
     parts: dict[str, Stateful] = {
@@ -293,6 +321,9 @@ def search(
     if budget is not None:
         budget.to(device).switch_off(arch)
         parts["budget"] = budget
+    # After the budget's first cut, which is no move of the search's.
+    collapse = CollapseMonitor(arch, recording, passive_options(net, recording))
+    parts["collapse"] = collapse
     identity = {
         "space": space.name,
         "fields": space.model_dump(mode="json"),
@@ -317,17 +348,21 @@ def search(
             if metric is not None:
                 metric.reset()
             for batch, arch_batch in run.batches(data.steps()):
-                if arch_batch is not None:
+                ms = None
+                if arch_batch is not None and arch_moves(arch):
                     loss, task, ms = _loss(
-                        space, net, arch, cost, learning, config, temperature, generator, arch_batch, None
-                    )
-                    if arch_moves(arch):
-                        step(loss, alphas)
-                penalised, taught = (cost, learning) if arch_batch is None else (None, None)
+                        space, net, arch, cost, learning, config, temperature, generator, arch_batch, None,
+                        weights_learn=False,
+                    )  # fmt: skip
+                    step(loss, alphas)
+                uniform = config.explore > 0 and float(torch.rand((), generator=generator)) < config.explore
+                teaches = arch_batch is None and not uniform
+                penalised, taught = (cost, learning) if teaches else (None, None)
                 loss, task, ms_now = _loss(
-                    space, net, arch, penalised, taught, config, temperature, generator, batch, metric
-                )
-                step(loss, *([weights, alphas] if arch_batch is None and arch_moves(arch) else [weights]))
+                    space, net, arch, penalised, taught, config, temperature, generator, batch, metric,
+                    weights_learn=True, uniform=uniform,
+                )  # fmt: skip
+                step(loss, *([weights, alphas] if teaches and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
                 if budget is not None:
                     budget.step(arch)
@@ -347,26 +382,42 @@ def search(
             whole = metric if scored == averages.count("loss") and add_up_metric(metric, device) else None
             values = _epoch_values(arch, cost, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
-            values["task_gradient"] = monitor.means()
+            values |= {"task_gradient": monitor.means(), "collapse": collapse.values()}
             if budget is not None:
                 values["budget"] = budget.values(arch)
             if data.val is not None and (
                 (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
             ):
-                values["val"] = _validate(space, net, arch, data.val, device, config)
+                values["val"] = _validate(space, net, arch.argmax(), data, device, config)
             values["seconds"] = time.perf_counter() - began
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
             if arch_moves(arch) and (blind := monitor.newly_blind()):
                 run.log.write("warning", epoch=epoch, choices=blind, text=monitor.advice(blind))
-                if processes().is_first:
-                    warnings.warn(monitor.advice(blind), BlindChoiceWarning, stacklevel=3)
+                _warn(monitor.advice(blind), BlindChoiceWarning)
+            done = (epoch + 1 - config.arch_from_epoch) / max(1, config.epochs - config.arch_from_epoch)
+            seen = collapse.newly_seen(averages.count("loss"), done) if arch_moves(arch) else ()
+            for sign, names in seen:
+                run.log.write("warning", epoch=epoch, choices=names, text=collapse.advice(sign, names))
+                _warn(collapse.advice(sign, names), CollapseWarning)
             averages.clear()
             monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
         earlier = earlier_attempts(out) if resume else ()
-        result = _result(space, net, arch, lut, cost, out, budget, measure, earlier)
+        result = _result(space, net, arch, lut, cost, data, config, out, budget, measure, earlier)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
+
+
+def warn_of_doubts(lut: LatencyTableLike) -> None:
+    """Warn the caller of a search, or of a baseline, of a table that should not be relied on."""
+    for doubt in lut.doubts():
+        _warn(doubt, UnverifiedTableWarning, frames=5)
+
+
+def _warn(text: str, category: type[HwnasWarning], frames: int = 4) -> None:
+    """Warn, in the first process, whoever called the search: this, the search and ``as_one`` lie between."""
+    if processes().is_first:
+        warnings.warn(text, category, stacklevel=frames)
 
 
 def arch_moves(arch: ArchParameters) -> bool:
@@ -385,12 +436,21 @@ def _loss(
     generator: torch.Generator,
     batch: Any,
     metric: Metric | None,
+    *,
+    weights_learn: bool,
+    uniform: bool = False,
 ) -> tuple[torch.Tensor, float, float | None]:
     device = arch.alive.device
     inputs, targets = batch_to(device, batch, config.channels_last)
-    draw = arch.draw(config.relaxation, temperature, generator)
+    draw = arch.draw(config.relaxation, temperature, generator, uniform=uniform)
     seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
-    with assigned(net, arch, seen, gradient=seen.weights.requires_grad), autocast(device, config.precision):
+    gradient = seen.weights.requires_grad
+    # Where all choices learn by the score, a step of theirs alone needs no derivative of the network.
+    with (
+        torch.set_grad_enabled(weights_learn or gradient),
+        assigned(net, arch, seen, gradient=gradient),
+        autocast(device, config.precision),
+    ):
         outputs = net(inputs)
         loss = global_loss(space.loss(outputs, targets), space.loss_weight(targets))
     if metric is not None:
@@ -400,6 +460,8 @@ def _loss(
         score, monitor = learning
         monitor.watch(seen, task)
         loss = loss + score.term(task, draw)
+        if config.entropy_weight:
+            loss = loss - config.entropy_weight * arch.entropy()
     if cost is None:
         return loss, task, None
     latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())
@@ -430,27 +492,67 @@ def _epoch_values(
 def _validate(
     space: SearchSpace,
     net: nn.Module,
-    arch: ArchParameters,
-    val: Batches,
+    assignment: Mapping[str, int],
+    data: SearchData,
     device: torch.device,
     config: SearchConfig,
 ) -> dict[str, Any]:
-    metric = space.metric()
-    if metric is None:
+    """The metric of one network with the shared weights."""
+    assert data.val is not None
+    if space.metric() is None:
         raise InvalidInput(
             f'{type(space).__name__} has no metric, so validation data mean nothing to it: leave "val" out, '
             "or give the space a metric()."
         )
-    with assigned(net, arch, arch.one_hot(arch.argmax()), gradient=False):
-        return evaluate_with(
-            net,
-            val,
-            metric,
-            device=device,
-            precision=config.precision,
-            channels_last=config.channels_last,
-            shared=True,
-        )
+    return shared_scores(
+        space, net, space.genotype(assignment), data.train, data.val,
+        statistics_batches=config.statistics_batches, device=device, seed=config.seed,
+        precision=config.precision, channels_last=config.channels_last,
+    )  # fmt: skip
+
+
+def best_candidate(
+    space: SearchSpace,
+    net: nn.Module,
+    arch: ArchParameters,
+    data: SearchData,
+    config: SearchConfig,
+    keeps: Callable[[Mapping[str, int]], bool] = lambda assignment: True,
+) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """The best of the ``config.candidates`` likeliest networks, and its scores on the validation data.
+
+    Probabilities are learnt from single batches, and choice by choice; what a network as a whole is worth,
+    the shared weights say better. Without validation data, the likeliest network and None.
+
+    Args:
+        space: whose networks.
+        net: the supernet.
+        arch: whose likeliest networks.
+        data: for batch norms' statistics, and to validate on.
+        config: how many, and how.
+        keeps: whether a network may be taken, such as one that keeps a budget.
+
+    Raises:
+        InvalidInput: no network may be taken.
+    """
+    device = arch.alive.device
+    best: tuple[dict[str, int], dict[str, Any] | None] | None = None
+    seen: set[str] = set()
+    for assignment in likeliest(arch):
+        known = space.genotype(assignment).short_id
+        if known in seen or not keeps(assignment):
+            continue
+        if data.val is None:
+            return assignment, None
+        seen.add(known)
+        scores = _validate(space, net, assignment, data, device, config)
+        if best is None or best[1] is None or by_loss(scores) > by_loss(best[1]):
+            best = assignment, scores
+        if len(seen) == config.candidates:
+            break
+    if best is None:
+        raise InvalidInput("no network may be taken.")
+    return best
 
 
 def conditions(header: Any) -> dict[str, Any]:
@@ -470,6 +572,8 @@ def _result(
     arch: ArchParameters,
     lut: LatencyTableLike | None,
     cost: ExpectedLatency | None,
+    data: SearchData,
+    config: SearchConfig,
     out: Path | None,
     budget: Budget | None,
     measure: Measure | None,
@@ -478,28 +582,38 @@ def _result(
     expected_ms = cost.total(arch.probabilities()) if cost is not None else None
     probabilities = arch.by_name(arch.probabilities())
 
-    def found(best: Mapping[str, int], outcome: BudgetOutcome | None) -> SearchResult:
+    def found(
+        best: Mapping[str, int], outcome: BudgetOutcome | None, scores: Mapping[str, Any] | None = None
+    ) -> SearchResult:
         predicted_ms = cost.total(arch.one_hot(best).weights) if cost is not None else None
         if outcome is not None and outcome.predicted_ms is not None:
             predicted_ms = outcome.predicted_ms
         result = SearchResult(
-            space.genotype(best), predicted_ms, expected_ms, probabilities, net, out, outcome
+            space.genotype(best), predicted_ms, expected_ms, probabilities, net, out, scores, outcome
         )
-        if out is not None and processes().is_first:
-            _write(result, out, lut)
+        save_result(result, lut)
         return result
 
     if budget is None:
-        result = found(arch.argmax(), None)
+        best, scores = best_candidate(space, net, arch, data, config)
+        result = found(best, None, scores)
     else:
         # One process measures: several at once would be in each other's way.
-        result = found(*told_by_first(lambda: confirmed(budget, arch, measure, earlier=earlier, keep=found)))
+        best, outcome = told_by_first(lambda: confirmed(budget, arch, measure, earlier=earlier, keep=found))
+        kept = _validate(space, net, best, data, arch.alive.device, config) if data.val is not None else None
+        result = found(best, outcome, kept)
     net.cpu()
     return result
 
 
-def _write(result: SearchResult, out: Path, lut: LatencyTableLike | None) -> None:
-    result.genotype.save(out / "genotype.json")
+def save_result(result: SearchResult, lut: LatencyTableLike | None, **values: Any) -> None:
+    """Write ``genotype.json`` and ``result.json``, with ``values`` in it, into the run's folder, if any.
+
+    Of several processes the first does.
+    """
+    if result.out is None or not processes().is_first:
+        return
+    result.genotype.save(result.out / "genotype.json")
     budget = result.budget
     found = {
         "genotype": result.genotype.short_id,
@@ -507,9 +621,11 @@ def _write(result: SearchResult, out: Path, lut: LatencyTableLike | None) -> Non
         "expected_ms": result.expected_ms,
         **(conditions(lut.header) if lut is not None else {}),
         **({"budget": budget.model_dump(mode="json")} if budget is not None else {}),
+        "val": result.scores,
+        **values,
         "probabilities": result.probabilities,
     }
-    write_atomically(out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_atomically(result.out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _cosine(config: SearchConfig, epoch: int) -> float:

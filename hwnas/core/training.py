@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -134,6 +135,50 @@ class GuardedStep:
                 "(--set precision=fp32)."
             )
         return False
+
+
+def reestimate_statistics(
+    network: nn.Module,
+    batches: Iterable[Any],
+    *,
+    device: torch.device,
+    precision: TrainingPrecision = "fp32",
+    channels_last: bool = False,
+) -> None:
+    """Set the running statistics of every batch norm to the plain mean over ``batches``, in place.
+
+    Those of a supernet are a mixture over all the networks that were drawn, which fits none of them: a
+    network that takes its weights from there is worth little before this. Weights and the training flag
+    stay.
+
+    Args:
+        network: a derived network on ``device``.
+        batches: of training data, ``(inputs, targets)``; without any, nothing changes.
+        device: where to compute.
+        precision: "bf16" for bfloat16 matrix work.
+        channels_last: keep images in NHWC memory order.
+    """
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    training = network.training
+    # Batch norms alone: dropout in front of one would disturb what it sees.
+    network.eval()
+    first = True
+    try:
+        for batch in batches if norms else ():
+            if first:
+                for norm in norms:
+                    norm.reset_running_stats()
+                    norm.momentum = None  # a plain mean instead of an exponential one
+                    norm.train()
+                first = False
+            inputs, _ = batch_to(device, batch, channels_last)
+            with torch.no_grad(), autocast(device, precision):
+                network(inputs)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        network.train(training)
 
 
 def batch_to(device: torch.device, batch: Any, channels_last: bool) -> tuple[Tensor, Tensor]:

@@ -213,3 +213,15 @@ def planted_batches(n=20, seed=0):
 def planted_table():
     """Scaling takes 1 ms, slowly 5 ms."""
     return table_of(Planted(), lambda key: 5.0 if key.spec.kind == "test.slow_scale" else 1.0)
+
+
+def images(n=3, bad=()):
+    """Batches of four random images of 3×8×8, one of each of four classes; NaN in the batches named."""
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for step in range(n):
+        x = torch.randn(4, 3, 8, 8, generator=generator)
+        if step in bad:
+            x[0, 0, 0, 0] = float("nan")
+        batches.append((x, torch.tensor([0, 1, 2, 3])))
+    return batches

@@ -1,4 +1,5 @@
 import gc
+import math
 import weakref
 
 import pytest
@@ -147,3 +148,28 @@ def test_a_supernet_may_be_forgotten():
     del net
     gc.collect()
     assert gone() is None
+
+
+def test_entropy_is_that_of_the_live_options():
+    parameters = arch()
+    assert float(parameters.entropy()) == pytest.approx(math.log(3) + math.log(2))
+    parameters.alive[0, 2] = False
+    parameters.set_logits({"op": [math.log(3), 0.0, 5.0]})
+    # Probabilities 3/4 and 1/4.
+    expected = math.log(2) - 0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert float(parameters.entropy()) == pytest.approx(expected)
+    parameters.entropy().backward()
+    gradient = parameters.matrices["op"].grad
+    assert bool(torch.isfinite(gradient).all())
+    assert float(gradient[0, 2]) == 0.0
+
+
+def test_a_uniform_draw_knows_nothing_of_the_logits_and_draws_no_dead_option():
+    parameters = arch()
+    parameters.set_logits({"op": [20.0, 0.0, 0.0]})
+    parameters.alive[0, 2] = False
+    generator = torch.Generator().manual_seed(0)
+    drawn = [parameters.draw(GumbelSoftmax(), 1.0, generator, uniform=True).index[0] for _ in range(400)]
+    assert set(drawn) == {0, 1}
+    assert 160 < sum(drawn) < 240
+    assert {parameters.draw(GumbelSoftmax(), 1.0, generator).index[0] for _ in range(100)} == {0}

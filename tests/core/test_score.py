@@ -1,3 +1,5 @@
+import copy
+import itertools
 import math
 from contextlib import nullcontext
 from typing import ClassVar
@@ -22,7 +24,7 @@ from hwnas import (
 from hwnas.core.relaxation import Draw, ExponentialSchedule, GumbelSoftmax, Softmax
 from hwnas.core.score import ScoreFunction
 
-from .nets import Planted, Scale, planted_batches, table_of
+from .nets import ChoiceInDepth, Planted, Scale, planted_batches, table_of
 
 CHOICES = [
     Choice(name="op", options=("a", "b")),
@@ -97,8 +99,11 @@ def test_the_gradient_is_the_advantage_times_that_of_log_p():
     expected = torch.tensor([[-third, 1 - third, -third]]) * (5.0 - 2.0)
     torch.testing.assert_close(arch.matrices["depth"].grad, expected)
     assert not arch.matrices["op"].grad.any()  # not of these kinds
-    # Sums 0.5·2 = 1 and 0.5·1 + 0.5·5 = 3, weights 0.5 and 0.75: the baseline is 4.
-    assert score.state_dict() == {"sum": 3.0, "weight": 0.75}
+    # Sums 0.5·2 = 1 and 0.5·1 + 0.5·5 = 3, weights 0.5 and 0.75: the mean is 4.
+    state = score.state_dict()
+    assert (state["sum"], state["weight"]) == (3.0, 0.75)
+    # The second loss lay 3 above what was expected: a fifth of that is its depth's effect, seen again.
+    assert state["effects"].tolist() == [[0.0, 0.0, 0.0], [0.0, pytest.approx(0.6), 0.0]]
 
 
 def test_it_is_unbiased():
@@ -112,7 +117,8 @@ def test_it_is_unbiased():
     mean = torch.zeros(1, 3)
     for index, loss in enumerate(losses):
         score = ScoreFunction(arch, ("depth",))
-        score.load_state_dict({"sum": 0.95, "weight": 1.0})
+        effects = torch.tensor([[0.5, -0.3, 0.1]], dtype=torch.float64)
+        score.load_state_dict({"sum": 0.95, "weight": 1.0, "effects": effects})
         gradient = torch.autograd.grad(score.term(loss, one_hot((index,))), arch.matrices["depth"])[0]
         mean += float(probabilities[0, index].detach()) * gradient
     torch.testing.assert_close(mean, exact)
@@ -150,9 +156,11 @@ def test_a_loss_that_is_not_finite_leaves_the_baseline_alone():
     arch = ArchParameters(CHOICES)
     score = ScoreFunction(arch, ("depth",))
     score.term(1.0, one_hot((0, 0)))
-    before = score.state_dict()
+    before = {name: copy.copy(value) for name, value in score.state_dict().items()}
     score.term(math.nan, one_hot((0, 0)))
-    assert score.state_dict() == before
+    assert all(
+        torch.equal(*map(torch.as_tensor, (score.state_dict()[name], before[name]))) for name in before
+    )
 
 
 def test_straight_through_cannot_tell_something_from_nothing():
@@ -172,3 +180,71 @@ def test_straight_through_cannot_tell_something_from_nothing():
     left, right = float(weights.grad[0, 0]), float(weights.grad[1, 1])
     assert abs(left) > 1e-4
     assert abs(left + right) < 0.05 * abs(left)
+
+
+def gradients(score, arch, losses, probabilities):
+    """The gradient of each draw of both choices, and how likely the draw is."""
+    for index in itertools.product(range(2), range(3)):
+        fresh = ScoreFunction(arch, ("op", "depth"))
+        fresh.load_state_dict(score.state_dict())
+        arch.zero_grad()
+        fresh.term(losses[index], one_hot(index)).backward()
+        grad = torch.cat([matrix.grad for matrix in arch.matrices.values()])
+        yield grad, float(probabilities[0, index[0]] * probabilities[1, index[1]])
+
+
+def test_the_effects_of_other_choices_are_taken_off_without_bias():
+    """Brute force over all draws of two choices: the same mean gradient, and far less variance."""
+    effect = {0: (0.0, 1.0), 1: (0.0, 2.0, -3.0)}
+    losses = {(i, j): 5.0 + effect[0][i] + effect[1][j] for i in range(2) for j in range(3)}
+    arch = ArchParameters(CHOICES)
+    arch.set_logits({"op": [0.3, -0.2], "depth": [0.1, 0.5, -0.4]})
+    p = arch.probabilities().detach()
+    logits = [matrix.detach().clone().requires_grad_() for matrix in arch.matrices.values()]
+    soft = [torch.softmax(logits[0][0, :2], 0), torch.softmax(logits[1][0], 0)]
+    mean = sum(soft[0][i] * soft[1][j] * loss for (i, j), loss in losses.items())
+    exact = torch.cat(torch.autograd.grad(mean, logits))
+
+    variances = {}
+    for name, known in (("plain", 0.0), ("effects", 1.0)):
+        score = ScoreFunction(arch, ("op", "depth"))
+        effects = torch.tensor([[*effect[0], 0.0], [*effect[1]]], dtype=torch.float64) * known
+        score.load_state_dict({"sum": 5.0, "weight": 1.0, "effects": effects})
+        found = list(gradients(score, arch, losses, p))
+        expected = sum(weight * grad for grad, weight in found)
+        torch.testing.assert_close(expected[0, :2], exact[0, :2])
+        torch.testing.assert_close(expected[1], exact[1])
+        variances[name] = sum(weight * float((grad - expected)[0].square().sum()) for grad, weight in found)
+    # The op's gradient no longer feels which depth was drawn, whose effect is several times its own.
+    assert variances["effects"] < 0.1 * variances["plain"]
+
+
+def test_effects_are_learnt_on_the_way():
+    effect = {"op": (0.0, 1.0), "depth": (0.0, 2.0, -3.0)}
+    arch = ArchParameters(CHOICES)
+    score = ScoreFunction(arch, ("op", "depth"))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(600):
+        draw = arch.draw(GumbelSoftmax(), 1.0, generator)
+        score.term(5.0 + effect["op"][draw.index[0]] + effect["depth"][draw.index[1]], draw)
+    found = score.state_dict()["effects"]
+    # Only differences between options mean anything.
+    assert float(found[0, 1] - found[0, 0]) == pytest.approx(1.0, abs=0.15)
+    assert float(found[1, 1] - found[1, 0]) == pytest.approx(2.0, abs=0.15)
+    assert float(found[1, 2] - found[1, 0]) == pytest.approx(-3.0, abs=0.15)
+
+
+def test_a_choice_that_is_cut_away_learns_nothing():
+    space = ChoiceInDepth()
+    arch = ArchParameters(space.supernet())
+    score = ScoreFunction(arch, ("op", "depth"), space.record())
+    score.load_state_dict(
+        {"sum": 1.0, "weight": 1.0, "effects": torch.zeros(arch.alive.shape, dtype=torch.float64)}
+    )
+    # One cell: a and the depth matter, b and c do not.
+    score.term(3.0, arch.one_hot({"d": 0})).backward()
+    moved = {
+        choice.name for choice in arch.choices
+        if torch.cat([matrix.grad for matrix in arch.matrices.values()])[arch.rows[choice.name]].any()
+    }  # fmt: skip
+    assert moved == {"d", "a"}

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -12,15 +13,17 @@ from hwnas import (
     SearchData,
     search,
 )
-from hwnas.core.penalty import HingePenalty, LinearPenalty, LogPenalty
+from hwnas.core.penalty import HingePenalty, LinearPenalty, LogPenalty, TargetPenalty
 from hwnas.core.prune import ThresholdPruner
 from hwnas.core.relaxation import ExponentialSchedule, GumbelSoftmax, Softmax
 from hwnas.core.runlog import read_log
+from hwnas.core.scoring import shared_scores
+from hwnas.core.search import best_candidate
 from hwnas.errors import InfeasibleBudget, InvalidInput, MissingLatency, NonFiniteLoss, TableMismatch
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
 
-from .nets import ChoiceInDepth, Planted, planted_batches, planted_table, table_of
+from .nets import ChoiceInDepth, Planted, images, planted_batches, planted_table, table_of
 
 TAU = ExponentialSchedule(start=2.0, end=0.3)
 RELAXATIONS = {
@@ -288,17 +291,6 @@ def test_a_run_folder_explains_itself(tmp_path):
     assert epoch["argmax_ms"] == pytest.approx(result.predicted_ms)
 
 
-def images(n=3, bad=()):
-    generator = torch.Generator().manual_seed(0)
-    batches = []
-    for step in range(n):
-        x = torch.randn(4, 3, 8, 8, generator=generator)
-        if step in bad:
-            x[0, 0, 0, 0] = float("nan")
-        batches.append((x, torch.tensor([0, 1, 2, 3])))
-    return batches
-
-
 CHAIN = Chain(size=8, channels=4, num_classes=4, depth=2, kernels=(1, 3))
 
 
@@ -332,7 +324,7 @@ def test_validation_measures_the_most_likely_architecture():
         on_progress=lambda p: values.append(p.values.get("val")) if p.end_of_epoch else None,
     )
     assert values[0] is None
-    assert set(values[1]) == set(values[2]) == {"accuracy"}
+    assert set(values[1]) == set(values[2]) == {"accuracy", "loss"}
 
 
 def test_validation_without_a_metric_is_refused():
@@ -371,3 +363,140 @@ def test_the_weights_of_the_result_go_on_into_the_network():
 def test_data_for_the_architecture_must_not_run_out(arch):
     with pytest.raises(InvalidInput, match=r"SearchData\.arch yields no batches \(or none the second time"):
         search(Planted(), None, SearchData(planted_batches(3), arch=arch), config(epochs=1))
+
+
+OPTIONS = {
+    "relaxation": [GumbelSoftmax(), GumbelSoftmax(hard=False), Softmax()],
+    "penalty": [
+        LogPenalty(weight=0.1),
+        LinearPenalty(weight=0.1),
+        TargetPenalty(target_ms=2.0),
+        HingePenalty(target_ms=2.0),
+    ],
+    "penalty_on": ["draw", "probabilities"],
+    "levels": [1, 2],
+}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [dict(zip(OPTIONS, values, strict=True)) for values in itertools.product(*OPTIONS.values())],
+    ids=lambda values: "-".join(str(getattr(value, "form", value)) for value in values.values()),
+)
+@pytest.mark.parametrize("lut", ["table", "none"])
+def test_every_combination_of_settings_searches(values, lut):
+    values = dict(values)
+    arch = planted_batches(2, seed=1) if values.pop("levels") == 2 else None
+    table = planted_table() if lut == "table" else None
+    seen = []
+    result = search(
+        Planted(),
+        table,
+        SearchData(planted_batches(3), arch=arch),
+        config(epochs=1, **values),
+        on_progress=lambda progress: seen.append(progress.values),
+    )
+    moved = [p for row in result.probabilities.values() for p in row]
+    assert moved != pytest.approx([0.25] * 4 + [1 / 3] * 3, abs=1e-3)
+    assert all("penalised_ms" in step for step in seen[:-1]) == (table is not None)
+    assert (result.expected_ms is None) == (result.predicted_ms is None) == (table is None)
+
+
+def even(space):
+    return {
+        name: [pytest.approx(1 / len(choice.options))] * len(choice.options)
+        for name, choice in space.choices().items()
+    }
+
+
+def test_weights_explore_while_the_architecture_learns_from_its_own_draws():
+    """With all weights' steps uniform, the architecture's own steps find the planted optimum."""
+    drawn = []
+
+    class Watched(Planted):
+        def loss(self, outputs, targets):
+            drawn.append((torch.is_grad_enabled(), outputs.detach()[:, 0, 0] * targets[0, 0]))
+            return super().loss(outputs, targets)
+
+    data = SearchData(planted_batches(), arch=planted_batches(seed=1))
+    result = search(Watched(), planted_table(), data, config(explore=1.0, penalty=LinearPenalty(weight=0.05)))
+    assert result.genotype.choices == {"factor": "one", "cells": "2"}
+    # The last two epochs: 20 weights' steps each, uniform over the factors (two of four are right) …
+    late = [products for grad, products in drawn if grad][-40:]
+    right = sum(float(product[0]) > 0.5 for product in late)
+    assert 10 <= right <= 30
+    # … while nearly all of the architecture's own draws are right by now; these need no derivative.
+    late = [products for grad, products in drawn if not grad][-40:]
+    assert sum(float(product[0]) > 0.5 for product in late) > 30
+
+
+def test_explored_steps_teach_the_architecture_nothing():
+    result = search(
+        Planted(), planted_table(), SearchData(planted_batches(5)), config(epochs=1, explore=0.999)
+    )
+    assert result.probabilities == even(Planted())
+
+
+def test_exploring_all_the_time_needs_data_for_the_architecture():
+    with pytest.raises(InvalidInput, match=r"explore=1 leaves no step .* \(SearchData\.arch\)"):
+        search(Planted(), None, SearchData(planted_batches(1)), config(explore=1.0))
+
+
+def test_the_candidate_with_the_least_loss_is_the_result():
+    """Probabilities stay even, so that the likeliest is the first option of all; the weights know better."""
+    frozen = config(epochs=3, arch_from_epoch=3, weight_lr=0.05)
+    data = SearchData(images(6), val=images(6))
+    first = search(CHAIN, table_of(CHAIN), data, frozen)
+    assert set(first.genotype.choices.values()) == {"conv_1x1", "1"}
+    many = search(CHAIN, table_of(CHAIN), data, frozen.model_copy(update={"candidates": 100}))
+    losses = {}
+    for number in range(CHAIN.cardinality()):
+        depths = {f"s{s + 1}.depth": number >> s & 1 for s in range(2)}
+        kernels = {f"s{s + 1}.kernel": number >> (2 + s) & 1 for s in range(2)}
+        genotype = CHAIN.genotype({**depths, **kernels})
+        scores = shared_scores(
+            CHAIN, many.supernet, genotype, images(6), images(6), statistics_batches=16,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        losses[genotype.short_id] = scores["loss"]
+    assert many.genotype.short_id == min(losses, key=losses.get)
+    assert many.scores["loss"] == pytest.approx(min(losses.values()))
+    assert many.genotype != first.genotype
+
+
+def test_candidates_that_may_not_be_taken_are_passed_over():
+    net = CHAIN.supernet()
+    arch = ArchParameters(net)
+    data = SearchData(images(2), val=images(2))
+    settings = config(candidates=2)
+    deep, scores = best_candidate(
+        CHAIN, net, arch, data, settings, keeps=lambda assignment: assignment["s1.depth"] == 1
+    )
+    assert deep["s1.depth"] == 1
+    assert set(scores) == {"accuracy", "loss"}
+    with pytest.raises(InvalidInput, match="no network may be taken"):
+        best_candidate(CHAIN, net, arch, data, settings, keeps=lambda assignment: False)
+
+
+def test_several_candidates_need_validation_data():
+    with pytest.raises(InvalidInput, match=r"candidates=2 compares networks on validation data"):
+        search(Planted(), None, SearchData(planted_batches(1)), config(candidates=2))
+
+
+def test_with_an_entropy_weight_logits_settle_at_the_differences_of_losses():
+    """Losses by hand: softplus(∓2) where a guess is right or wrong, half of each of two guesses."""
+    right, wrong, nothing = (float(torch.nn.functional.softplus(torch.tensor(x))) for x in (-2.0, 2.0, 0.0))
+    weight = 0.5
+    result = search(
+        Planted(),
+        None,
+        SearchData(planted_batches(200)),
+        config(
+            epochs=8, weight_lr=1e-9, weight_lr_end=0.0, arch_lr=0.02, arch_betas=(0.9, 0.999),
+            arch_weight_decay=0.0, entropy_weight=weight,
+        ),
+    )  # fmt: skip
+    losses = {"factor": [nothing, right, right, wrong], "cells": [wrong, right, wrong]}
+    for name, by_option in losses.items():
+        wanted = torch.softmax(-torch.tensor(by_option) / 2 / weight, dim=0)
+        assert result.probabilities[name] == pytest.approx(wanted.tolist(), abs=0.08)

@@ -1,0 +1,590 @@
+"""How good is what a search chooses? Against every network of a small space, random search and evolution.
+
+144 networks (two stages, each of 1, 3 or 5 wide kernels and one to four layers) that label CamVid's streets
+at 48×64. Every network is trained alike, which gives the best one under any budget; then search, random
+search and evolution choose under budgets, with several seeds, each at the cost of the search. Latency is a
+formula's, not a device's: the question is the choice. Stages keep their results in the work folder and go on
+where they stopped:
+
+    python benchmarks/search_quality.py truth --data DIR     # --seconds 500: again, until all is there
+    python benchmarks/search_quality.py choose --data DIR    # likewise
+    python benchmarks/search_quality.py result
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import shutil
+import statistics
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hwnas import (
+    VOID,
+    AgeingEvolution,
+    ArchParameters,
+    BaselineConfig,
+    FitConfig,
+    MeanIoU,
+    Op,
+    RandomSearch,
+    SearchConfig,
+    SearchData,
+    SearchResult,
+    SharedWeights,
+    ShortTraining,
+    baseline,
+    fit,
+    register_op,
+    search,
+)
+from hwnas.core.search import best_candidate
+from hwnas.files import write_atomically
+from hwnas.latency.device import Device
+from hwnas.latency.fake import fake_table
+from hwnas.search_spaces.chain import Chain
+from hwnas.segmentation import CamVid
+
+BATCH = 8
+RECIPE = FitConfig(epochs=20, lr=0.05, warmup_epochs=1, device="cpu")
+TRUTH_SEEDS = (0, 1, 2)
+SEEDS = tuple(range(10, 20))
+"""Not those that the settings below were found with (0 to 2)."""
+BUDGETS = (0.3, 0.5, 0.75)
+"""Shares of the networks that are within each budget."""
+WEIGHTS = SearchConfig(
+    epochs=60, weight_lr=0.05, weight_decay=5e-4, device="cpu", statistics_batches=12, validate_every=60
+)
+"""How weights are trained that networks share, in the search and in the baselines."""
+SEARCH = WEIGHTS.model_copy(
+    update={
+        "arch_from_epoch": 20, "arch_lr": 0.03, "arch_weight_decay": 0.0, "explore": 1.0,
+        "entropy_weight": 0.02, "candidates": 16,
+    }
+)  # fmt: skip
+SHORT = RECIPE.model_copy(update={"epochs": 5})
+"""How the baselines train networks one by one: a quarter of the recipe, so that they can try more of them."""
+FORWARD = 1 / 3
+"""Cost of an image that only goes forward, where one that trains weights costs 1."""
+
+
+@register_op("street_chain.head")
+class Head(Op):
+    """A 1×1 classifier and a bilinear enlargement to the image's size."""
+
+    def __init__(self, c_in: int, c_out: int, factor: int) -> None:
+        super().__init__(c_in=c_in, c_out=c_out, factor=factor)
+        self.factor = factor
+        self.classify = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Logits by pixel."""
+        return nn.functional.interpolate(
+            self.classify(x_NCHW), scale_factor=self.factor, mode="bilinear", align_corners=False
+        )
+
+
+class StreetChain(Chain):
+    """The chain space, with a head that labels pixels."""
+
+    name: ClassVar[str] = "street_chain"
+
+    def input_shape(self) -> tuple[int, int, int]:
+        """``(3, size, 4/3 size)``."""
+        return (3, self.size, self.size * 4 // 3)
+
+    def supernet(self) -> nn.Module:
+        """The chain without its last layer, and the head."""
+        *body, last = super().supernet().children()
+        return nn.Sequential(*body, Head(last.linear.in_features, self.num_classes, 2**self.stages))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy over the pixels whose class is known."""
+        return nn.functional.cross_entropy(outputs, targets, ignore_index=VOID)
+
+    def metric(self) -> MeanIoU:
+        """Mean IoU."""
+        return MeanIoU(self.num_classes)
+
+
+SPACE = StreetChain(size=48, num_classes=11, stages=2, depth=4, channels=8, kernels=(1, 3, 5))
+RECORDING = SPACE.record()
+TABLE = fake_table(RECORDING.keys(), input_shape=SPACE.input_shape())
+
+
+class Images:
+    """Batches from memory: shuffled and mirrored at random for training, in order for evaluation."""
+
+    def __init__(self, images: Tensor, labels: Tensor, *, training: bool) -> None:
+        self.images, self.labels, self.training = images, labels, training
+
+    def __len__(self) -> int:
+        return len(self.labels) // BATCH if self.training else -(-len(self.labels) // BATCH)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if not self.training:
+            yield from zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True)
+            return
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        order = torch.randperm(len(self.labels), generator=generator)
+        mirrored = torch.rand(len(self.labels), generator=generator) < 0.5
+        for rows in order.split(BATCH)[: len(self)]:
+            images, labels, mirror = self.images[rows], self.labels[rows], mirrored[rows]
+            yield (
+                torch.where(mirror[:, None, None, None], images.flip(3), images),
+                torch.where(mirror[:, None, None], labels.flip(2), labels),
+            )
+
+
+def load(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """All labelled frames of CamVid's train and val: two of four to train, one to validate, one to test."""
+    size = SPACE.input_shape()[1:]
+    frames = [frame for split in ("train", "val") for frame in CamVid(root, split, size=size)]
+    images = torch.stack([image for image, _ in frames])
+    labels = torch.stack([label for _, label in frames])
+    place = torch.arange(len(labels)) % 4
+    parts = {"train": place < 2, "val": place == 2, "test": place == 3}
+    return {name: (images[rows], labels[rows]) for name, rows in parts.items()}
+
+
+class Cache:
+    """Finished pieces of work, a JSON line each, by key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self.found: dict[str, Any] = dict(json.loads(line) for line in lines)
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep a piece."""
+        self.found[key] = value
+        with self.path.open("a") as file:
+            file.write(json.dumps([key, value]) + "\n")
+
+
+def assignments() -> list[dict[str, int]]:
+    """Every network of the space."""
+    choices = SPACE.choices()
+    options = [range(len(choice.options)) for choice in choices.values()]
+    return [dict(zip(choices, values, strict=True)) for values in itertools.product(*options)]
+
+
+def name_of(assignment: dict[str, int]) -> str:
+    """A network's name: its option indices in the order of the choices."""
+    return "".join(str(index) for index in assignment.values())
+
+
+def truth(data: dict[str, tuple[Tensor, Tensor]], cache: Cache, until: float) -> bool:
+    """Train every network by the recipe and test it; True when all is there."""
+    for seed, assignment in itertools.product(TRUTH_SEEDS, assignments()):
+        key = f"{name_of(assignment)}/{seed}"
+        if key in cache.found:
+            continue
+        if time.monotonic() > until:
+            return False
+        began = time.process_time()
+        torch.manual_seed(seed)
+        network = SPACE.build(SPACE.genotype(assignment))
+        fit(
+            network,
+            Images(*data["train"], training=True),
+            loss=SPACE.fit_loss,
+            config=RECIPE.model_copy(update={"seed": seed}),
+        )
+        cache.add(key, scores(network, data) | {"cpu_seconds": time.process_time() - began})
+    return True
+
+
+def scores(network: nn.Module, data: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Mean IoU in percent on the images to validate and to test, and the test's loss."""
+    found = {}
+    for part in ("val", "test"):
+        metric, losses = SPACE.metric(), []
+        with torch.inference_mode():
+            for images, labels in Images(*data[part], training=False):
+                outputs = network(images)
+                metric.update(outputs, labels)
+                losses.append(float(SPACE.loss(outputs, labels)))
+        found[f"{part}_miou"] = metric.compute()["miou"]
+        found[f"{part}_loss"] = sum(losses) / len(losses)
+    return found
+
+
+def milliseconds() -> dict[str, float]:
+    """The formula's milliseconds by network."""
+    return {
+        name_of(assignment): TABLE.predict_ms(RECORDING.count(assignment)) for assignment in assignments()
+    }
+
+
+def budgets() -> list[float]:
+    """Milliseconds within which the shares :data:`BUDGETS` of all networks are."""
+    sorted_ms = sorted(milliseconds().values())
+    return [sorted_ms[int(share * len(sorted_ms))] for share in BUDGETS]
+
+
+def costs(sizes: Mapping[str, int]) -> dict[str, float]:
+    """What things cost, in images that train weights (one that only goes forward counts a third).
+
+    ``sizes``: images by part. Batches are whole, so a pass trains on ``len(train) // BATCH * BATCH`` images.
+    """
+    a_pass = sizes["train"] // BATCH * BATCH
+    scoring = FORWARD * (WEIGHTS.statistics_batches * BATCH + sizes["val"])
+    moving = SEARCH.epochs - SEARCH.arch_from_epoch
+    return {
+        "recipe": RECIPE.epochs * a_pass,
+        "weights": WEIGHTS.epochs * a_pass,
+        # Each step of the architecture is one batch, forward alone; twice the likeliest network is validated.
+        "search": WEIGHTS.epochs * a_pass + FORWARD * moving * a_pass + (SEARCH.candidates + 1) * scoring,
+        "score_shared": scoring,
+        "score_trained": SHORT.epochs * a_pass + FORWARD * sizes["val"],
+    }
+
+
+def trials(sizes: Mapping[str, int]) -> dict[str, int]:
+    """How many networks the baselines may try at the cost of one search."""
+    cost = costs(sizes)
+    return {
+        "shared": int((cost["search"] - cost["weights"]) / cost["score_shared"]),
+        "trained": int(cost["search"] / cost["score_trained"]),
+    }
+
+
+def within(found: SearchResult, data: SearchData, limit_ms: float, candidates: int, seed: int) -> str:
+    """The network that a search chooses under a budget: the best of its likeliest ones that keep it.
+
+    The one place that enforces the budget of a search.
+    """
+    assert found.supernet is not None
+    arch = ArchParameters(found.supernet)
+    arch.set_logits(
+        {name: [math.log(max(p, 1e-30)) for p in row] for name, row in found.probabilities.items()}
+    )
+    config = SEARCH.model_copy(update={"candidates": candidates, "seed": seed})
+    chosen, _ = best_candidate(
+        SPACE, found.supernet, arch, data, config,
+        keeps=lambda assignment: TABLE.predict_ms(RECORDING.count(assignment)) <= limit_ms,
+    )  # fmt: skip
+    return name_of({name: chosen[name] for name in SPACE.choices()})
+
+
+def choose(data: dict[str, tuple[Tensor, Tensor]], cache: Cache, work: Path, until: float) -> bool:
+    """Let everything choose under every budget with every seed; True when all is there."""
+    parts = {
+        "train": Images(*data["train"], training=True),
+        "val": Images(*data["val"], training=False),
+    }
+    both = SearchData(**parts)
+    bilevel = SearchData(**parts, arch=Images(*data["val"], training=True))
+    count = trials({name: len(labels) for name, (_, labels) in data.items()})
+    for seed in SEEDS:
+        if any(
+            f"{name}/{seed}/{limit}" not in cache.found
+            for name in ("search", "likeliest")
+            for limit in BUDGETS
+        ):
+            if time.monotonic() > until:
+                return False
+            began = time.process_time()
+            # Its choices learn from the images that all methods validate on, which train no weights.
+            found = search(SPACE, None, bilevel, SEARCH.model_copy(update={"seed": seed, "candidates": 1}))
+            seconds = time.process_time() - began
+            for limit, limit_ms in zip(BUDGETS, budgets(), strict=True):
+                began = time.process_time()
+                chosen = within(found, both, limit_ms, SEARCH.candidates, seed)
+                scoring = time.process_time() - began
+                cache.add(f"search/{seed}/{limit}", {"chosen": chosen, "cpu_seconds": seconds + scoring})
+                likeliest = within(found, both, limit_ms, 1, seed)
+                cache.add(f"likeliest/{seed}/{limit}", {"chosen": likeliest, "cpu_seconds": seconds})
+        for scoring, algorithm in itertools.product(
+            ("shared", "trained"), (RandomSearch(), AgeingEvolution())
+        ):
+            for limit, limit_ms in zip(BUDGETS, budgets(), strict=True):
+                key = f"{algorithm.form}-{scoring}/{seed}/{limit}"
+                if key in cache.found:
+                    continue
+                if time.monotonic() > until:
+                    return False
+                began = time.process_time()
+                config = baseline_config(algorithm, scoring, count[scoring], limit_ms, seed)
+                out = work / "baselines" / key.replace("/", "-")
+                shutil.rmtree(out, ignore_errors=True)
+                shared = work / "baselines" / f"supernet-{seed}"
+                if scoring == "shared" and shared.exists():
+                    # The same weights for both baselines and all budgets: trained once, counted each time.
+                    shutil.copytree(shared, out / "supernet")
+                result = baseline(SPACE, TABLE, both, config, out=out)
+                if scoring == "shared" and not shared.exists():
+                    shutil.copytree(out / "supernet", shared)
+                shutil.rmtree(out)
+                genotype = SPACE.assignment(result.genotype)
+                chosen = name_of({name: genotype[name] for name in SPACE.choices()})
+                cache.add(
+                    key,
+                    {
+                        "chosen": chosen,
+                        "trials": len(result.trials),
+                        "cpu_seconds": time.process_time() - began,
+                    },
+                )
+    return True
+
+
+def baseline_config(
+    algorithm: RandomSearch | AgeingEvolution, scoring: str, count: int, limit_ms: float, seed: int
+) -> BaselineConfig:
+    """A baseline at the cost of the search."""
+    if algorithm.form == "evolution":
+        # A quarter of the trials found the population, at most twenty.
+        algorithm = AgeingEvolution(population=min(20, max(4, count // 4)), tournament=3)
+    return BaselineConfig(
+        algorithm=algorithm,
+        scoring=SharedWeights(supernet=WEIGHTS, statistics_batches=WEIGHTS.statistics_batches)
+        if scoring == "shared"
+        else ShortTraining(fit=SHORT),
+        trials=count,
+        target_ms=limit_ms,
+    ).with_seed(seed)
+
+
+NAMES = {
+    "search": "search",
+    "likeliest": "search, its likeliest network",
+    "random-shared": "random search, shared weights",
+    "evolution-shared": "evolution, shared weights",
+    "random-trained": "random search, short trainings",
+    "evolution-trained": "evolution, short trainings",
+}
+T_95 = {4: 2.776, 9: 2.262}
+"""Quantiles of Student's t for 95 % intervals, by degrees of freedom."""
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Mean and half-width of its 95 % interval, of independent values."""
+    half = T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": statistics.fmean(values), "half_width": half}
+
+
+def result(trained: Cache, chosen: Cache, out: Path) -> None:
+    """Write JSON, a page and a plot."""
+    quality = {
+        name: statistics.fmean(trained.found[f"{name}/{seed}"]["test_miou"] for seed in TRUTH_SEEDS)
+        for name in milliseconds()
+    }
+    noise = math.sqrt(
+        statistics.fmean(
+            statistics.variance(trained.found[f"{name}/{seed}"]["test_miou"] for seed in TRUTH_SEEDS)
+            for name in quality
+        )
+    )
+    rows: dict[str, dict[str, list[Any]]] = {}
+    feasible_counts = []
+    for limit, limit_ms in zip(BUDGETS, budgets(), strict=True):
+        feasible = [name for name, ms in milliseconds().items() if ms <= limit_ms]
+        best = max(quality[name] for name in feasible)
+        feasible_counts.append(len(feasible))
+        for method in NAMES:
+            for seed in SEEDS:
+                found = chosen.found[f"{method}/{seed}/{limit}"]["chosen"]
+                assert milliseconds()[found] <= limit_ms, (method, seed, limit)
+                row = rows.setdefault(method, {"regret": [], "rank": [], "chosen": []})
+                row["regret"].append(best - quality[found])
+                better = sum(quality[name] > quality[found] for name in feasible)
+                row["rank"].append(100 * better / len(feasible))
+                row["chosen"].append(found)
+    # A seed's three budgets hang together: its mean is one value.
+    by_seed = {
+        method: {
+            what: [statistics.fmean(row[what][place :: len(SEEDS)]) for place in range(len(SEEDS))]
+            for what in ("regret", "rank")
+        }
+        for method, row in rows.items()
+    }
+    sizes = {"train": 234, "val": 117, "test": 117}
+    device = Device.find("cpu")
+    date = datetime.now(UTC).date().isoformat()
+    summary: dict[str, Any] = {
+        "question": "quality of what is chosen, against every network of a small space",
+        "device": device.model_dump(mode="json"),
+        "latency": "hwnas.latency.formula.default_formula: a formula, not a device",
+        "torch": torch.__version__,
+        "threads": 1,
+        "date": date,
+        "space": {"name": SPACE.name, **SPACE.model_dump(mode="json"), "networks": len(quality)},
+        "images": sizes,
+        "recipe": RECIPE.model_dump(mode="json"),
+        "truth": {
+            "seeds": list(TRUTH_SEEDS),
+            "deviation_of_one_training": noise,
+            "best": max(quality.values()),
+            "worst": min(quality.values()),
+            "cpu_minutes": sum(one["cpu_seconds"] for one in trained.found.values()) / 60,
+            "miou": quality,
+            "ms": milliseconds(),
+        },
+        "budgets_ms": budgets(),
+        "feasible": feasible_counts,
+        "seeds": list(SEEDS),
+        "search": SEARCH.model_dump(mode="json"),
+        "short": SHORT.model_dump(mode="json"),
+        "costs_in_training_images": costs(sizes),
+        "trials": trials(sizes),
+        "methods": {
+            method: {
+                "name": name,
+                **{what: interval(by_seed[method][what]) for what in ("regret", "rank")},
+                "minus_search": {
+                    what: interval(
+                        [a - b for a, b in zip(by_seed[method][what], by_seed["search"][what], strict=True)]
+                    )
+                    for what in ("regret", "rank")
+                },
+                "by_budget": [
+                    {
+                        what: interval(rows[method][what][place * len(SEEDS) : (place + 1) * len(SEEDS)])
+                        for what in ("regret", "rank")
+                    }
+                    for place in range(len(BUDGETS))
+                ],
+                "chosen": [
+                    rows[method]["chosen"][place * len(SEEDS) : (place + 1) * len(SEEDS)]
+                    for place in range(len(BUDGETS))
+                ],
+            }
+            for method, name in NAMES.items()
+        },
+        "cpu_seconds": {
+            method: statistics.fmean(
+                value["cpu_seconds"] for key, value in chosen.found.items() if key.split("/")[0] == method
+            )
+            for method in NAMES
+        },
+    }
+    stem = out / f"search_quality_cpu_{date}"
+    write_atomically(stem.with_suffix(".json"), (json.dumps(summary, indent=1) + "\n").encode())
+    write_atomically(stem.with_suffix(".md"), page(summary, f"{stem.name}.png").encode())
+    plot(summary, rows, stem.with_suffix(".png"))
+    print(page(summary, f"{stem.name}.png"))
+
+
+def page(summary: dict[str, Any], picture: str) -> str:
+    """The result as a page."""
+
+    def shown(value: dict[str, float], digits: int = 1, sign: str = "") -> str:
+        return f"{value['mean']:{sign}.{digits}f} ± {value['half_width']:.{digits}f}"
+
+    cost, count, known = summary["costs_in_training_images"], summary["trials"], summary["truth"]
+    settings, images, recipe = summary["search"], summary["images"], summary["recipe"]
+    deviation = known["deviation_of_one_training"]
+    paragraphs = [
+        f"{summary['device']['name']}, one thread, torch {summary['torch']}, {summary['date']}. Latency is a "
+        "formula's (`hwnas.latency.formula`), not a device's.",
+        f"**Space.** {summary['space']['networks']} networks: two stages, each with kernels of 1, 3 or 5 and "
+        "one to four layers, 8 and 16 channels; CamVid's 468 labelled frames at 48×64, 11 classes, dealt out "
+        f"in turn: {images['train']} train, {images['val']} validate, {images['test']} test. Neighbouring "
+        "frames are alike, so scores are higher than on new streets.",
+        f"**Truth.** Every network trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
+        f"({known['cpu_minutes']:.0f} CPU minutes); its quality is the mean mIoU on the test frames, "
+        f"{known['worst']:.1f} to {known['best']:.1f} %. One training deviates by {deviation:.1f}, so this "
+        f"mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: differences of a few tenths mean "
+        "little.",
+        "**Cost.** In images that go forward and back; one that only goes forward counts a third. The search "
+        f"takes {cost['search']:,.0f}: {settings['epochs']} epochs of shared weights, a forward step of the "
+        f"choices beside each from epoch {settings['arch_from_epoch']} on, and {settings['candidates']} "
+        f"candidates scored. (Training by the recipe once takes {cost['recipe']:,.0f}.) It runs once a seed "
+        "and chooses under each budget; each choice is charged the whole search. At that cost random search "
+        "and evolution "
+        f"train the same supernet on uniform draws and score {count['shared']} networks with it, or train "
+        f"{count['trained']} networks for {summary['short']['epochs']} epochs.",
+        "**Regret**: test mIoU of the best network within the budget minus that of the chosen one. **Rank**: "
+        "share of the networks within the budget that are better than the chosen one. Means over "
+        f"{len(summary['seeds'])} seeds and all budgets, 95 % intervals over seeds. The last columns: rank "
+        "under each budget (networks within it). Settings were found with other seeds, on the same networks.",
+    ]
+    heads = [f"≤ {ms:.3f} ms ({n})" for ms, n in zip(summary["budgets_ms"], summary["feasible"], strict=True)]
+    lines = [f"# {summary['question'].capitalize()}", ""]
+    for paragraph in paragraphs:
+        lines += [*textwrap.wrap(paragraph, 120, break_long_words=False), ""]
+    lines += [
+        "| | regret [% mIoU] | rank [%] | rank minus the search's | " + " | ".join(heads) + " |",
+        "|---|---|---|---|" + "---|" * len(heads),
+    ]
+    for method, found in summary["methods"].items():
+        other = "" if method == "search" else shown(found["minus_search"]["rank"], sign="+")
+        cells = " | ".join(shown(budget["rank"]) for budget in found["by_budget"])
+        row = f"{found['name']} | {shown(found['regret'], 2)} | {shown(found['rank'])} | {other} | {cells}"
+        lines.append(f"| {row} |")
+    return "\n".join([*lines, "", f"![truth and choices]({picture})", ""])
+
+
+def plot(summary: dict[str, Any], rows: dict[str, dict[str, list[Any]]], path: Path) -> None:
+    """Every network's quality against its milliseconds, the budgets, and what each method chose."""
+    from hwnas.cli import drawing
+
+    quality, ms = summary["truth"]["miou"], summary["truth"]["ms"]
+    shown = ("search", "random-trained", "evolution-trained")
+    with drawing.styled():
+        drawn = drawing.figure(7.0, 4.2)
+        axes = drawn.add_subplot()
+        axes.plot(
+            list(ms.values()),
+            list(quality.values()),
+            ".",
+            color="#bbbbbb",
+            markersize=4,
+            label="all networks",
+        )
+        for limit_ms in summary["budgets_ms"]:
+            axes.axvline(limit_ms, color="#888888", linewidth=0.8)
+        for place, method in enumerate(shown):
+            chosen = rows[method]["chosen"]
+            axes.scatter(
+                [ms[name] for name in chosen],
+                [quality[name] - 0.12 * place for name in chosen],
+                s=[10 + 12 * chosen.count(name) for name in chosen],
+                facecolors="none",
+                edgecolors=drawing.LINES[place],
+                label=NAMES[method],
+            )
+        axes.set(xlabel="milliseconds by a formula", ylabel="mIoU on the test frames [%]")
+        axes.legend(loc="lower right")
+        drawing.save_png(drawn, path)
+
+
+def main() -> None:
+    """One stage, for about so many seconds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=["truth", "choose", "result"])
+    parser.add_argument("--data", type=Path, help="CamVid's folder.")
+    parser.add_argument("--work", type=Path, default=Path("runs/search_quality"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    until = time.monotonic() + options.seconds
+    trained, chosen = Cache(options.work / "truth.jsonl"), Cache(options.work / "chosen.jsonl")
+    if options.stage == "result":
+        result(trained, chosen, options.out)
+        return
+    data = load(options.data)
+    done = (
+        truth(data, trained, until) if options.stage == "truth" else choose(data, chosen, options.work, until)
+    )
+    print("all there" if done else "not yet all there", flush=True)
+
+
+if __name__ == "__main__":
+    main()

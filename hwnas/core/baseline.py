@@ -1,0 +1,456 @@
+"""What a search has to beat: random search and ageing evolution, through the same interface."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from hwnas.core.arch import ArchParameters
+from hwnas.core.expected import ExpectedLatency
+from hwnas.core.fit import FitConfig, fit
+from hwnas.core.progress import Progress
+from hwnas.core.prune import NoPruning
+from hwnas.core.relaxation import GumbelSoftmax
+from hwnas.core.run import GeneratorState, Run, Stateful
+from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
+from hwnas.core.search import (
+    LatencyTableLike,
+    SearchConfig,
+    SearchData,
+    SearchResult,
+    save_result,
+    search,
+    warn_of_doubts,
+)
+from hwnas.core.space import SearchSpace
+from hwnas.core.training import torch_device
+from hwnas.errors import InvalidInput, NonFiniteLoss
+from hwnas.processes import as_one, processes, told_by_first
+
+_DRAWS = 10_000
+"""Random networks drawn in vain before the space counts as exhausted."""
+
+
+class RandomSearch(BaseModel):
+    """Every network tried is drawn uniformly, choice by choice."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: Literal["random"] = "random"
+    """Names this algorithm in JSON and in ``--set algorithm.form=random``."""
+
+
+class AgeingEvolution(BaseModel):
+    """The best of a few members of the population is changed in one choice; the oldest member dies.
+
+    "Aging evolution" of Real et al., Regularized Evolution for Image Classifier Architecture Search (2019).
+    The first ``population`` networks are random.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: Literal["evolution"] = "evolution"
+    """Names this algorithm in JSON and in ``--set algorithm.form=evolution``."""
+    population: int = Field(20, ge=1)
+    """Members that live at a time."""
+    tournament: int = Field(5, ge=1)
+    """Members drawn at random, of which the best becomes the parent."""
+
+
+class SharedWeights(BaseModel):
+    """Networks take their weights from one supernet, trained on uniformly drawn networks, one a step.
+
+    "Single path one-shot" of Guo et al. (2020): fair to all options, and a network costs no training. The
+    network with the least validation loss is the best.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: Literal["shared"] = "shared"
+    """Names this scoring in JSON and in ``--set scoring.form=shared``."""
+    supernet: SearchConfig = SearchConfig()
+    """How the supernet is trained; architecture parameters, penalty and pruning in it play no part."""
+    statistics_batches: int = Field(16, ge=1)
+    """Training batches from which a network's batch norms take their statistics before it is scored."""
+
+
+class ShortTraining(BaseModel):
+    """Every network is trained on its own, for a short while. The best has the best headline metric."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    form: Literal["trained"] = "trained"
+    """Names this scoring in JSON and in ``--set scoring.form=trained``."""
+    fit: FitConfig = FitConfig(epochs=10)
+    """How."""
+
+
+AnyAlgorithm: TypeAlias = Annotated[RandomSearch | AgeingEvolution, Field(discriminator="form")]
+AnyScoring: TypeAlias = Annotated[SharedWeights | ShortTraining, Field(discriminator="form")]
+
+
+class BaselineConfig(BaseModel):
+    """Which networks are tried, how many, and how each is scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    algorithm: AnyAlgorithm = RandomSearch()
+    """How the next network is chosen."""
+    scoring: AnyScoring = SharedWeights()
+    """What a network is worth."""
+    trials: int = Field(50, ge=1)
+    """How many different networks are scored."""
+    target_ms: float | None = Field(None, gt=0)
+    """Networks that the table predicts above this are not tried; null: all may be."""
+
+    @property
+    def seed(self) -> int:
+        """Of the networks drawn and of the weights: the scoring's."""
+        return self._training.seed
+
+    @property
+    def device(self) -> str:
+        """Where weights are trained and networks scored."""
+        return self._training.device
+
+    def with_seed(self, seed: int) -> BaselineConfig:
+        """The same with another seed."""
+        part = "supernet" if isinstance(self.scoring, SharedWeights) else "fit"
+        training = self._training.model_copy(update={"seed": seed})
+        return self.model_copy(update={"scoring": self.scoring.model_copy(update={part: training})})
+
+    @property
+    def _training(self) -> SearchConfig | FitConfig:
+        return self.scoring.supernet if isinstance(self.scoring, SharedWeights) else self.scoring.fit
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network that was tried.
+
+    Attributes:
+        assignment: its option indices by choice; choices that do not matter to it included.
+        genotype: its short id.
+        predicted_ms: by the table; None without one.
+        scores: metric and loss; empty where its training diverged.
+        score: what trials are compared by, the higher the better.
+    """
+
+    assignment: dict[str, int]
+    genotype: str
+    predicted_ms: float | None
+    scores: dict[str, Any]
+    score: float
+
+
+@dataclass(frozen=True)
+class BaselineResult(SearchResult):
+    """What a baseline found: the best network of those tried.
+
+    ``expected_ms`` is None and ``probabilities`` is empty: there is no distribution. ``supernet`` is None
+    where networks were trained one by one.
+
+    Attributes:
+        trials: every network tried, in order.
+    """
+
+    trials: tuple[Trial, ...] = ()
+
+
+class _History:
+    """The trials so far, and the population; part of the checkpoint."""
+
+    def __init__(self) -> None:
+        self.trials: dict[str, Trial] = {}
+        self.population: list[str] = []
+
+    def best(self) -> Trial:
+        """The trial with the best score; the first of equals."""
+        return max(self.trials.values(), key=lambda trial: trial.score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "trials": [dict(vars(trial)) for trial in self.trials.values()],
+            "population": list(self.population),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put them back."""
+        self.trials = {values["genotype"]: Trial(**values) for values in state_dict["trials"]}
+        self.population = list(state_dict["population"])
+
+
+@as_one
+def baseline(
+    space: SearchSpace,
+    lut: LatencyTableLike | None,
+    data: SearchData,
+    config: BaselineConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> BaselineResult:
+    """Try networks of ``space``, one after the other, and return the one that scores best.
+
+    The arguments are those of :func:`hwnas.search`, and so are the files in ``out``, with ``baseline.…`` in
+    place of ``search.…``, so that whatever comes after a search comes after this alike.
+
+    Args:
+        space: what can be chosen.
+        lut: milliseconds of every op; None only without ``config.target_ms``.
+        data: ``train`` trains weights, ``val`` (or, without it, ``arch``) scores networks.
+        config: settings; default ``BaselineConfig()``.
+        out: folder for config, log, checkpoint and genotype; None keeps nothing on disk.
+        resume: go on with the run in ``out``.
+        on_progress: called after each trial, and in the training of the shared weights.
+
+    Warns:
+        UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
+
+    Raises:
+        InvalidInput: nothing to score on; a target without a table; no network drawn is under the target;
+            ``out`` holds a run already and ``resume`` is false; ``resume`` without ``out``.
+        MissingLatency: the table lacks rows of this space.
+        TableMismatch: the table was measured at another resolution.
+        CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
+            differences.
+        NonFiniteLoss: the training of the shared weights diverged.
+        Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
+    """
+    config = config or BaselineConfig()
+    out = Path(out) if out is not None else None
+    if (data.val if data.val is not None else data.arch) is None:
+        raise InvalidInput(
+            "a baseline compares networks on images that trained none of them: pass SearchData(val=…)."
+        )
+    if lut is None and config.target_ms is not None:
+        raise InvalidInput(f"a limit of {config.target_ms:g} ms means nothing without a latency table.")
+    if lut is not None:
+        lut.check(input_shape=space.input_shape())
+        warn_of_doubts(lut)
+    if told_by_first(lambda: out is not None and (out / "search.json").exists()):
+        raise InvalidInput(f"{out} holds a search already; name another folder (--out).")
+    torch_device(config.device)
+    predict = _predictor(space, lut)
+    history = _History()
+    generator = torch.Generator().manual_seed(config.seed)
+    identity = {
+        "space": space.name,
+        "fields": space.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
+        "table": getattr(lut, "checksum", None),
+        "data": data.description,
+    }
+    report = on_progress if on_progress and processes().is_first else lambda progress: None
+    parts: dict[str, Stateful] = {"history": history, "proposals": GeneratorState(generator)}
+    supernet: nn.Module | None = None
+    with Run(out, "baseline", identity, parts, resume=resume) as run:
+        if isinstance(config.scoring, SharedWeights):
+            supernet = _shared_weights(space, data, config.scoring, out, on_progress)
+        proposals = _proposals(space, config, history, predict, generator)
+        for number in run.epochs(config.trials):
+            began = time.perf_counter()
+            assignment = next(proposals, None)
+            if assignment is None:
+                run.log.write("exhausted", trials=number)
+                break
+            trial = _tried(space, data, config, assignment, predict, supernet, out)
+            history.trials[trial.genotype] = trial
+            history.population.append(trial.genotype)
+            best = history.best()
+            values = {
+                "genotype": trial.genotype,
+                "choices": space.genotype(assignment).choices,
+                "predicted_ms": trial.predicted_ms,
+                "val": trial.scores,
+                "best": best.genotype,
+                "best_score": best.score,
+                "seconds": time.perf_counter() - began,
+            }
+            run.log.write("trial", step=number, **values)
+            report(Progress(number, config.trials, number + 1, True, values))
+        best = history.best()
+        result = BaselineResult(
+            genotype=space.genotype(best.assignment),
+            predicted_ms=best.predicted_ms,
+            expected_ms=None,
+            probabilities={},
+            supernet=supernet,
+            out=out,
+            scores=best.scores,
+            trials=tuple(history.trials.values()),
+        )
+        save_result(result, lut, trials=len(history.trials))
+        run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
+    return result
+
+
+Predictor = Callable[[Mapping[str, int]], float | None]
+
+
+def _predictor(space: SearchSpace, lut: LatencyTableLike | None) -> Predictor:
+    """From an assignment to the table's milliseconds, or to None without a table."""
+    if lut is None:
+        return lambda assignment: None
+    arch = ArchParameters(space.choices().values())
+    cost = ExpectedLatency(space.record(batch=lut.header.batch), arch.choices, lut)
+    return lambda assignment: cost.total(arch.one_hot(assignment).weights)
+
+
+def _shared_weights(
+    space: SearchSpace,
+    data: SearchData,
+    scoring: SharedWeights,
+    out: Path | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> nn.Module:
+    """A supernet trained on uniformly drawn networks: a search whose architecture parameters never move."""
+    config = scoring.supernet.model_copy(
+        update={
+            "relaxation": GumbelSoftmax(),
+            "arch_from_epoch": scoring.supernet.epochs,
+            "pruner": NoPruning(),
+            "explore": 0.0,
+            "candidates": 1,
+        }
+    )
+    folder = out / "supernet" if out is not None else None
+    found = search(
+        space,
+        None,
+        SearchData(train=data.train, description=data.description),
+        config,
+        out=folder,
+        resume=told_by_first(lambda: folder is not None and (folder / "search.json").exists()),
+        on_progress=on_progress,
+    )
+    assert found.supernet is not None
+    return found.supernet
+
+
+def _proposals(
+    space: SearchSpace,
+    config: BaselineConfig,
+    history: _History,
+    predict: Predictor,
+    generator: torch.Generator,
+) -> Iterator[dict[str, int]]:
+    """Networks under the target that were not tried yet, until none is found."""
+
+    def admissible(assignment: Mapping[str, int]) -> bool:
+        ms = predict(assignment)
+        return config.target_ms is None or (ms is not None and ms <= config.target_ms)
+
+    fastest: float | None = None
+    while True:
+        child = None
+        if isinstance(config.algorithm, AgeingEvolution):
+            child = _child(space, config.algorithm, history, admissible, generator)
+        if child is not None:
+            yield child
+            continue
+        for _ in range(_DRAWS):
+            drawn = space.random_assignment(generator)
+            ms = predict(drawn)
+            if ms is not None:
+                fastest = ms if fastest is None else min(fastest, ms)
+            if admissible(drawn) and space.genotype(drawn).short_id not in history.trials:
+                yield drawn
+                break
+        else:
+            if not history.trials:
+                raise InvalidInput(
+                    f"none of {_DRAWS} random networks is predicted under {config.target_ms:g} ms; "
+                    f"the fastest has {fastest:.3g} ms. Raise the limit, or search a space of faster ones."
+                )
+            return
+
+
+def _child(
+    space: SearchSpace,
+    evolution: AgeingEvolution,
+    history: _History,
+    admissible: Callable[[Mapping[str, int]], bool],
+    generator: torch.Generator,
+) -> dict[str, int] | None:
+    """A mutation of a good member; None while the population grows, or where no new one is found.
+
+    A child that was tried before joins the population with the score it has, which costs nothing.
+    """
+
+    def below(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    if len(history.trials) < evolution.population:
+        return None
+    choices = space.choices()
+    for _ in range(_DRAWS // 10):
+        del history.population[: -evolution.population]
+        members = [history.trials[history.population[below(len(history.population))]]
+                   for _ in range(evolution.tournament)]  # fmt: skip
+        parent = max(members, key=lambda trial: trial.score).assignment
+        live = [name for name in space.record().live_choices(parent) if len(choices[name].options) > 1]
+        if not live:
+            return None
+        name = live[below(len(live))]
+        other = below(len(choices[name].options) - 1)
+        child = {**parent, name: other + (other >= parent[name])}
+        if not admissible(child):
+            continue
+        known = space.genotype(child).short_id
+        if known not in history.trials:
+            return child
+        history.population.append(known)
+    return None
+
+
+def _tried(
+    space: SearchSpace,
+    data: SearchData,
+    config: BaselineConfig,
+    assignment: dict[str, int],
+    predict: Predictor,
+    supernet: nn.Module | None,
+    out: Path | None,
+) -> Trial:
+    """Score one network."""
+    genotype = space.genotype(assignment)
+    val = data.val if data.val is not None else data.arch
+    assert val is not None
+    scores: dict[str, Any]
+    if isinstance(config.scoring, SharedWeights):
+        assert supernet is not None
+        how = config.scoring.supernet
+        scores = shared_scores(
+            space, supernet, genotype, data.train, val,
+            statistics_batches=config.scoring.statistics_batches,
+            device=torch_device(how.device), seed=how.seed, precision=how.precision,
+            channels_last=how.channels_last,
+        )  # fmt: skip
+    else:
+        how_fit = config.scoring.fit
+        folder = out / "trials" / genotype.short_id if out is not None else None
+        torch.manual_seed(how_fit.seed)
+        network = space.build(genotype)
+        begun = told_by_first(lambda: folder is not None and (folder / "fit.json").exists())
+        try:
+            scores = fit(
+                network, data.train, loss=space.fit_loss, config=how_fit, val=val,
+                metric=LossBeside(space), description=data.description, out=folder,
+                resume=begun,
+            )  # fmt: skip
+        except NonFiniteLoss:
+            scores = {}  # the worst of all, and no reason to end
+        computed = scores
+        scores = told_by_first(lambda: computed)
+    score = by_loss(scores) if isinstance(config.scoring, SharedWeights) else headline(scores)
+    return Trial(dict(assignment), genotype.short_id, predict(assignment), scores, score)

@@ -1,0 +1,192 @@
+"""Whether a search finds the same again: one search for each of several seeds, and how far they agree."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from hwnas.core.baseline import BaselineConfig, baseline
+from hwnas.core.genotype import Genotype
+from hwnas.core.progress import Progress
+from hwnas.core.scoring import headline
+from hwnas.core.search import LatencyTableLike, SearchConfig, SearchData, SearchResult, search
+from hwnas.core.space import SearchSpace
+from hwnas.errors import InvalidInput
+from hwnas.files import write_atomically
+from hwnas.processes import as_one, processes, told_by_first
+
+
+class SeedResult(BaseModel):
+    """What one seed found. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int
+    """Of the search."""
+    genotype: Genotype
+    """What it found."""
+    predicted_ms: float | None
+    """By the table; None without one."""
+    score: float | None
+    """The headline of its scores on the validation data with shared weights; None without such data."""
+
+
+class Spread(BaseModel):
+    """Mean, sample standard deviation (0 of one value), least and greatest of some numbers. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: float
+    """The mean."""
+    deviation: float
+    """The sample standard deviation."""
+    least: float
+    """The smallest value."""
+    greatest: float
+    """The largest value."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of ``values``, at least one."""
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return cls(
+            mean=statistics.fmean(values), deviation=deviation, least=min(values), greatest=max(values)
+        )
+
+
+class Stability(BaseModel):
+    """What searches with different seeds found, and how far they agree. Frozen; JSON.
+
+    A choice's *agreement* is the share of pairs of seeds that decide it alike; that it matters in neither
+    network counts as alike. Networks drawn at random agree on a choice of k options in 1/k of pairs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    results: tuple[SeedResult, ...]
+    """By seed."""
+    agreement: dict[str, float]
+    """By choice, those that matter in any of the networks; 0 to 1."""
+    by_chance: float
+    """Mean over these choices of what random networks would agree."""
+    predicted_ms: Spread | None
+    """None without a table."""
+    score: Spread | None
+    """Of the validation scores; None without validation data."""
+
+    @property
+    def networks(self) -> int:
+        """How many different networks were found."""
+        return len({result.genotype.short_id for result in self.results})
+
+    @property
+    def mean_agreement(self) -> float:
+        """Mean over choices."""
+        return statistics.fmean(self.agreement.values()) if self.agreement else 1.0
+
+    @property
+    def best(self) -> SeedResult:
+        """The seed with the best score; the first without scores."""
+        return max(self.results, key=lambda result: float("-inf") if result.score is None else result.score)
+
+    @classmethod
+    def of(cls, space: SearchSpace, results: Sequence[SeedResult]) -> Stability:
+        """The report on what seeds found in ``space``.
+
+        Raises:
+            InvalidInput: fewer than two results.
+        """
+        if len(results) < 2:
+            raise InvalidInput(f"stability compares at least two searches, got {len(results)}.")
+        decided = [result.genotype.choices for result in results]
+        options = {name: choice.options for name, choice in space.choices().items()}
+        named = [name for name in options if any(name in choices for choices in decided)]
+        pairs = list(combinations(decided, 2))
+        latencies = [result.predicted_ms for result in results if result.predicted_ms is not None]
+        scores = [result.score for result in results if result.score is not None]
+        return cls(
+            results=tuple(results),
+            agreement={
+                name: sum(one.get(name) == other.get(name) for one, other in pairs) / len(pairs)
+                for name in named
+            },
+            by_chance=statistics.fmean(1 / len(options[name]) for name in named),
+            predicted_ms=Spread.of(latencies) if latencies else None,
+            score=Spread.of(scores) if scores else None,
+        )
+
+
+@as_one
+def stability(
+    space: SearchSpace,
+    lut: LatencyTableLike | None,
+    data: SearchData,
+    config: SearchConfig | BaselineConfig | None = None,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_progress: Callable[[int, Progress], None] | None = None,
+) -> Stability:
+    """Search once with each seed and say how far what is found depends on it.
+
+    Each search is a run of its own in ``out/seed-N``, which every other function takes; the report is
+    ``out/stability.json``.
+
+    Args:
+        space: what can be chosen.
+        lut: milliseconds of every op, or None.
+        data: as of :func:`hwnas.search`; with ``val``, scores are compared too.
+        config: of a search, or of a baseline; its seed is replaced.
+        seeds: at least two, all different.
+        out: folder of the runs; None keeps nothing on disk.
+        resume: go on with the runs in ``out``; those that were not begun are.
+        on_progress: called with the seed and the search's progress.
+
+    Raises:
+        InvalidInput: fewer than two seeds, or two alike. Besides, whatever the search raises.
+    """
+    if len(seeds) < 2 or len(set(seeds)) != len(seeds):
+        raise InvalidInput(f"stability compares at least two seeds, all different, got {tuple(seeds)}.")
+    config = config or SearchConfig()
+    out = Path(out) if out is not None else None
+    results = []
+    for seed in seeds:
+        folder = out / f"seed-{seed}" if out is not None else None
+        begun = told_by_first(functools.partial(_begun, folder))
+
+        def report(progress: Progress, seed: int = seed) -> None:
+            if on_progress is not None:
+                on_progress(seed, progress)
+
+        found: SearchResult
+        if isinstance(config, BaselineConfig):
+            found = baseline(
+                space,
+                lut,
+                data,
+                config.with_seed(seed),
+                out=folder,
+                resume=resume and begun,
+                on_progress=report,
+            )
+        else:
+            seeded = config.model_copy(update={"seed": seed})
+            found = search(space, lut, data, seeded, out=folder, resume=resume and begun, on_progress=report)
+        score = headline(found.scores) if found.scores else None
+        results.append(
+            SeedResult(seed=seed, genotype=found.genotype, predicted_ms=found.predicted_ms, score=score)
+        )
+    report_ = Stability.of(space, results)
+    if out is not None and processes().is_first:
+        write_atomically(out / "stability.json", (report_.model_dump_json(indent=1) + "\n").encode())
+    return report_
+
+
+def _begun(folder: Path | None) -> bool:
+    return folder is not None and any((folder / f"{name}.json").exists() for name in ("search", "baseline"))

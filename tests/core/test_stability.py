@@ -1,0 +1,96 @@
+import json
+
+import pytest
+import torch
+
+from hwnas import BaselineConfig, SearchConfig, SearchData, SharedWeights, Stability, search, stability
+from hwnas.core.stability import SeedResult, Spread
+from hwnas.errors import InvalidInput
+
+from .nets import ChoiceInDepth, images, table_of
+from .test_baseline import CHAIN
+
+CONFIG = SearchConfig(device="cpu", epochs=1, arch_lr=0.3)
+
+
+def result(space, seed, predicted_ms=None, score=None, **assignment):
+    return SeedResult(seed=seed, genotype=space.genotype(assignment), predicted_ms=predicted_ms, score=score)
+
+
+def test_agreement_is_the_share_of_pairs_that_decide_alike():
+    space = ChoiceInDepth()
+    found = Stability.of(
+        space,
+        [
+            result(space, 0, 1.0, 50.0, d=0, a=0),
+            result(space, 1, 2.0, 70.0, d=1, a=0, b=1),
+            result(space, 2, 6.0, 60.0, d=1, a=1, b=1),
+        ],
+    )
+    # Pairs 01, 02, 12: a alike in the first; d in the last; b, which the first network has not, in the last.
+    # c matters in none of them.
+    assert found.agreement == {"d": 1 / 3, "a": 1 / 3, "b": 1 / 3}
+    assert found.mean_agreement == pytest.approx(1 / 3)
+    assert found.by_chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
+    assert found.networks == 3
+    # Deviations −2, −1, 3: 14 / 2 = 7.
+    assert found.predicted_ms == Spread(mean=3.0, deviation=pytest.approx(7**0.5), least=1.0, greatest=6.0)
+    assert found.score.mean == 60.0
+    assert found.best.seed == 1
+
+
+def test_equal_networks_agree_in_all():
+    space = ChoiceInDepth()
+    found = Stability.of(space, [result(space, seed, d=0, a=1) for seed in range(3)])
+    assert set(found.agreement.values()) == {1.0}
+    assert found.networks == 1
+    assert found.predicted_ms is None
+    assert found.score is None
+    assert found.best.seed == 0
+
+
+@pytest.mark.parametrize("seeds", [(), (1,), (2, 2)])
+def test_fewer_than_two_different_seeds_are_refused(seeds):
+    with pytest.raises(InvalidInput, match="at least two seeds, all different"):
+        stability(CHAIN, None, SearchData(images(2)), CONFIG, seeds=seeds)
+
+
+def test_each_seed_is_the_search_that_it_would_be_alone(tmp_path):
+    data = SearchData(images(4), val=images(2))
+    seen = []
+    found = stability(
+        CHAIN, table_of(CHAIN), data, CONFIG, seeds=(3, 5), out=tmp_path,
+        on_progress=lambda seed, progress: seen.append(seed),
+    )  # fmt: skip
+    assert set(seen) == {3, 5}
+    for seed, said in zip((3, 5), found.results, strict=True):
+        alone = search(CHAIN, table_of(CHAIN), data, CONFIG.model_copy(update={"seed": seed}))
+        assert said.genotype == alone.genotype
+        assert said.predicted_ms == alone.predicted_ms
+        assert said.score == alone.scores["accuracy"]
+        assert (tmp_path / f"seed-{seed}" / "genotype.json").is_file()
+    assert Stability.model_validate_json((tmp_path / "stability.json").read_text()) == found
+
+
+def test_a_stopped_one_goes_on(tmp_path):
+    data = SearchData(images(4), val=images(2))
+    whole = stability(CHAIN, None, data, CONFIG, seeds=(0, 1, 2))
+
+    class Stop(Exception):
+        pass
+
+    def stop(seed, progress):
+        if seed == 1 and progress.step == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        stability(CHAIN, None, data, CONFIG, seeds=(0, 1, 2), out=tmp_path, on_progress=stop)
+    assert stability(CHAIN, None, data, CONFIG, seeds=(0, 1, 2), out=tmp_path, resume=True) == whole
+
+
+def test_baselines_too(tmp_path):
+    config = BaselineConfig(scoring=SharedWeights(supernet=CONFIG), trials=2)
+    found = stability(CHAIN, None, SearchData(images(2), val=images(1)), config, seeds=(0, 1), out=tmp_path)
+    kept = [json.loads((tmp_path / f"seed-{seed}" / "baseline.json").read_text()) for seed in (0, 1)]
+    assert [values["config"]["scoring"]["supernet"]["seed"] for values in kept] == [0, 1]
+    assert torch.isfinite(torch.tensor([said.score for said in found.results])).all()
