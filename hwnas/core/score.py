@@ -74,6 +74,9 @@ class ScoreFunction:
         """``draw`` as the network gets it: without a straight-through gradient to these choices."""
         if not self.applies(draw):
             return draw
+        if bool(self.rows.all()):
+            # Then the network need not send a gradient back at all.
+            return Draw(draw.weights.detach(), draw.index)
         rows = self.rows.to(draw.weights.device)
         return Draw(torch.where(rows, draw.weights.detach(), draw.weights), draw.index)
 

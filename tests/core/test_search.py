@@ -392,7 +392,7 @@ def test_every_combination_of_settings_searches(values, lut):
     result = search(
         Planted(),
         table,
-        SearchData(planted_batches(3), arch=arch),
+        SearchData(planted_batches(8), arch=arch),
         config(epochs=1, **values),
         on_progress=lambda progress: seen.append(progress.values),
     )

@@ -34,7 +34,7 @@ def test_agreement_is_the_share_of_pairs_that_decide_alike():
     assert found.by_chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
     assert found.networks == 3
     # Deviations −2, −1, 3: 14 / 2 = 7.
-    assert found.predicted_ms == Spread(mean=3.0, deviation=pytest.approx(7**0.5), least=1.0, greatest=6.0)
+    assert found.predicted_ms == Spread(mean=3.0, deviation=7**0.5, least=1.0, greatest=6.0)
     assert found.score.mean == 60.0
     assert found.best.seed == 1
 
