@@ -57,6 +57,7 @@ def test_a_finished_baseline_resumes_with_nothing_but_its_folder(table, tmp_path
     ("options", "message"),
     [
         (("--algorithm", "random", "--latency-weight", "1"), "--latency-weight and --penalty mean nothing"),
+        (("--algorithm", "random", "--max-macs", "1e9"), "leave --max-macs out, or search with --algorithm"),
         (("--scoring", "trained"), "give --algorithm random or evolution as well"),
         (("--algorithm", "random", *settings(arch_epochs=3)), 'knows no "arch_epochs"'),
         (

@@ -102,6 +102,11 @@ def test_the_search_ends_where_one_process_does(both, alone, task):
     assert mine["classes"] == theirs["classes"]
 
 
+def test_candidates_are_compared_by_the_statistics_of_whole_batches(both, alone):
+    assert both[0]["bilevel"]["scores"] == both[1]["bilevel"]["scores"]
+    assert both[0]["bilevel"]["scores"]["loss"] == pytest.approx(alone["bilevel"]["scores"]["loss"], rel=1e-3)
+
+
 def test_metrics_tell_of_all_images(both, alone):
     for mine, theirs in zip(both[0]["seen"]["epochs"], alone["seen"]["epochs"], strict=True):
         for part in ("train", "val"):

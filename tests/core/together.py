@@ -84,6 +84,7 @@ def searched(space, data, out=None, resume=False, watch=None, **values):
     return {
         "probabilities": result.probabilities,
         "genotype": result.genotype.short_id,
+        "scores": result.scores,
         "losses": [values["task_loss"] for values in seen if not values["end"]],
         "totals": [values["loss"] for values in seen if not values["end"]],
         "epochs": [
@@ -111,7 +112,8 @@ def soft(out):
 
 def bilevel(out):
     """Batches that are the same in all processes, of which each takes its part."""
-    return searched(CHAIN, SearchData(images(5), arch=images(2, seed=1)))
+    data = SearchData(images(5), arch=images(2, seed=1), val=images(2, seed=2))
+    return searched(CHAIN, data, explore=0.25, candidates=4)
 
 
 def fitted(out):
