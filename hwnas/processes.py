@@ -165,17 +165,21 @@ def told_by_first(make: Callable[[], _Value]) -> _Value:
     here = processes()
     if here.size == 1:
         return make()
-    told: list[Any] = [None, None]
+    told: list[Any] = [None, None, None]
+    failed: HwnasError | None = None
     if here.is_first:
         try:
             told[0] = make()
         except HwnasError as error:
-            told[1] = error
+            failed, told[1:] = error, [type(error), error.args]
     distributed.broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    value: _Value = told[0]
-    return value
+    value, kind, arguments = told
+    if kind is not None and failed is None:
+        # Without its constructor, which may want other arguments than the message that it made of them.
+        failed = kind.__new__(kind, *arguments)
+    if failed is not None:
+        raise failed
+    return value  # type: ignore[no-any-return]
 
 
 def told_by_all(value: _Item) -> list[_Item]:

@@ -15,6 +15,7 @@ from torch import distributed, nn
 from hwnas import FitConfig, HwnasError, SearchConfig, SearchData, fit, search
 from hwnas.core.distributed import trained_as_one
 from hwnas.core.relaxation import GumbelSoftmax, LinearSchedule
+from hwnas.errors import MissingExtra
 from hwnas.latency.fake import fake_table
 from hwnas.processes import average, processes, shared, told_by_first
 from hwnas.search_spaces.autortnet import AutoRTNet
@@ -145,7 +146,7 @@ def message(call):
 def refused(out):
     class Fails:
         def __call__(self):
-            raise HwnasError("the first says no")
+            raise MissingExtra("onnx", "onnxruntime", "say no")
 
     odd = [(x[:3], y[:3]) for x, y in images(1)]
     return {
