@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hwnas.core.arch import ArchParameters
+from hwnas.core.budget import BudgetConfig
 from hwnas.core.expected import ExpectedLatency
 from hwnas.core.fit import FitConfig, fit
 from hwnas.core.progress import Progress
@@ -76,7 +77,7 @@ class SharedWeights(BaseModel):
     form: Literal["shared"] = "shared"
     """Names this scoring in JSON and in ``--set scoring.form=shared``."""
     supernet: SearchConfig = SearchConfig()
-    """How the supernet is trained; architecture parameters, penalty and pruning in it play no part."""
+    """How the supernet is trained; choices, penalty, budget and pruning in it play no part."""
     statistics_batches: int = Field(16, ge=1)
     """Training batches from which a network's batch norms take their statistics before it is scored."""
 
@@ -321,6 +322,9 @@ def _shared_weights(
             "pruner": NoPruning(),
             "explore": 0.0,
             "candidates": 1,
+            # Which networks may be tried is the baseline's business.
+            "target_ms": None,
+            "budget": BudgetConfig(),
         }
     )
     folder = out / "supernet" if out is not None else None

@@ -44,8 +44,9 @@ class BudgetConfig(BaseModel):
     """A measured network may be slower than the target by this share of it."""
     rounds: int = Field(5, ge=1)
     """How many networks are measured at most, each chosen by what the ones before have taught."""
-    processes: int = Field(4, ge=1)
-    """In how many processes each is measured: one process differs from the next by some percent."""
+    processes: int | None = Field(None, ge=1)
+    """In how many processes each is measured: one differs from the next by some percent. null: as many as the
+    backend advises."""
 
 
 @dataclass(frozen=True)

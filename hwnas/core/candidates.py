@@ -6,38 +6,54 @@ import heapq
 from collections.abc import Iterator
 
 from hwnas.core.arch import ArchParameters
-from hwnas.core.relaxation import masked
+from hwnas.core.discretise import relative_likelihoods
+from hwnas.record import Recording
 
 
-def likeliest(arch: ArchParameters) -> Iterator[dict[str, int]]:
-    """Every assignment of the live options (choice name → index), the likeliest first; lazily.
+def likeliest(arch: ArchParameters, recording: Recording | None = None) -> Iterator[dict[str, int]]:
+    """Every architecture of the live options (choice name → option index), the likeliest first; lazily.
 
-    The first is :meth:`ArchParameters.argmax`. Assignments that differ only where it cannot matter all come:
-    of those the first has the likeliest option in every such place.
+    Likely as :func:`hwnas.core.discretise.relative_likelihoods` has it: choices that do not matter lose
+    nothing, and have their likeliest option. Each architecture comes once; the first is
+    :meth:`ArchParameters.argmax`. (Under limits, :class:`hwnas.core.discretise.Programme` finds the first.)
 
-    Source: best-first search over sorted options, after Lawler (1972), *A procedure for computing the K best
-    solutions*. Each assignment but the first has one predecessor, the one in which its last changed choice is
-    an option better, so that none comes twice.
+    Best-first search. An architecture's changes from the likeliest options, made one after the other in the
+    order in which it runs, lead to it through architectures that lose less, each change being of a choice
+    that matters by then: so it is waiting before anything that loses more is reached.
+
+    Args:
+        arch: whose probabilities.
+        recording: says which choices matter in which architecture; None: all do.
     """
-    logits = masked(arch.logits.detach().double().cpu(), arch.alive.cpu())
-    order = logits.argsort(dim=-1, descending=True, stable=True).tolist()
-    values = logits.sort(dim=-1, descending=True, stable=True).values
+    likelihoods = relative_likelihoods(arch.logits, arch.alive)
+    order = (-likelihoods).argsort(axis=-1, kind="stable").tolist()
     # What each place in the order loses against the likeliest option.
     losses = [
-        [best - value for value in row[:live]]
-        for row, live in zip(values.tolist(), arch.alive.sum(dim=-1).tolist(), strict=True)
-        for best in row[:1]
+        [float(-row[option]) for option in options if row[option] > -float("inf")]
+        for row, options in zip(likelihoods, order, strict=True)
     ]
-    first = (0,) * len(losses)
-    waiting: list[tuple[float, tuple[int, ...], int]] = [(0.0, first, 0)]
+    names = [choice.name for choice in arch.choices]
+
+    def assignment(places: tuple[int, ...]) -> dict[str, int]:
+        return {name: order[row][place] for row, (name, place) in enumerate(zip(names, places, strict=True))}
+
+    def matter(places: tuple[int, ...]) -> set[str]:
+        return set(names if recording is None else recording.live_choices(assignment(places)))
+
+    first = (0,) * len(names)
+    waiting: list[tuple[float, tuple[int, ...]]] = [(0.0, first)]
+    met = {first}
     while waiting:
-        lost, places, changed = heapq.heappop(waiting)
-        yield {
-            choice.name: order[row][place]
-            for row, (choice, place) in enumerate(zip(arch.choices, places, strict=True))
-        }
-        for row in range(changed, len(places)):
-            place = places[row] + 1
-            if place < len(losses[row]):
-                more = lost + losses[row][place] - losses[row][place - 1]
-                heapq.heappush(waiting, (more, (*places[:row], place, *places[row + 1 :]), row))
+        _, places = heapq.heappop(waiting)
+        yield assignment(places)
+        live = matter(places)
+        for row, name in enumerate(names):
+            if name not in live or places[row] + 1 == len(losses[row]):
+                continue
+            changed = (*places[:row], places[row] + 1, *places[row + 1 :])
+            left = matter(changed)
+            canonical = tuple(changed[row] if name in left else 0 for row, name in enumerate(names))
+            if canonical not in met:
+                met.add(canonical)
+                lost = sum(losses[row][place] for row, place in enumerate(canonical))
+                heapq.heappush(waiting, (lost, canonical))

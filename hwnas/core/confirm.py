@@ -98,11 +98,12 @@ def measurer(
     target_ms: float | None,
     backend: LatencyBackend | None,
     measure: Measure | None,
-    processes: int = 1,
+    processes: int | None = None,
 ) -> Measure:
     """The caller's way to measure networks: ``measure``, or ``backend``, which must be able to run here.
 
-    With a backend each network is read in three rounds in each of ``processes``.
+    With a backend each network is read in three rounds in each of ``processes``; None: as many as the backend
+    advises.
 
     Raises:
         InvalidInput: both, or there is no target to confirm.
@@ -118,6 +119,7 @@ def measurer(
         return measure
     assert backend is not None
     backend.check()
+    processes = ProfileSettings(processes=processes).processes_for(backend)
     settings = ProfileSettings(rounds=3 * processes, processes=processes)
     return measured_by(space, backend, batch=table.header.batch, settings=settings)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.core.checkpoint import reseeded
-from hwnas.core.distributed import trained_as_one
+from hwnas.core.distributed import Additive, trained_as_one
 from hwnas.core.fit import evaluate_with
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
@@ -25,9 +25,18 @@ Scores = Mapping[str, Any]
 class LossBeside:
     """A space's metric with the mean loss beside it; the loss alone where the space has no metric.
 
+    The loss is that of all batches as one: each batch's counts by :meth:`SearchSpace.loss_weight`. Made of a
+    space, it is one that processes share (:class:`hwnas.core.distributed.Additive`) where the metric is.
+
     Args:
         space: whose metric and loss.
     """
+
+    def __new__(cls, space: SearchSpace) -> LossBeside:
+        """One whose sums can be added up, where the metric's can."""
+        metric = space.metric()
+        additive = metric is None or isinstance(metric, Additive)
+        return super().__new__(_AdditiveLossBeside if additive else LossBeside)
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -38,20 +47,46 @@ class LossBeside:
         """Take in one batch."""
         if self.metric is not None:
             self.metric.update(outputs, targets)
-        self._total += float(self.space.loss(outputs, targets)) * len(targets)
-        self._seen += len(targets)
+        weight = float(self.space.loss_weight(targets))
+        # Where nothing counts, such as in images without a known pixel, a loss may be no number.
+        if weight > 0:
+            self._total += float(self.space.loss(outputs, targets)) * weight
+            self._seen += weight
 
     def compute(self) -> dict[str, Any]:
         """The metric's values, then ``"loss"``."""
         found = dict(self.metric.compute()) if self.metric is not None else {}
-        return {**found, "loss": self._total / max(1, self._seen)}
+        return {**found, "loss": self._total / self._seen if self._seen else 0.0}
 
     def reset(self) -> None:
         """Forget everything."""
         if self.metric is not None:
             self.metric.reset()
         self._total = 0.0
-        self._seen = 0
+        self._seen = 0.0
+
+
+class _AdditiveLossBeside(LossBeside):
+    """Sums of the loss, then those of the metric."""
+
+    def sums(self) -> Tensor:
+        own = torch.tensor([self._total, self._seen], dtype=torch.float64)
+        if self._counts is None:
+            return own
+        # Counts below 2^53 are exact in double precision.
+        counted = self._counts.sums()
+        return torch.cat([own.to(counted.device), counted.double().flatten()])
+
+    def take_sums(self, sums: Tensor) -> None:
+        self._total, self._seen = sums[:2].tolist()
+        if self._counts is not None:
+            before = self._counts.sums()
+            self._counts.take_sums(sums[2:].reshape(before.shape).to(before.dtype))
+
+    @property
+    def _counts(self) -> Additive | None:
+        metric: Any = self.metric
+        return metric if isinstance(metric, Additive) else None
 
 
 def headline(scores: Scores) -> float:
@@ -91,8 +126,7 @@ def shared_scores(
     """The metric and the loss of a network with the weights of ``supernet``.
 
     Its batch norms' statistics are taken anew. The supernet and every global random state are left as they
-    were. Several processes call this together: each takes its share of the batches for the statistics,
-    computes all scores, and gets the first one's.
+    were. Several processes call this together: they share the batches, and all get the first one's scores.
 
     Args:
         space: whose network.
@@ -111,6 +145,6 @@ def shared_scores(
     if statistics_batches:
         with reseeded(seed), trained_as_one(network):
             reestimate_statistics(network, itertools.islice(shared(train), statistics_batches), **how)
-    scores = evaluate_with(network, val, LossBeside(space), **how)
+    scores = evaluate_with(network, val, LossBeside(space), shared=True, **how)
     # Networks are compared by these, and processes that disagreed in a last bit would go on differently.
     return told_by_first(lambda: scores)

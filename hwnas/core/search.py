@@ -537,18 +537,17 @@ def best_candidate(
     """
     device = arch.alive.device
     best: tuple[dict[str, int], dict[str, Any] | None] | None = None
-    seen: set[str] = set()
-    for assignment in likeliest(arch):
-        known = space.genotype(assignment).short_id
-        if known in seen or not keeps(assignment):
+    compared = 0
+    for assignment in likeliest(arch, space.record()):
+        if not keeps(assignment):
             continue
         if data.val is None:
             return assignment, None
-        seen.add(known)
+        compared += 1
         scores = _validate(space, net, assignment, data, device, config)
         if best is None or best[1] is None or by_loss(scores) > by_loss(best[1]):
             best = assignment, scores
-        if len(seen) == config.candidates:
+        if compared == config.candidates:
             break
     if best is None:
         raise InvalidInput("no network may be taken.")

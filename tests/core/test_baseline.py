@@ -76,6 +76,14 @@ def test_a_planted_optimum_is_found_in_a_space_without_a_metric():
     assert result.genotype.choices["cells"] == "2"
 
 
+def test_a_budget_among_the_settings_of_the_shared_weights_plays_no_part():
+    """Their settings may be those of a search, which is asked for more than the training of weights."""
+    bare = baseline(CHAIN, None, data(), config(trials=2))
+    asked = SearchConfig(epochs=1, device="cpu", target_ms=0.001, budget={"max_params": 1})
+    scoring = SharedWeights(supernet=asked, statistics_batches=2)
+    assert baseline(CHAIN, None, data(), config(trials=2, scoring=scoring)).trials == bare.trials
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.form)
 def test_no_network_over_the_limit_is_tried(algorithm):
     # The two parts of a planted network: factor 1 ms or 5 ms, cells 1 ms each.

@@ -2,9 +2,15 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
 
-from hwnas import ArchParameters, Choice
+from hwnas import ArchParameters, Choice, ChoiceBlock, DepthBlock, record
 from hwnas.core.candidates import likeliest
+
+from .nets import Scale
+from .test_random_spaces import TREES, Grown
 
 CHOICES = [
     Choice(name="a", options=("0", "1", "2")),
@@ -57,3 +63,35 @@ def test_it_is_lazy():
     many = [Choice(name=f"c{n}", options=tuple("abcdefgh")) for n in range(60)]
     found = list(itertools.islice(likeliest(ArchParameters(many)), 500))
     assert len({tuple(assignment.values()) for assignment in found}) == 500
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(TREES, st.integers(0, 9))
+def test_each_architecture_comes_once_in_spaces_nobody_thought_of(tree, seed):
+    """Against every assignment: what differs where it cannot matter is one architecture."""
+    space = Grown(tree=tree)
+    arch = ArchParameters(space.supernet())
+    generator = torch.Generator().manual_seed(seed)
+    logits = {choice.name: torch.randn(2, generator=generator).tolist() for choice in arch.choices}
+    arch.set_logits(logits)
+    recording = space.record()
+    lost = {}
+    for values in itertools.product((0, 1), repeat=len(arch.choices)):
+        full = dict(zip(arch.rows, values, strict=True))
+        losses = [max(logits[name]) - logits[name][full[name]] for name in recording.live_choices(full)]
+        lost[space.genotype(full).short_id] = sum(losses)
+    found = [space.genotype(assignment).short_id for assignment in likeliest(arch, recording)]
+    assert sorted(found) == sorted(lost)
+    assert [lost[name] for name in found] == pytest.approx(sorted(lost.values()))
+
+
+def test_what_is_cut_away_does_not_stand_in_the_way():
+    """Forty choices behind an exit have 2^40 settings of one architecture: the next must come at once."""
+    deep = Choice(name="deep", options=("1", "2"), kind="depth")
+    cells = [ChoiceBlock(Choice(name=f"c{n}", options=("a", "b")), {"a": Scale(1.0), "b": Scale(2.0)})
+             for n in range(40)]  # fmt: skip
+    net = nn.Sequential(DepthBlock(deep, [Scale(3.0), nn.Sequential(*cells)]))
+    arch = ArchParameters(net)
+    arch.set_logits({"deep": [2.0, 0.0]})
+    found = list(itertools.islice(likeliest(arch, record(net, [torch.ones(1, 2)])), 2))
+    assert [assignment["deep"] for assignment in found] == [0, 1]
