@@ -48,7 +48,7 @@ from hwnas import (
     register_op,
     search,
 )
-from hwnas.core.search import best_candidate
+from hwnas.core.candidates import best_candidate
 from hwnas.files import write_atomically
 from hwnas.latency.device import Device
 from hwnas.latency.fake import fake_table

@@ -28,11 +28,11 @@ from hwnas.core.fit import fit as fit
 from hwnas.core.genotype import Genotype as Genotype
 from hwnas.core.profiling import profile as profile
 from hwnas.core.progress import Progress as Progress
-from hwnas.core.search import SearchConfig as SearchConfig
-from hwnas.core.search import SearchData as SearchData
-from hwnas.core.search import SearchResult as SearchResult
 from hwnas.core.search import UnverifiedTableWarning as UnverifiedTableWarning
 from hwnas.core.search import search as search
+from hwnas.core.search_config import SearchConfig as SearchConfig
+from hwnas.core.search_data import SearchData as SearchData
+from hwnas.core.search_result import SearchResult as SearchResult
 from hwnas.core.space import Metric as Metric
 from hwnas.core.space import Preset as Preset
 from hwnas.core.space import SearchSpace as SearchSpace

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from hwnas.cli.settings import changed, validated
 from hwnas.core.baseline import BaselineConfig
 from hwnas.core.fit import FitConfig
-from hwnas.core.search import SearchConfig
+from hwnas.core.search_config import SearchConfig
 from hwnas.core.space import Preset
 from hwnas.errors import InvalidInput
 

@@ -17,10 +17,10 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.machine import Machine, profile_space, reading_settings
 from hwnas.cli.measure import lines, run_measure
 from hwnas.cli.report import write_report
-from hwnas.cli.search import open_data, run_search, search_config
+from hwnas.cli.search import Asked, open_data, run_search, search_config
 from hwnas.cli.settings import validated
 from hwnas.core.fit import FitConfig
-from hwnas.core.search import SearchConfig
+from hwnas.core.search_config import SearchConfig
 
 SEARCH = {"epochs": 8, "depth_from_epoch": 2, "validate_every": 4}
 FIT = {"epochs": 20, "validate_every": 10}
@@ -52,7 +52,7 @@ def command(out: Path, backend: str, short: bool) -> None:
 
     reading = reading_settings({}, allow_busy=True)
     table = profile_space(chosen.space, machine.make(), out / "table.json", settings=reading)
-    run_search(chosen, table, images, open_data(chosen.space, images), config, out, resume=True)
+    run_search(Asked(chosen, table, images, open_data(chosen.space, images), config), out, resume=True)
     size = describe(folder.genotype)
     note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")
     training = {**chosen.space.preset("small").fit, **({"epochs": 1} if short else FIT)}

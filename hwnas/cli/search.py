@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ from hwnas.cli.baseline import (
     refuse_penalty,
 )
 from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
-from hwnas.cli.console import headline, note, result, watching
+from hwnas.cli.console import headline, note, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.machine import (
@@ -32,25 +33,21 @@ from hwnas.cli.machine import (
     recorded_options,
 )
 from hwnas.cli.names import find_space
+from hwnas.cli.search_report import report_search, report_seeds
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.baseline import BaselineConfig, baseline
 from hwnas.core.budget import Budget
 from hwnas.core.progress import Progress
-from hwnas.core.search import (
-    SearchConfig,
-    SearchData,
-    SearchResult,
-    UnverifiedTableWarning,
-    conditions,
-    search,
-)
+from hwnas.core.search import UnverifiedTableWarning, search
+from hwnas.core.search_config import SearchConfig
+from hwnas.core.search_data import SearchData
+from hwnas.core.search_result import SearchResult
 from hwnas.core.space import SearchSpace
 from hwnas.core.stability import Stability, stability
 from hwnas.errors import HwnasError, InvalidInput
 from hwnas.processes import as_one, processes
 
 if TYPE_CHECKING:
-    from hwnas.core.confirm import BudgetOutcome
     from hwnas.latency.backend import LatencyBackend
     from hwnas.latency.table import LatencyTable
 
@@ -207,14 +204,14 @@ def command(
             note(remark)
     if table is not None:
         note_other_device(table)
+    asked = Asked(chosen, table, images, search_data, config)
     if seeds:
-        said = run_seeds(chosen, table, images, search_data, config, out, seeds, resume=resume)
-        report_seeds(said, out, as_json=as_json)
+        report_seeds(run_seeds(asked, out, seeds, resume=resume), out, as_json=as_json)
         return
     confirming = None
     if table is not None and isinstance(config, SearchConfig) and config.target_ms is not None:
         confirming = confirming_backend(table, out)
-    found = run_search(chosen, table, images, search_data, config, out, resume=resume, backend=confirming)
+    found = run_search(asked, out, resume=resume, backend=confirming)
     report_search(found, out, config, table, as_json=as_json)
     if found.budget is not None and found.budget.met is False:
         click.get_current_context().exit(EXIT_BUDGET)
@@ -260,48 +257,50 @@ def confirming_backend(table: LatencyTable, out: Path) -> LatencyBackend | None:
     return backend
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is to be searched, by what and on what, put together from the options.
+
+    Attributes:
+        chosen: the space, and where its fields come from.
+        table: milliseconds; None: latency plays no part.
+        images: which data set, as the run's folder keeps it.
+        data: its loaders.
+        config: of the search, or of the baseline.
+    """
+
+    chosen: Chosen
+    table: LatencyTable | None
+    images: DataChoice
+    data: SearchData
+    config: SearchConfig | BaselineConfig
+
+
 def run_search(
-    chosen: Chosen,
-    table: LatencyTable | None,
-    images: DataChoice,
-    data: SearchData,
-    config: SearchConfig | BaselineConfig,
-    out: Path,
-    *,
-    resume: bool,
-    backend: LatencyBackend | None = None,
+    asked: Asked, out: Path, *, resume: bool, backend: LatencyBackend | None = None
 ) -> SearchResult:
     """Search, watched, with the table and the choice of data kept in the run's folder."""
-    for doubt in _prepare(chosen, table, images, config, out, resume=resume):
+    for doubt in _prepare(asked, out, resume=resume):
         note(doubt)
+    space, table, data = asked.chosen.space, asked.table, asked.data
     steps = len(data.train)  # type: ignore[arg-type]  # a DataLoader
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnverifiedTableWarning)
-        if isinstance(config, BaselineConfig):
-            return baseline(chosen.space, table, data, config, out=out, resume=resume, on_progress=_say_trial)
+        if isinstance(asked.config, BaselineConfig):
+            return baseline(space, table, data, asked.config, out=out, resume=resume, on_progress=_say_trial)
         with watching("search", steps) as on_progress:
             return search(
-                chosen.space, table, data, config,
+                space, table, data, asked.config,
                 out=out, resume=resume, on_progress=on_progress, backend=backend,
             )  # fmt: skip
 
 
-def run_seeds(
-    chosen: Chosen,
-    table: LatencyTable | None,
-    images: DataChoice,
-    data: SearchData,
-    config: SearchConfig | BaselineConfig,
-    out: Path,
-    count: int,
-    *,
-    resume: bool,
-) -> Stability:
+def run_seeds(asked: Asked, out: Path, count: int, *, resume: bool) -> Stability:
     """Search with ``count`` seeds, each in a run folder of its own."""
-    seeds = range(config.seed, config.seed + count)
+    seeds = range(asked.config.seed, asked.config.seed + count)
     doubts: list[str] = []
     for seed in seeds:
-        doubts = _prepare(chosen, table, images, config, out / f"seed-{seed}", resume=resume) or doubts
+        doubts = _prepare(asked, out / f"seed-{seed}", resume=resume) or doubts
     for doubt in doubts:
         note(doubt)
 
@@ -312,21 +311,14 @@ def run_seeds(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnverifiedTableWarning)
         return stability(
-            chosen.space, table, data, config, seeds=seeds, out=out, resume=resume, on_progress=say
-        )
+            asked.chosen.space, asked.table, asked.data, asked.config,
+            seeds=seeds, out=out, resume=resume, on_progress=say,
+        )  # fmt: skip
 
 
-def _prepare(
-    chosen: Chosen,
-    table: LatencyTable | None,
-    images: DataChoice,
-    config: SearchConfig | BaselineConfig,
-    out: Path,
-    *,
-    resume: bool,
-) -> list[str]:
+def _prepare(asked: Asked, out: Path, *, resume: bool) -> list[str]:
     """Lay out the folder of a run that has not begun; what is to be said about its table."""
-    space = chosen.space
+    space, table, config = asked.chosen.space, asked.table, asked.config
     if table is not None:
         # Refused before anything is written, so that nothing half-made could be resumed.
         table.check(input_shape=space.input_shape())
@@ -340,7 +332,7 @@ def _prepare(
     # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
     if table is not None:
         table.save(out / "table.json")
-    RunSetup(data=images, preset=chosen.preset_name).save(out)
+    RunSetup(data=asked.images, preset=asked.chosen.preset_name).save(out)
     return table.doubts() if table is not None else []
 
 
@@ -379,109 +371,6 @@ def search_config(
             )
         options["penalty.weight"] = latency_weight
     return validated(SearchConfig, changed(config.model_dump(), {**options, **settings}))
-
-
-def report_search(
-    found: SearchResult,
-    out: Path,
-    config: SearchConfig | BaselineConfig,
-    table: LatencyTable | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Print what a search found."""
-    penalty = config.penalty if isinstance(config, SearchConfig) else None
-    asked_ms = config.target_ms or getattr(penalty, "target_ms", None)
-    budget = found.budget
-    values: dict[str, Any] = {
-        "run": str(out),
-        "genotype": found.genotype.short_id,
-        "asked_ms": asked_ms,
-        "predicted_ms": found.predicted_ms,
-        "expected_ms": found.expected_ms,
-        "val": found.scores,
-    }
-    line = f"found {found.genotype.short_id}"
-    if table is not None:
-        header = table.header
-        values |= conditions(header)
-        under = f"{header.device.name}, {header.backend} {header.precision}, batch {header.batch}"
-        line += f": {found.predicted_ms:.2f} ms predicted on {under}"
-        line += f", asked for {asked_ms:g} ms" if asked_ms is not None else ""
-    lines = [line]
-    if budget is not None:
-        values |= {
-            "measured_ms": budget.measured_ms,
-            "met": budget.met,
-            "correction": budget.correction,
-            "measured_networks": len(budget.attempts),
-            "asked": budget.asked,
-            "costs": budget.costs,
-        }
-        lines += _budget_lines(found.genotype.short_id, budget, config.target_ms)
-    lines.append(f"next:  hwnas fit {out} && hwnas eval {out} && hwnas measure {out} && hwnas report {out}")
-    result(values, lines, as_json=as_json)
-
-
-def _budget_lines(name: str, budget: BudgetOutcome, target_ms: float | None) -> list[str]:
-    """Asked, predicted and measured, for people."""
-    lines = [
-        f"{cost:<14} {budget.costs[cost]:12.6g}   of at most {most:.6g}"
-        for cost, most in budget.asked.items()
-        if cost != "latency_ms"
-    ]
-    if target_ms is None:
-        return lines
-    lines += [
-        f"asked      {target_ms:8.2f} ms",
-        f"predicted  {budget.predicted_ms:8.2f} ms",
-    ]
-    if budget.measured_ms is None:
-        return [*lines, *(f"not measured: {remark}" for remark in budget.remarks)]
-    networks = len(budget.attempts)
-    tried = f", after {networks} networks were" if networks > 1 else ""
-    lines.append(f"measured   {budget.measured_ms:8.2f} ms{tried}")
-    if networks > 1:
-        lines.append(f"measured ÷ predicted by the table: {budget.correction:.3f} on average")
-    if not budget.met:
-        lines.append(f"the budget was not met: {name} is the nearest network that was found")
-    return [*lines, *budget.remarks]
-
-
-def report_seeds(found: Stability, out: Path, *, as_json: bool) -> None:
-    """Print how far searches with different seeds agree."""
-    lines = []
-    for seed in found.results:
-        ms = "" if seed.predicted_ms is None else f"  {seed.predicted_ms:.2f} ms predicted"
-        score = "" if seed.score is None else f"  validation {seed.score:.2f}"
-        lines.append(f"seed {seed.seed}: {seed.genotype.short_id}{ms}{score}")
-    lines.append(
-        f"{found.networks} different networks; choices decided alike in {100 * found.mean_agreement:.0f} % "
-        f"of pairs of seeds (random networks: {100 * found.by_chance:.0f} %)"
-    )
-    for name, spread in (("predicted ms", found.predicted_ms), ("validation", found.score)):
-        if spread is not None:
-            lines.append(f"{name}: {spread.mean:.2f} ± {spread.deviation:.2f}")
-    best = out / f"seed-{found.best.seed}"
-    lines.append(
-        f"next:  hwnas fit {best} && hwnas eval {best} && hwnas measure {best} && hwnas report {best}"
-    )
-    values = {
-        "run": str(out),
-        **found.model_dump(mode="json", exclude={"results"}),
-        "mean_agreement": found.mean_agreement,
-        "networks": found.networks,
-        "seeds": [
-            {
-                "seed": seed.seed,
-                "genotype": seed.genotype.short_id,
-                "predicted_ms": seed.predicted_ms,
-                "score": seed.score,
-            }
-            for seed in found.results
-        ],
-    }
-    result(values, lines, as_json=as_json)
 
 
 def _count(progress: Progress) -> str:

@@ -14,22 +14,17 @@ from torch import nn
 
 from hwnas.core.arch import ArchParameters
 from hwnas.core.budget import BudgetConfig
-from hwnas.core.expected import ExpectedLatency
+from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.fit import FitConfig, fit
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.core.run import GeneratorState, Run, Stateful
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
-from hwnas.core.search import (
-    LatencyTableLike,
-    SearchConfig,
-    SearchData,
-    SearchResult,
-    save_result,
-    search,
-    warn_of_doubts,
-)
+from hwnas.core.search import search, warn_of_doubts
+from hwnas.core.search_config import SearchConfig
+from hwnas.core.search_data import SearchData
+from hwnas.core.search_result import SearchResult, save_result
 from hwnas.core.space import SearchSpace
 from hwnas.core.training import torch_device
 from hwnas.errors import InvalidInput, NonFiniteLoss

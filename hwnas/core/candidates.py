@@ -1,12 +1,21 @@
-"""The likeliest architectures of a distribution, in order."""
+"""Choosing from a trained supernet: the likeliest architectures, compared with the shared weights."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
 
 from hwnas.core.arch import ArchParameters
 from hwnas.core.discretise import relative_likelihoods
+from hwnas.core.scoring import by_loss, shared_scores
+from hwnas.core.search_config import SearchConfig
+from hwnas.core.search_data import SearchData
+from hwnas.core.space import SearchSpace
+from hwnas.errors import InvalidInput
 from hwnas.record import Recording
 
 
@@ -57,3 +66,80 @@ def likeliest(arch: ArchParameters, recording: Recording | None = None) -> Itera
                 met.add(canonical)
                 lost = sum(losses[row][place] for row, place in enumerate(canonical))
                 heapq.heappush(waiting, (lost, canonical))
+
+
+def validate(
+    space: SearchSpace,
+    net: nn.Module,
+    assignment: Mapping[str, int],
+    data: SearchData,
+    device: torch.device,
+    config: SearchConfig,
+) -> dict[str, Any]:
+    """The metric and the loss of one network on the validation data, with the shared weights.
+
+    Args:
+        space: whose network.
+        net: the supernet.
+        assignment: which network: choice name → option index.
+        data: its ``val``, which must be there, and ``train`` for batch norms' statistics.
+        device: where ``net`` is.
+        config: of the search.
+
+    Raises:
+        InvalidInput: the space has no metric.
+    """
+    assert data.val is not None
+    if space.metric() is None:
+        raise InvalidInput(
+            f'{type(space).__name__} has no metric, so validation data mean nothing to it: leave "val" out, '
+            "or give the space a metric()."
+        )
+    return shared_scores(
+        space, net, space.genotype(assignment), data.train, data.val,
+        statistics_batches=config.statistics_batches, device=device, seed=config.seed,
+        precision=config.precision, channels_last=config.channels_last,
+    )  # fmt: skip
+
+
+def best_candidate(
+    space: SearchSpace,
+    net: nn.Module,
+    arch: ArchParameters,
+    data: SearchData,
+    config: SearchConfig,
+    keeps: Callable[[Mapping[str, int]], bool] = lambda assignment: True,
+) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """The best of the ``config.candidates`` likeliest networks, and its scores on the validation data.
+
+    Probabilities are learnt from single batches, and choice by choice; what a network as a whole is worth,
+    the shared weights say better. Without validation data, the likeliest network and None.
+
+    Args:
+        space: whose networks.
+        net: the supernet.
+        arch: whose likeliest networks.
+        data: for batch norms' statistics, and to validate on.
+        config: how many, and how.
+        keeps: whether a network may be taken, such as one that keeps a budget.
+
+    Raises:
+        InvalidInput: no network may be taken.
+    """
+    device = arch.alive.device
+    best: tuple[dict[str, int], dict[str, Any] | None] | None = None
+    compared = 0
+    for assignment in likeliest(arch, space.record()):
+        if not keeps(assignment):
+            continue
+        if data.val is None:
+            return assignment, None
+        compared += 1
+        scores = validate(space, net, assignment, data, device, config)
+        if best is None or best[1] is None or by_loss(scores) > by_loss(best[1]):
+            best = assignment, scores
+        if compared == config.candidates:
+            break
+    if best is None:
+        raise InvalidInput("no network may be taken.")
+    return best

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from hwnas.core.choice import Choice
+from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.verification import Calibration, Verification
 from hwnas.ops import OpKey
 from hwnas.record import Condition, Recording, holds
@@ -42,6 +43,25 @@ class LatencySource(Protocol):
     @property
     def current_verification(self) -> Verification | None:
         """What whole networks said about the rows as they are, if any did."""
+        ...
+
+
+class LatencyTableLike(LatencySource, Protocol):
+    """A latency table as the search needs it."""
+
+    def check(
+        self, *, backend: LatencyBackend | None = None, input_shape: tuple[int, ...] | None = None
+    ) -> None:
+        """Raise TableMismatch if the table was measured under other conditions, or at another resolution."""
+        ...
+
+    def doubts(self) -> list[str]:
+        """Why its predictions should not be relied on, in sentences."""
+        ...
+
+    @property
+    def header(self) -> Any:
+        """Under which conditions the table was measured."""
         ...
 
 

@@ -2,219 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
-from hwnas.core.budget import Budget, BudgetConfig
-from hwnas.core.candidates import likeliest
-from hwnas.core.checkpoint import reseeded
-from hwnas.core.choice import ChoiceKind, recompute
+from hwnas.core.budget import Budget
+from hwnas.core.candidates import best_candidate, validate
+from hwnas.core.choice import recompute
 from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_options
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
-from hwnas.core.expected import ExpectedLatency, LatencySource
-from hwnas.core.genotype import Genotype
-from hwnas.core.penalty import AnyPenalty, LogPenalty
+from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.progress import Progress
-from hwnas.core.prune import AnyPruner, NoPruning
-from hwnas.core.relaxation import AnyRelaxation, GumbelSoftmax
 from hwnas.core.run import Averages, GeneratorState, Run, Stateful
 from hwnas.core.score import ScoreFunction
-from hwnas.core.scoring import by_loss, shared_scores
+from hwnas.core.search_config import SearchConfig
+from hwnas.core.search_data import SearchData
+from hwnas.core.search_result import SearchResult, save_result
 from hwnas.core.space import Metric, SearchSpace
-from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
+from hwnas.core.training import GuardedStep, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
-from hwnas.files import write_atomically
 from hwnas.latency.backend import LatencyBackend
-from hwnas.processes import as_one, begin_epoch, processes, shared, told_by_first
-
-
-class SearchConfig(BaseModel):
-    """How to search. The defaults are the AutoRTNet paper's where it states them, for a run of 50 epochs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(50, ge=1)
-    """Passes over the training data."""
-    seed: int = 0
-    """Of the weights' initialisation, the data's order and the Gumbel noise."""
-    device: str = "auto"
-    """Where to train: "auto", "cpu", "cuda" or "cuda:N". What latency is meant for, the table knows."""
-    precision: TrainingPrecision = "fp32"
-    """"bf16" runs matrix work in bfloat16; steps that are not finite are skipped."""
-    channels_last: bool = False
-    """Keep images and weights in NHWC memory order."""
-    recompute: bool = False
-    """Compute candidate ops again in back-propagation instead of keeping what they computed: less memory."""
-    relaxation: AnyRelaxation = GumbelSoftmax()
-    """How logits become an assignment in each step."""
-    score_kinds: tuple[ChoiceKind, ...] = ("op", "depth", "input")
-    """Kinds of choice that learn from hard draws by the score function. The others learn straight-through,
-    with less noise, but blind where a batch norm follows: :class:`hwnas.core.score.ScoreFunction`."""
-    penalty: AnyPenalty = LogPenalty()
-    """What expected latency adds to the loss."""
-    penalty_on: Literal["draw", "probabilities"] = "draw"
-    """Whether the penalty sees the latency of the step's draw (the paper) or of the probabilities."""
-    target_ms: float | None = Field(None, gt=0)
-    """A hard budget: milliseconds that the network must keep, and should use. ``penalty`` rests meanwhile."""
-    budget: BudgetConfig = BudgetConfig()
-    """What else the network may cost at most, and how the budget is met."""
-    entropy_weight: float = Field(0.0, ge=0)
-    """What each nat of the choices' entropy takes off the loss. Above 0, logits do not grow without end: two
-    options' settle at the difference of their losses over this, so that the likelihood of a network says how
-    good it is, and the likeliest ones under a budget are good ones."""
-    pruner: AnyPruner = NoPruning()
-    """Which options die, when."""
-    weight_lr: float = Field(0.025, gt=0)
-    """SGD's learning rate in the first epoch; it follows a cosine to ``weight_lr_end``."""
-    weight_lr_end: float = Field(0.001, ge=0)
-    """What SGD's learning rate approaches: its value after the last epoch."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """SGD's momentum."""
-    weight_decay: float = Field(1e-3, ge=0)
-    """SGD's weight decay."""
-    gradient_clip: float | None = 5.0
-    """Largest norm of the weights' gradient; null: unlimited."""
-    arch_lr: float = Field(1e-3, gt=0)
-    """Adam's learning rate for α and β."""
-    arch_betas: tuple[float, float] = (0.5, 0.999)
-    """Adam's decay rates for α and β."""
-    arch_weight_decay: float = Field(1e-4, ge=0)
-    """Adam's weight decay for α and β."""
-    explore: float = Field(0.0, ge=0, le=1)
-    """Share of the weights' steps that draw uniformly from the live options, not by α and β, so that all are
-    trained alike and can be compared. α and β learn from other steps: 1 needs ``SearchData.arch``."""
-    arch_from_epoch: int = Field(0, ge=0)
-    """Epochs before which no architecture parameter moves."""
-    depth_from_epoch: int = Field(0, ge=0)
-    """Epochs before which the depths (β) do not move, while weights and α train."""
-    validate_every: int = Field(1, ge=1)
-    """Epochs between evaluations of the most likely architecture, if there are validation data."""
-    statistics_batches: int = Field(16, ge=0)
-    """Training batches from which batch norms take their statistics before a network is evaluated with the
-    shared weights; 0: what they saw in training, a mixture over all networks drawn."""
-    candidates: int = Field(1, ge=1)
-    """How many of the likeliest architectures are evaluated so in the end, of which the one with the least
-    loss is the result; 1: the likeliest is. More need validation data. Under a budget the likeliest within
-    it is the result, whatever this says."""
-    checkpoint_every_steps: int = Field(0, ge=0)
-    """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
-
-
-Batches = Iterable[Any]
-
-
-@dataclass(frozen=True)
-class SearchData:
-    """The data of a search: anything iterable that yields ``(inputs, targets)`` batches, such as DataLoaders.
-
-    Several processes share each batch, see :func:`hwnas.processes.shared`.
-
-    Attributes:
-        train: trains the weights, and, when ``arch`` is None, α and β in the same back-propagation
-            (single-level).
-        arch: trains α and β in steps of their own (bilevel).
-        val: evaluates the most likely architecture after an epoch.
-        description: what the data are, as JSON: names, splits, batch size, augmentation. Part of what the run
-            is: resuming with data that are described otherwise is refused. None: hwnas cannot tell.
-    """
-
-    train: Batches
-    arch: Batches | None = None
-    val: Batches | None = None
-    description: Mapping[str, Any] | None = None
-
-    def steps(self) -> Iterator[tuple[Any, Any]]:
-        """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again.
-
-        What it yields depends on the global random state at its beginning alone, provided that loaders draw
-        their order when they begin; so the batches of a begun epoch can be passed over after a resume.
-
-        Raises:
-            InvalidInput: ``arch`` yields nothing, or nothing the second time.
-        """
-        if self.arch is None:
-            for batch in shared(self.train):
-                yield batch, None
-            return
-        # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying
-        # the epoch after a resume does not: that pass takes its order from seeds drawn beforehand.
-        seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        second = iter(shared(self.arch))
-        for batch in shared(self.train):
-            other = next(second, None)
-            if other is None:
-                with reseeded(int(torch.randint(2**62, (), generator=seeds))):
-                    second = iter(shared(self.arch))
-                    other = next(second, None)
-            if other is None:
-                raise InvalidInput(
-                    "SearchData.arch yields no batches (or none the second time: an iterator is used up); "
-                    "pass a DataLoader or a list, with at least one batch."
-                )
-            yield batch, other
-
-
-class LatencyTableLike(LatencySource, Protocol):
-    """A latency table as the search needs it."""
-
-    def check(
-        self, *, backend: LatencyBackend | None = None, input_shape: tuple[int, ...] | None = None
-    ) -> None:
-        """Raise TableMismatch if the table was measured under other conditions, or at another resolution."""
-        ...
-
-    def doubts(self) -> list[str]:
-        """Why its predictions should not be relied on, in sentences."""
-        ...
-
-    @property
-    def header(self) -> Any:
-        """Under which conditions the table was measured."""
-        ...
+from hwnas.processes import as_one, begin_epoch, processes, told_by_first
 
 
 class UnverifiedTableWarning(HwnasWarning):
     """A search goes by a table that was not tested on whole networks, or failed that test."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        genotype: the most likely architecture (that keeps the budget, where there is one), canonical.
-        predicted_ms: its latency by the table, whole network; None without a table. Where measurements for a
-            target corrected the table, what was predicted with the correction.
-        expected_ms: the expectation over the final probabilities; None without a table.
-        probabilities: of every option, by choice.
-        supernet: the trained supernet, on the CPU; ``space.build(genotype, supernet)`` keeps its weights.
-            None where no weights were shared.
-        out: the run's folder, if it has one.
-        scores: of ``genotype`` on the validation data, with the shared weights; None without such data.
-        budget: what was asked, predicted and measured; None where no budget was given.
-    """
-
-    genotype: Genotype
-    predicted_ms: float | None
-    expected_ms: float | None
-    probabilities: dict[str, list[float]]
-    supernet: nn.Module | None
-    out: Path | None
-    scores: Mapping[str, Any] | None = None
-    budget: BudgetOutcome | None = None
 
 
 @as_one
@@ -388,7 +209,7 @@ def search(
             if data.val is not None and (
                 (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
             ):
-                values["val"] = _validate(space, net, arch.argmax(), data, device, config)
+                values["val"] = validate(space, net, arch.argmax(), data, device, config)
             values["seconds"] = time.perf_counter() - began
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
             if arch_moves(arch) and (blind := monitor.newly_blind()):
@@ -489,82 +310,6 @@ def _epoch_values(
     return values
 
 
-def _validate(
-    space: SearchSpace,
-    net: nn.Module,
-    assignment: Mapping[str, int],
-    data: SearchData,
-    device: torch.device,
-    config: SearchConfig,
-) -> dict[str, Any]:
-    """The metric of one network with the shared weights."""
-    assert data.val is not None
-    if space.metric() is None:
-        raise InvalidInput(
-            f'{type(space).__name__} has no metric, so validation data mean nothing to it: leave "val" out, '
-            "or give the space a metric()."
-        )
-    return shared_scores(
-        space, net, space.genotype(assignment), data.train, data.val,
-        statistics_batches=config.statistics_batches, device=device, seed=config.seed,
-        precision=config.precision, channels_last=config.channels_last,
-    )  # fmt: skip
-
-
-def best_candidate(
-    space: SearchSpace,
-    net: nn.Module,
-    arch: ArchParameters,
-    data: SearchData,
-    config: SearchConfig,
-    keeps: Callable[[Mapping[str, int]], bool] = lambda assignment: True,
-) -> tuple[dict[str, int], dict[str, Any] | None]:
-    """The best of the ``config.candidates`` likeliest networks, and its scores on the validation data.
-
-    Probabilities are learnt from single batches, and choice by choice; what a network as a whole is worth,
-    the shared weights say better. Without validation data, the likeliest network and None.
-
-    Args:
-        space: whose networks.
-        net: the supernet.
-        arch: whose likeliest networks.
-        data: for batch norms' statistics, and to validate on.
-        config: how many, and how.
-        keeps: whether a network may be taken, such as one that keeps a budget.
-
-    Raises:
-        InvalidInput: no network may be taken.
-    """
-    device = arch.alive.device
-    best: tuple[dict[str, int], dict[str, Any] | None] | None = None
-    compared = 0
-    for assignment in likeliest(arch, space.record()):
-        if not keeps(assignment):
-            continue
-        if data.val is None:
-            return assignment, None
-        compared += 1
-        scores = _validate(space, net, assignment, data, device, config)
-        if best is None or best[1] is None or by_loss(scores) > by_loss(best[1]):
-            best = assignment, scores
-        if compared == config.candidates:
-            break
-    if best is None:
-        raise InvalidInput("no network may be taken.")
-    return best
-
-
-def conditions(header: Any) -> dict[str, Any]:
-    """Under which conditions a table's milliseconds hold, as JSON: what must travel with them."""
-    return {
-        "device": header.device.name,
-        "backend": header.backend,
-        "precision": header.precision,
-        "batch": header.batch,
-        "threads": header.threads,
-    }
-
-
 def _result(
     space: SearchSpace,
     net: nn.Module,
@@ -599,32 +344,10 @@ def _result(
     else:
         # One process measures: several at once would be in each other's way.
         best, outcome = told_by_first(lambda: confirmed(budget, arch, measure, earlier=earlier, keep=found))
-        kept = _validate(space, net, best, data, arch.alive.device, config) if data.val is not None else None
+        kept = validate(space, net, best, data, arch.alive.device, config) if data.val is not None else None
         result = found(best, outcome, kept)
     net.cpu()
     return result
-
-
-def save_result(result: SearchResult, lut: LatencyTableLike | None, **values: Any) -> None:
-    """Write ``genotype.json`` and ``result.json``, with ``values`` in it, into the run's folder, if any.
-
-    Of several processes the first does.
-    """
-    if result.out is None or not processes().is_first:
-        return
-    result.genotype.save(result.out / "genotype.json")
-    budget = result.budget
-    found = {
-        "genotype": result.genotype.short_id,
-        "predicted_ms": result.predicted_ms,
-        "expected_ms": result.expected_ms,
-        **(conditions(lut.header) if lut is not None else {}),
-        **({"budget": budget.model_dump(mode="json")} if budget is not None else {}),
-        "val": result.scores,
-        **values,
-        "probabilities": result.probabilities,
-    }
-    write_atomically(result.out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
 
 
 def _cosine(config: SearchConfig, epoch: int) -> float:

@@ -11,10 +11,14 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from hwnas.core.baseline import BaselineConfig, baseline
+from hwnas.core.expected import LatencyTableLike
 from hwnas.core.genotype import Genotype
 from hwnas.core.progress import Progress
 from hwnas.core.scoring import headline
-from hwnas.core.search import LatencyTableLike, SearchConfig, SearchData, SearchResult, search
+from hwnas.core.search import search
+from hwnas.core.search_config import SearchConfig
+from hwnas.core.search_data import SearchData
+from hwnas.core.search_result import SearchResult
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
 from hwnas.files import write_atomically

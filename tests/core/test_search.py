@@ -13,12 +13,12 @@ from hwnas import (
     SearchData,
     search,
 )
+from hwnas.core.candidates import best_candidate
 from hwnas.core.penalty import HingePenalty, LinearPenalty, LogPenalty, TargetPenalty
 from hwnas.core.prune import ThresholdPruner
 from hwnas.core.relaxation import ExponentialSchedule, GumbelSoftmax, Softmax
 from hwnas.core.runlog import read_log
 from hwnas.core.scoring import shared_scores
-from hwnas.core.search import best_candidate
 from hwnas.errors import InfeasibleBudget, InvalidInput, MissingLatency, NonFiniteLoss, TableMismatch
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain

@@ -1,0 +1,66 @@
+"""What a search learns from: its batches, for weights, choices and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hwnas.core.checkpoint import reseeded
+from hwnas.errors import InvalidInput
+from hwnas.processes import shared
+
+Batches = Iterable[Any]
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """The data of a search: anything iterable that yields ``(inputs, targets)`` batches, such as DataLoaders.
+
+    Several processes share each batch, see :func:`hwnas.processes.shared`.
+
+    Attributes:
+        train: trains the weights, and, when ``arch`` is None, α and β in the same back-propagation
+            (single-level).
+        arch: trains α and β in steps of their own (bilevel).
+        val: evaluates the most likely architecture after an epoch.
+        description: what the data are, as JSON: names, splits, batch size, augmentation. Part of what the run
+            is: resuming with data that are described otherwise is refused. None: hwnas cannot tell.
+    """
+
+    train: Batches
+    arch: Batches | None = None
+    val: Batches | None = None
+    description: Mapping[str, Any] | None = None
+
+    def steps(self) -> Iterator[tuple[Any, Any]]:
+        """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again.
+
+        What it yields depends on the global random state at its beginning alone, provided that loaders draw
+        their order when they begin; so the batches of a begun epoch can be passed over after a resume.
+
+        Raises:
+            InvalidInput: ``arch`` yields nothing, or nothing the second time.
+        """
+        if self.arch is None:
+            for batch in shared(self.train):
+                yield batch, None
+            return
+        # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying
+        # the epoch after a resume does not: that pass takes its order from seeds drawn beforehand.
+        seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        second = iter(shared(self.arch))
+        for batch in shared(self.train):
+            other = next(second, None)
+            if other is None:
+                with reseeded(int(torch.randint(2**62, (), generator=seeds))):
+                    second = iter(shared(self.arch))
+                    other = next(second, None)
+            if other is None:
+                raise InvalidInput(
+                    "SearchData.arch yields no batches (or none the second time: an iterator is used up); "
+                    "pass a DataLoader or a list, with at least one batch."
+                )
+            yield batch, other
