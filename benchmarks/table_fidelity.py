@@ -21,7 +21,7 @@ import multiprocessing
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,40 @@ def agreement(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
     }
 
 
+def scatter(table: LatencyTable) -> dict[str, float]:
+    """Of ops alone, in percent: how readings differ within a visit, visits within a process, and processes.
+
+    Half of the central 68 % each, the median over the ops; of processes also the 95th percentile over the
+    ops of how far the slowest is above the quickest.
+    """
+    within, visits, processes, apart = [], [], [], []
+    for timing in table.isolated.values():
+        within += [_half_width(values) for values in timing.readings_ms if len(values) >= 5]
+        medians, rounds = timing.process_medians_ms, iter(timing.round_medians_ms)
+        visits.append(
+            _half_width(
+                [
+                    next(rounds) / median
+                    for median, count in zip(medians, timing.rounds_by_process, strict=True)
+                    for _ in range(count)
+                ]
+            )
+        )
+        processes.append(_half_width(medians))
+        apart.append(100 * (max(medians) / min(medians) - 1))
+    return {
+        "within_a_visit_percent": round(statistics.median(within), 2),
+        "between_visits_percent": round(statistics.median(visits), 2),
+        "between_processes_percent": round(statistics.median(processes), 2),
+        "processes_apart_p95_percent": round(float(np.quantile(apart, 0.95)), 2),
+    }
+
+
+def _half_width(values: Sequence[float]) -> float:
+    low, middle, high = np.quantile(values, (0.16, 0.5, 0.84))
+    return float(50 * (high - low) / middle)
+
+
 def network_agreement(space: AutoRTNet, first: LatencyTable, second: LatencyTable) -> dict[str, float]:
     """How far two builds' predictions of random networks lie apart."""
     recording = space.record()
@@ -231,6 +265,7 @@ def main() -> None:
             ),
             "remarks": list(first.header.remarks),
             "left_out_percent": first.header.left_out_percent,
+            "scatter": scatter(first),
             "isolated": agreement(first.as_isolated(), second.as_isolated()),
             "probe": agreement(first, second),
             "networks_isolated": network_agreement(space, first.as_isolated(), second.as_isolated()),
@@ -326,6 +361,14 @@ def markdown(summary: dict[str, Any]) -> str:
         f"Measuring took {first:.0f} and {second:.0f} s (ops and networks), ops alone "
         f"{builds['isolated_measuring_seconds']:.0f} s. With building and loading what is measured a table "
         f"takes {builds['seconds'][0]:.0f} and {builds['seconds'][1]:.0f} s.",
+    ]
+    found = builds["scatter"]
+    lines += [
+        "",
+        f"Readings of an op alone differ by {found['within_a_visit_percent']:.2f} % within a visit; visits "
+        f"by {found['between_visits_percent']:.2f} % within a process; processes by "
+        f"{found['between_processes_percent']:.2f} %, and one op in twenty by more than "
+        f"{found['processes_apart_p95_percent']:.1f} % from the quickest to the slowest.",
     ]
     if "million_predictions_seconds" in summary:
         lines.append(f"A million predictions take {summary['million_predictions_seconds']:.2f} s.")

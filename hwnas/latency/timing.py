@@ -188,8 +188,8 @@ class StoppingRule(BaseModel):
     ``min_seconds`` have passed and the standard error of the visit's median is at most ``relative_noise`` of
     it.
 
-    The defaults give 5 to 25 ms a visit, and one reading of what takes longer: a visit's readings agree with
-    each other better than with the next visit's, so many short visits tell more than a few long ones.
+    The defaults give 5 to 25 ms a visit, and one reading of what takes longer: visits differ, and processes
+    do, by what no longer visit would average out, so many short visits tell more than a few long ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
