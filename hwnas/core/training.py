@@ -161,7 +161,7 @@ def reestimate_statistics(
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     training = network.training
-    # Batch norms alone: dropout in front of one would disturb what it sees.
+    # Batch norms alone: torch's update_bn would switch on dropout, which disturbs what they see.
     network.eval()
     first = True
     try:
