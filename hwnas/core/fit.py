@@ -184,7 +184,7 @@ def fit(
                 with autocast(device, config.precision):
                     outputs = network(inputs)
                     value = loss(outputs, targets)
-                    for output in heads():
+                    for output in heads(outputs):
                         value = value + config.auxiliary_weight * loss(output, targets)
                     if teacher is not None:
                         with torch.no_grad():

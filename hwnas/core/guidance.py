@@ -56,9 +56,19 @@ class AuxiliaryHeads(nn.Module):
 
         return hook
 
-    def forward(self) -> list[Tensor]:
-        """The outputs of all heads for the network's last forward pass in training."""
-        outputs = [head(features) for head, features in zip(self.heads, self._features, strict=True)]
+    def forward(self, like: Tensor) -> list[Tensor]:
+        """The outputs of all heads for the network's last forward pass in training.
+
+        Args:
+            like: the network's own outputs; where these are maps ``[N, C, H, W]``, those of the heads are
+                brought to their height and width, bilinearly.
+        """
+        outputs = []
+        for head, features in zip(self.heads, self._features, strict=True):
+            output = head(features)
+            if like.dim() == 4 and output.shape[2:] != like.shape[2:]:
+                output = functional.interpolate(output, like.shape[2:], mode="bilinear", align_corners=False)
+            outputs.append(output)
         self._features = [None] * len(self._features)
         return outputs
 

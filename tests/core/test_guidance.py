@@ -24,8 +24,7 @@ def test_heads_read_training_passes_and_leave_no_hook():
     heads = AuxiliaryHeads(net, {"0": head})
     x = torch.randn(4, 2)
     with heads.reading():
-        net(x)
-        (output,) = heads()
+        (output,) = heads(net(x))
         torch.testing.assert_close(output, head(net[0](x)))
         output.sum().backward()
         assert net[0].weight.grad is not None
