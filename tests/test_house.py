@@ -25,6 +25,7 @@ FLOORS = {
     "hwnas.core": 3,
     "hwnas.segmentation": 3,
     "hwnas": 4,  # the face
+    "hwnas.recipes": 4,
     "hwnas.search_spaces": 5,
     "hwnas.testing": 6,
     "hwnas.cli": 6,

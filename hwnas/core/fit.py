@@ -15,10 +15,18 @@ from torch import Tensor, nn
 
 from hwnas.core.checkpoint import load_checkpoint, save_checkpoint
 from hwnas.core.distributed import Additive, add_up_metric, global_loss, trained_as_one
+from hwnas.core.guidance import AuxiliaryHeads, distillation_loss
 from hwnas.core.progress import Progress
 from hwnas.core.run import Averages, Run, Stateful
 from hwnas.core.space import Metric
-from hwnas.core.training import GuardedStep, TrainingPrecision, autocast, batch_to, torch_device
+from hwnas.core.training import (
+    GuardedStep,
+    TrainingPrecision,
+    autocast,
+    batch_to,
+    moving_average,
+    torch_device,
+)
 from hwnas.errors import CheckpointError, InvalidInput
 from hwnas.ops import Op
 from hwnas.processes import ALONE, as_one, begin_epoch, processes
@@ -54,6 +62,15 @@ class FitConfig(BaseModel):
     """SGD's weight decay."""
     gradient_clip: float | None = 10.0
     """Largest norm of the gradient; null: unlimited."""
+    average_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay of an exponential moving average of weights and running statistics, which is what is evaluated
+    and kept in the end; 0: none. In step t it is at most (1 + t) / (10 + t)."""
+    distillation_weight: float = Field(0.0, ge=0)
+    """What the divergence from a teacher's outputs adds to the loss; needs a teacher."""
+    distillation_temperature: float = Field(1.0, gt=0)
+    """Softens teacher and network alike; their divergence is multiplied by its square."""
+    auxiliary_weight: float = Field(0.4, ge=0)
+    """What the loss of each auxiliary head adds to the loss, where there are any."""
     validate_every: int = Field(5, ge=1)
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_every_steps: int = Field(0, ge=0)
@@ -69,6 +86,8 @@ def fit(
     config: FitConfig | None = None,
     val: Iterable[Any] | None = None,
     metric: Metric | None = None,
+    teacher: nn.Module | None = None,
+    auxiliary: Mapping[str, nn.Module] | None = None,
     description: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -86,6 +105,12 @@ def fit(
         config: settings; default ``FitConfig()``.
         val: data to evaluate on; needs ``metric``.
         metric: what to evaluate.
+        teacher: a trained network with outputs of the same shape, classes along dimension 1, from which
+            ``network`` learns as well as from the targets (``config.distillation_weight``; Hinton et al.,
+            arXiv 1503.02531). Moved to the device, frozen, and used in eval mode.
+        auxiliary: heads, by the name of the module of ``network`` whose output they read; each gives outputs
+            that ``loss`` takes. Trained along (``config.auxiliary_weight``), in place, and part of nothing
+            that is evaluated or kept.
         description: what the data are, as JSON; see :class:`hwnas.SearchData`.
         out: folder for log, checkpoint and ``weights.pt``; None keeps nothing on disk.
         resume: go on with the training in ``out``.
@@ -94,7 +119,8 @@ def fit(
     Raises:
         InvalidInput: ``val`` without ``metric``; a ``train`` that is empty or of unknown length, or whose
             batches are no pairs; no such torch device here; ``out`` holds a training already and ``resume``
-            is false; ``resume`` without ``out``; a description that is not JSON.
+            is false; ``resume`` without ``out``; a description that is not JSON; a teacher without a weight
+            or the reverse, or with outputs of another shape; an auxiliary head on a module that is not there.
         CheckpointError: what is to be resumed is damaged, or is another training; the message lists the
             differences.
         NonFiniteLoss: the training diverged.
@@ -104,6 +130,12 @@ def fit(
     out = Path(out) if out is not None else None
     if val is not None and metric is None:
         raise InvalidInput("fit() got validation data but no metric to evaluate: pass metric=space.metric().")
+    if (teacher is None) != (config.distillation_weight == 0):
+        there_is = "no teacher" if teacher is None else "a teacher"
+        raise InvalidInput(
+            f"distillation_weight is {config.distillation_weight:g}, and there is {there_is}: "
+            "expected both, or neither."
+        )
     steps = len(train) if isinstance(train, Sized) else 0
     if steps == 0:
         raise InvalidInput("fit() got no training batches; is the data set smaller than one batch?")
@@ -112,18 +144,27 @@ def fit(
     network.to(device)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    heads = AuxiliaryHeads(network, auxiliary or {}).to(device)
+    trained = nn.ModuleDict({"network": network, "heads": heads}) if auxiliary else network
     optimiser = torch.optim.SGD(
-        network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        trained.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    averages, step = Averages(), GuardedStep(network, clip=config.gradient_clip)
+    averages, step = Averages(), GuardedStep(trained, clip=config.gradient_clip)
     parts: dict[str, Stateful] = {
-        "network": network,
+        "network": trained,
         "optimiser": optimiser,
         "averages": averages,
         "guard": step,
     }
+    kept = network
+    averaged = moving_average(network, config.average_decay) if config.average_decay else None
+    if averaged is not None:
+        parts["averaged"] = averaged
+        kept = averaged.module
+    if teacher is not None:
+        teacher.to(device).eval().requires_grad_(False)
     identity = {
-        "network": _signature(network),
+        "network": _signature(trained),
         "config": config.model_dump(mode="json"),
         "data": description,
     }
@@ -131,7 +172,7 @@ def fit(
     found: dict[str, Any] = {}
     every = config.checkpoint_every_steps
     run = Run(out, "fit", identity, parts, resume=resume, every_steps=every)
-    with run, trained_as_one(network):
+    with run, trained_as_one(trained), heads.reading():
         for epoch in run.epochs(config.epochs):
             began = time.perf_counter()
             begin_epoch(epoch, train)
@@ -141,8 +182,19 @@ def fit(
                     group["lr"] = _poly(config, run.step, steps)
                 inputs, targets = batch_to(device, batch, config.channels_last)
                 with autocast(device, config.precision):
-                    value = global_loss(loss(network(inputs), targets), 1.0)
-                step(value, optimiser)
+                    outputs = network(inputs)
+                    value = loss(outputs, targets)
+                    for output in heads(outputs):
+                        value = value + config.auxiliary_weight * loss(output, targets)
+                    if teacher is not None:
+                        with torch.no_grad():
+                            taught = teacher(inputs)
+                        value = value + config.distillation_weight * distillation_loss(
+                            outputs, taught, config.distillation_temperature
+                        )
+                    value = global_loss(value, 1.0)
+                if step(value, optimiser) and averaged is not None:
+                    averaged.update_parameters(network)
                 values: dict[str, Any] = {"loss": float(value.detach())}
                 averages.add(**values)
                 run.log.write(
@@ -153,7 +205,7 @@ def fit(
             last = epoch + 1 == config.epochs
             if val is not None and metric is not None and (last or (epoch + 1) % config.validate_every == 0):
                 found = evaluate_with(
-                    network,
+                    kept,
                     val,
                     metric,
                     device=device,
@@ -168,9 +220,9 @@ def fit(
             report(Progress(epoch, config.epochs, run.step, True, values))
         if not found and val is not None and metric is not None:
             # Resumed after its last epoch: there was nothing left to train, but the caller asked for scores.
-            found = evaluate_with(
-                network, val, metric, device=device, precision=config.precision, shared=True
-            )
+            found = evaluate_with(kept, val, metric, device=device, precision=config.precision, shared=True)
+    if averaged is not None:
+        network.load_state_dict(averaged.module.state_dict())
     network.cpu().eval()
     if out is not None and processes().is_first:
         save_weights(network, out / "weights.pt")
@@ -253,6 +305,39 @@ def load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict(state["weights"])
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} holds the weights of another network: {error}") from error
+
+
+def transfer_weights(network: nn.Module, path: Path) -> list[str]:
+    """Begin ``network``, in place, with the weights of another training that agree in name and shape.
+
+    So a network starts from one of the same architecture that tells other classes apart: all but the last
+    layer agree.
+
+    Args:
+        network: to be trained.
+        path: what :func:`save_weights` wrote.
+
+    Returns:
+        Names of the network's tensors that were not found there, and stay as they were.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, or one of whose tensors less than half agree.
+    """
+    state = load_checkpoint(path)
+    theirs = state.get("weights", {})
+    ours = network.state_dict()
+    taken = {
+        name: theirs[name]
+        for name, tensor in ours.items()
+        if name in theirs and theirs[name].shape == tensor.shape
+    }
+    if 2 * len(taken) < len(ours):
+        raise CheckpointError(
+            f"of the network's {len(ours)} tensors only {len(taken)} agree with those of {path}: its weights "
+            "are of another architecture. Use those of the same genotype."
+        )
+    network.load_state_dict(taken, strict=False)
+    return [name for name in ours if name not in taken]
 
 
 def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:

@@ -128,6 +128,13 @@ class SearchSpace(BaseModel, ABC):
         """The loss when the derived network is trained. Default: the same as in the search."""
         return self.loss(outputs, targets)
 
+    def auxiliary_heads(self, network: nn.Module) -> Mapping[str, nn.Module]:
+        """Fresh heads that help to train a derived network: see ``auxiliary`` of :func:`hwnas.fit`.
+
+        Default: none.
+        """
+        return {}
+
     def metric(self) -> Metric | None:
         """A fresh metric for evaluation, or None where there is none."""
         return None

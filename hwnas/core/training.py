@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 from hwnas.errors import InvalidInput, NonFiniteLoss
 from hwnas.processes import average, processes
@@ -179,6 +180,24 @@ def reestimate_statistics(
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         network.train(training)
+
+
+def moving_average(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of the parameters and buffers of ``network``, by torch's own class.
+
+    In its update t (from 1 on) it keeps ``min(decay, (1 + t) / (10 + t))`` of itself: early weights, far from
+    trained, are forgotten soon.
+    """
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, updates: Tensor | int) -> None:
+        t = int(updates)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
+        else:  # batch norms' counts of batches
+            torch._foreach_copy_(averaged, current)
+
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
 
 
 def batch_to(device: torch.device, batch: Any, channels_last: bool) -> tuple[Tensor, Tensor]:

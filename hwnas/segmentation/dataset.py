@@ -93,13 +93,17 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} in a data set of {len(self)} images")
         index %= len(self)
-        image, label = self._load(index) if self._cached is None else self._cached[index]
+        image, label = self.stored(index)
         if self.augment is None:
             pixels = image.float() / 255
         else:
             with seeded(seed):
                 pixels, label = self.augment(image, label)
         return self.normalise(pixels), label.long()
+
+    def stored(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image uint8 ``[3, H, W]`` and label map uint8 ``[H, W]`` at :attr:`size`, before augmentation."""
+        return self._load(index) if self._cached is None else self._cached[index]
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Colours in 0…1, ``[…, 3, H, W]``, as the network sees them: zero mean, unit deviation."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hwnas.errors import InvalidInput
 from hwnas.processes import SharedBatches
@@ -37,22 +37,28 @@ class SeededShuffle(Sampler[tuple[int, int]]):
 
 
 def training_loader(
-    dataset: SegmentationDataset, batch_size: int, *, num_workers: int = 0, pin_memory: bool = False
+    dataset: Dataset[Batch], batch_size: int, *, num_workers: int = 0, pin_memory: bool = False
 ) -> DataLoader[Batch]:
     """Shuffled batches of exactly ``batch_size``; the images left over are dropped, others in each pass.
 
     Of several processes, each loads its part of every batch.
 
+    Args:
+        dataset: of known length, which gives ``dataset[i, seed]``: an item whose augmentation is drawn from
+            ``seed``.
+        batch_size: items in a batch.
+        num_workers: processes that load.
+        pin_memory: whether batches lie in memory that a GPU can read while it computes.
+
     Raises:
         InvalidInput: if the data set does not fill one batch.
     """
-    if not 1 <= batch_size <= len(dataset):
-        raise InvalidInput(
-            f"batch_size must lie in 1…{len(dataset)}, the size of the data set; got {batch_size}"
-        )
+    length = len(dataset) if isinstance(dataset, Sized) else 0
+    if not 1 <= batch_size <= length:
+        raise InvalidInput(f"batch_size must lie in 1…{length}, the size of the data set; got {batch_size}")
     return DataLoader(
         dataset,
-        batch_sampler=SharedBatches(SeededShuffle(len(dataset)), batch_size, drop_last=True),
+        batch_sampler=SharedBatches(SeededShuffle(length), batch_size, drop_last=True),
         num_workers=num_workers,
         pin_memory=pin_memory,
         # DataLoader draws a seed for its workers, once or at every pass, depending on how many there are.

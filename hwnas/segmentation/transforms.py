@@ -38,6 +38,10 @@ class JointAugmentation:
     """Least and largest magnification, drawn uniformly."""
     flip: float = 0.5
     """Probability of a mirror image."""
+    rare: tuple[int, ...] = ()
+    """Class numbers that are seldom seen."""
+    rare_share: float = 0.0
+    """Share of crops that are put over a pixel of one of them, drawn from those that the image has."""
     brightness: float = 0.3
     """Largest relative change; 0 leaves brightness alone. Likewise for contrast and saturation."""
     contrast: float = 0.3
@@ -53,6 +57,8 @@ class JointAugmentation:
             raise InvalidInput(f"scale must be (least, largest) with 0 < least <= largest; got {self.scale}")
         if not 0 <= self.flip <= 1:
             raise InvalidInput(f"flip is a probability in 0…1; got {self.flip}")
+        if not 0 <= self.rare_share <= 1:
+            raise InvalidInput(f"rare_share is a probability in 0…1; got {self.rare_share}")
         if self.crop is not None and min(self.crop) < 1:
             raise InvalidInput(f"crop is a (height, width) of at least one pixel; got {self.crop}")
         for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):
@@ -66,8 +72,9 @@ class JointAugmentation:
         low, high = self.scale
         magnification = low + (high - low) * float(torch.rand(()))
         # Only the window that the crop will show is resized: the cost does not grow with the magnification.
-        rows = _place(height, crop_height, magnification)
-        columns = _place(width, crop_width, magnification)
+        row, column = self._over(label)
+        rows = _place(height, crop_height, magnification, row)
+        columns = _place(width, crop_width, magnification, column)
         patch = resize_image(image[:, rows.source, columns.source], (rows.length, columns.length))
         labels = resize_label(label[rows.source, columns.source], (rows.length, columns.length))
         is_mirrored = float(torch.rand(())) < self.flip
@@ -78,6 +85,18 @@ class JointAugmentation:
         canvas[:, rows.target, columns.target] = pixels
         target[rows.target, columns.target] = labels
         return (canvas.flip(-1), target.flip(-1)) if is_mirrored else (canvas, target)
+
+    def _over(self, label: Tensor) -> tuple[int | None, int | None]:
+        """Row and column of the pixel that the crop must show, if there is to be one."""
+        if not self.rare_share or float(torch.rand(())) >= self.rare_share:
+            return None, None
+        here = [number for number in self.rare if bool((label == number).any())]
+        if not here:
+            return None, None
+        number = here[int(torch.randint(len(here), ()))]
+        places = (label == number).nonzero()
+        row, column = places[int(torch.randint(len(places), ()))].tolist()
+        return row, column
 
     def _recoloured(self, pixels: Tensor) -> Tensor:
         strengths = (self.brightness, self.contrast, self.saturation, self.hue)
@@ -99,11 +118,17 @@ class _Placement:
         return int(self.target.stop - self.target.start)
 
 
-def _place(extent: int, crop: int, magnification: float) -> _Placement:
-    """Put a crop at a random place over (or, where it is larger, around) a magnified axis."""
+def _place(extent: int, crop: int, magnification: float, over: int | None = None) -> _Placement:
+    """Put a crop at a random place over (or, where it is larger, around) a magnified axis.
+
+    Where there is a place that it must show, ``over``, it is drawn from those crops that do.
+    """
     window = max(1, round(crop / magnification))
     slack = extent - window
-    start = min(0, slack) + int(torch.randint(abs(slack) + 1, ()))
+    low, high = min(0, slack), max(0, slack)
+    if over is not None and slack > 0:
+        low, high = max(0, over - window + 1), min(slack, over)
+    start = low + int(torch.randint(high - low + 1, ()))
     first, last = max(0, start), min(extent, start + window)
     begin = round((first - start) * crop / window)
     end = max(begin + 1, round((last - start) * crop / window))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas import Conv, FitConfig, evaluate, fit
-from hwnas.core.fit import _poly, load_weights, save_weights
+from hwnas import Conv, FitConfig, PoolLinear, evaluate, fit
+from hwnas.core.fit import _poly, load_weights, save_weights, transfer_weights
 from hwnas.core.runlog import read_log
 from hwnas.core.training import GuardedStep
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput, NonFiniteLoss
@@ -187,3 +187,74 @@ def test_weights_of_another_dilation_are_refused_though_their_shapes_agree(tmp_p
     ):
         load_weights(Conv(4, 4, dilation=4), tmp_path / "weights.pt")
     load_weights(Conv(4, 4, dilation=2), tmp_path / "weights.pt")
+
+
+def test_the_moving_average_is_what_is_kept_and_scored(tmp_path):
+    """Three steps by hand: decays (1 + t) / (10 + t) for t = 1, 2; the first weights are copied."""
+    net = network().double()
+    batches = [(x.double(), y) for x, y in separable(3)]
+    twin = network().double().train()
+    optimiser = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9, weight_decay=0.0)
+    kept = None
+    for t, (x, targets) in enumerate(batches):
+        optimiser.param_groups[0]["lr"] = _poly(config(epochs=1, power=1.0), t, 3)
+        optimiser.zero_grad()
+        LOSS(twin(x), targets).backward()
+        optimiser.step()
+        now = {name: value.clone() for name, value in twin.state_dict().items()}
+        decay = (1 + t) / (10 + t)
+        kept = now if kept is None else {n: decay * kept[n] + (1 - decay) * now[n] for n in now}
+    settings = config(epochs=1, power=1.0, weight_decay=0.0, gradient_clip=None, average_decay=0.999)
+    fit(net, batches, loss=LOSS, config=settings, out=tmp_path)
+    for name, value in net.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, kept[name])
+
+
+@pytest.mark.parametrize("every_steps", [0, 1])
+def test_a_training_with_everything_goes_on_bit_for_bit(tmp_path, every_steps):
+    teacher = network(3)
+
+    def run(out, **options):
+        net = network(5 if "resume" in options else 0)
+        torch.manual_seed(1)
+        head = PoolLinear(net[2].steps[0].conv.out_channels, 4)
+        fit(
+            net,
+            loader(),
+            loss=LOSS,
+            config=config(
+                average_decay=0.9, distillation_weight=0.5, checkpoint_every_steps=every_steps, epochs=3
+            ),
+            teacher=teacher,
+            auxiliary={"2": head},
+            out=tmp_path / out,
+            **options,
+        )
+        return net.state_dict()
+
+    whole = run("whole")
+    with pytest.raises(Interrupted):
+        run("stopped", on_progress=signal_at(5, signal.SIGTERM))
+    resumed = run("stopped", resume=True)
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+def test_a_teacher_and_its_weight_go_together():
+    with pytest.raises(InvalidInput, match="distillation_weight is 0, and there is a teacher"):
+        fit(network(), separable(1), loss=LOSS, config=config(), teacher=network(1))
+    with pytest.raises(InvalidInput, match="distillation_weight is 1, and there is no teacher"):
+        fit(network(), separable(1), loss=LOSS, config=config(distillation_weight=1.0))
+
+
+def test_weights_of_other_classes_are_taken_over_but_for_the_last_layer(tmp_path):
+    one, other = network(0), network(1)
+    other[5].linear = nn.Linear(other[5].linear.in_features, 7)
+    last = other[5].linear.weight.clone()
+    save_weights(one, tmp_path / "w.pt")
+    assert transfer_weights(other, tmp_path / "w.pt") == ["5.linear.weight", "5.linear.bias"]
+    assert torch.equal(other[5].linear.weight, last)
+    assert torch.equal(other[0].conv.weight, one[0].conv.weight)
+    with pytest.raises(CheckpointError, match="only 0 agree with those of"):
+        transfer_weights(nn.Sequential(nn.Sequential(nn.Linear(2, 2))), tmp_path / "w.pt")

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from hwnas import VOID, Conv, MeanIoU, Metric, OhemCrossEntropy, Preset, Resize, SearchSpace
 from hwnas.search_spaces.autortnet.aggregation import WIRINGS, AggregationCell, Wiring
-from hwnas.search_spaces.autortnet.head import MultiScaleHead, initialise
+from hwnas.search_spaces.autortnet.head import Classifier, MultiScaleHead, initialise
 from hwnas.search_spaces.autortnet.hypercell import HyperCell
 
 
@@ -174,6 +174,18 @@ class AutoRTNet(SearchSpace):
         """Cross-entropy over the hard pixels only ("online bootstrapping"), for retraining."""
         value: Tensor = OhemCrossEntropy(ignore_index=VOID)(outputs.float(), targets)
         return value
+
+    def auxiliary_heads(self, network: nn.Module) -> Mapping[str, nn.Module]:
+        """A 3×3 convolution and a classifier on what the second and the third hyper-cell give."""
+        heads: dict[str, nn.Module] = {}
+        for index in (1, 2):
+            width = self.nodes * self.init_channels * self.channel_multiplier ** (index + 1)
+            head = nn.Sequential(
+                Conv(width, self.head_width), Classifier(self.head_width, self.num_classes, self.dropout)
+            )
+            initialise(head)
+            heads[f"hypercells.{index}"] = head
+        return heads
 
     def metric(self) -> Metric:
         """Mean intersection over union, void left out."""

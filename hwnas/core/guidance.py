@@ -1,0 +1,96 @@
+"""What guides a training besides its targets: auxiliary heads, and a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwnas.errors import InvalidInput
+
+
+class AuxiliaryHeads(nn.Module):
+    """Heads on modules inside of a network, which make it learn better and are gone afterwards.
+
+    Args:
+        network: whose modules are read; not mutated, but hooked while :meth:`reading`.
+        heads: by the name of the module (``network.get_submodule``) whose output each reads.
+
+    Raises:
+        InvalidInput: the network has no module of that name.
+    """
+
+    def __init__(self, network: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads.values())
+        modules = dict(network.named_modules())
+        if missing := [name for name in heads if name not in modules]:
+            raise InvalidInput(
+                f"an auxiliary head reads {missing[0]!r}, and the network has no such module; "
+                f"it has {', '.join(name for name in modules if name.count('.') < 2)}."
+            )
+        # Not as submodules: they are the network's.
+        self._read = [[modules[name]] for name in heads]
+        self._features: list[Tensor | None] = [None] * len(self._read)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """For the body, keep what the modules put out in each training step."""
+        hooks = [
+            module.register_forward_hook(self._keep(position))
+            for position, (module,) in enumerate(self._read)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _keep(self, position: int) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if module.training:
+                self._features[position] = output[-1] if isinstance(output, tuple) else output
+
+        return hook
+
+    def forward(self, like: Tensor) -> list[Tensor]:
+        """The outputs of all heads for the network's last forward pass in training.
+
+        Args:
+            like: the network's own outputs; where these are maps ``[N, C, H, W]``, those of the heads are
+                brought to their height and width, bilinearly.
+        """
+        outputs = []
+        for head, features in zip(self.heads, self._features, strict=True):
+            output = head(features)
+            if like.dim() == 4 and output.shape[2:] != like.shape[2:]:
+                output = functional.interpolate(output, like.shape[2:], mode="bilinear", align_corners=False)
+            outputs.append(output)
+        self._features = [None] * len(self._features)
+        return outputs
+
+
+def distillation_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """``T² · KL(softmax(taught / T) ‖ softmax(outputs / T))``, the mean over examples and positions.
+
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
+
+    Args:
+        outputs: logits ``[N, classes, …]``.
+        taught: the teacher's, of the same shape.
+        temperature: T > 0.
+
+    Raises:
+        InvalidInput: the shapes differ.
+    """
+    if outputs.shape != taught.shape:
+        raise InvalidInput(
+            f"the teacher gives {list(taught.shape)}, the network {list(outputs.shape)}: they must be alike."
+        )
+    log_ours = functional.log_softmax(outputs.float() / temperature, 1)
+    log_theirs = functional.log_softmax(taught.float() / temperature, 1)
+    divergence = functional.kl_div(log_ours, log_theirs, reduction="none", log_target=True).sum(1)
+    return temperature**2 * divergence.mean()

@@ -1,0 +1,138 @@
+"""Pictures with one class each, from folders or zip files, to pre-train on."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hwnas.errors import DataError
+from hwnas.segmentation.files import IMAGE_SUFFIXES
+from hwnas.segmentation.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image, seeded
+
+
+class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures whose folder is their class: ``SPLIT/CLASS/NAME``, as files or as members of zip files.
+
+    ``dataset[i]`` gives the picture, float32 ``[3, h, w]``, normalised as segmentation data are, and its
+    class, int64. ``dataset[i, seed]`` draws crop and mirror image from ``seed`` instead of torch's global
+    random state. Zip files of a split are called ``SPLIT*.zip``; nothing is unpacked, a picture is decoded
+    when it is asked for.
+
+    Args:
+        place: the folder, or ``NAME:DIR`` as on the command line.
+        split: ``"train"``, ``"val"`` …
+        crop: height and width that come out, a random part (8 to 100 %, of the aspect ratios 3:4 to 4:3)
+            brought to that size; None keeps whole pictures, which must then be of one size.
+        flip: probability of a mirror image.
+
+    Raises:
+        DataError: no such folder, or no pictures of that split in it; on reading, a picture that cannot be
+            read.
+    """
+
+    def __init__(
+        self, place: str | Path, split: str, *, crop: tuple[int, int] | None = None, flip: float = 0.5
+    ) -> None:
+        _, colon, rest = str(place).partition(":")
+        self.root = Path(rest) if colon and not Path(place).exists() else Path(place)
+        if not self.root.is_dir():
+            raise DataError(f"no folder {self.root}; expected {split}/CLASS/PICTURE or {split}*.zip in it")
+        self.crop = crop
+        self.flip = flip
+        self._members: list[tuple[Path, str | None]] = []
+        classes: list[str] = []
+        for path, member in _found(self.root, split):
+            self._members.append((path, member))
+            classes.append(Path(member or path).parent.name)
+        if not self._members:
+            raise DataError(f"no pictures in {self.root}; expected {split}/CLASS/PICTURE or {split}*.zip")
+        self.classes = tuple(sorted(set(classes)))
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        self._labels = [numbers[name] for name in classes]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        seed = None
+        if isinstance(index, tuple):
+            index, seed = index
+        image = self.read(index)
+        with seeded(seed):
+            if self.crop is not None:
+                image = random_resized_crop(image, self.crop)
+            if float(torch.rand(())) < self.flip:
+                image = image.flip(-1)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return (image.float() / 255 - mean) / std, torch.tensor(self._labels[index])
+
+    def read(self, index: int) -> Tensor:
+        """One picture, uint8 ``[3, H, W]``; grey ones get three equal channels."""
+        from PIL import Image, UnidentifiedImageError
+
+        path, member = self._members[index]
+        try:
+            content = path.read_bytes() if member is None else _archive(path, os.getpid()).read(member)
+            with Image.open(io.BytesIO(content)) as picture:
+                pixels = np.array(picture.convert("RGB"))
+        except (OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}{f' ({member})' if member else ''} cannot be read: {error}") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def random_resized_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A random part of a picture at ``size``: 8 to 100 % of its area, aspect ratio 3:4 to 4:3 (log-uniform).
+
+    Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842, section 6. A part that does not fit in
+    is cut to the picture.
+
+    Args:
+        image: uint8 ``[3, H, W]``.
+        size: height and width of the result.
+    """
+    height, width = image.shape[-2:]
+    share, aspect, at_row, at_column = torch.rand(4).tolist()
+    area = (0.08 + 0.92 * share) * height * width
+    ratio = math.exp((2 * aspect - 1) * math.log(4 / 3))
+    rows = min(height, max(1, round(math.sqrt(area / ratio))))
+    columns = min(width, max(1, round(math.sqrt(area * ratio))))
+    top = int(at_row * (height - rows + 1))
+    left = int(at_column * (width - columns + 1))
+    return resize_image(image[:, top : top + rows, left : left + columns], size)
+
+
+def _found(root: Path, split: str) -> Iterator[tuple[Path, str | None]]:
+    """The pictures of a split in a fixed order: file, or archive and member."""
+    for path in sorted((root / split).glob("*/*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path, None
+    for path in sorted(root.glob(f"{split}*.zip")):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = sorted(archive.namelist())
+        except zipfile.BadZipFile as error:
+            raise DataError(f"{path} is no zip file, or a damaged one: {error}") from error
+        for name in names:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and Path(name).parts[0] == split:
+                yield path, name
+
+
+@lru_cache(maxsize=32)
+def _archive(path: Path, process: int) -> zipfile.ZipFile:
+    """An open archive for each process: a file's position is shared with a forked worker otherwise."""
+    return zipfile.ZipFile(path)

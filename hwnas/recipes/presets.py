@@ -1,0 +1,93 @@
+"""Recipes that come with hwnas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hwnas.core.fit import FitConfig
+from hwnas.recipes.recipe import Recipe, Stage
+from hwnas.segmentation.transforms import JointAugmentation
+
+RECIPES: Mapping[str, Recipe] = {
+    "paper": Recipe(
+        about="the AutoRTNet paper's: pre-training on pictures, then 200 epochs of SGD",
+        stages=(
+            Stage(
+                name="pictures",
+                task="classification",
+                data="tiny_imagenet",
+                augmentation=JointAugmentation(crop=(64, 64)),
+                batch=128,
+                fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4),
+            ),
+            Stage(name="target", batch=16, fit=FitConfig(epochs=200, lr=0.01)),
+        ),
+    ),
+    "strong": Recipe(
+        about="pictures, other streets, then the target for long: all that helps, for a GPU",
+        stages=(
+            Stage(
+                name="pictures",
+                task="classification",
+                data="tiny_imagenet",
+                augmentation=JointAugmentation(crop=(64, 64)),
+                batch=128,
+                fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4, precision="bf16"),
+            ),
+            Stage(
+                name="streets",
+                data="idd_lite",
+                augmentation=JointAugmentation(crop=(360, 480), scale=(1.0, 2.5)),
+                batch=16,
+                auxiliary=True,
+                fit=FitConfig(epochs=120, lr=0.05, warmup_epochs=2, precision="bf16", channels_last=True),
+            ),
+            Stage(
+                name="target",
+                augmentation=JointAugmentation(crop=(360, 480)),
+                batch=16,
+                class_weight_offset=1.1,
+                auxiliary=True,
+                fit=FitConfig(
+                    epochs=600,
+                    lr=0.05,
+                    warmup_epochs=5,
+                    average_decay=0.999,
+                    precision="bf16",
+                    channels_last=True,
+                    validate_every=50,
+                ),
+            ),
+        ),
+    ),
+    "cpu": Recipe(
+        about="other streets, then the target, in crops: hours on one CPU core",
+        stages=(
+            Stage(
+                name="streets",
+                data="idd_lite",
+                augmentation=JointAugmentation(crop=(224, 320), scale=(0.8, 2.0)),
+                batch=8,
+                auxiliary=True,
+                fit=FitConfig(epochs=8, lr=0.05, warmup_epochs=0.5, channels_last=True, device="cpu"),
+            ),
+            Stage(
+                name="target",
+                augmentation=JointAugmentation(crop=(240, 320)),
+                batch=8,
+                class_weight_offset=1.1,
+                auxiliary=True,
+                fit=FitConfig(
+                    epochs=60,
+                    lr=0.05,
+                    warmup_epochs=1,
+                    average_decay=0.998,
+                    channels_last=True,
+                    device="cpu",
+                    validate_every=20,
+                ),
+            ),
+        ),
+    ),
+}
+"""By name."""

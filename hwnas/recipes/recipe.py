@@ -1,0 +1,84 @@
+"""What a recipe says: stages of pre-training and training, each with its data, pictures and settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from hwnas.core.fit import FitConfig
+from hwnas.errors import DataError, refusals
+from hwnas.segmentation.transforms import JointAugmentation
+
+TARGET = "target"
+"""How a stage names the data that the network is for."""
+
+
+class Stage(BaseModel):
+    """One training: begins with the weights of the stage before it, as far as layers agree. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Names the stage's folder."""
+    task: Literal["segmentation", "classification"] = "segmentation"
+    """What is learnt. A classifier is the same network whose logits are averaged over the picture."""
+    data: str = TARGET
+    """Name of the data set, or "target": what the network is for, and must be in the last stage."""
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width to which pictures are brought before augmentation; null keeps theirs."""
+    augmentation: JointAugmentation = JointAugmentation()
+    """Crop, scale, flip and colour. A classifier crops and flips."""
+    batch: int = Field(16, ge=1)
+    """Pictures in a step."""
+    class_weight_offset: float | None = Field(None, gt=1)
+    """c of the class weights ``1 / ln(c + share of the pixels)``; null: all classes weigh 1. ENet has 1.02,
+    which weighs the rarest 50 (Paszke et al., arXiv 1606.02147, section 5)."""
+    auxiliary: bool = False
+    """Whether the space's auxiliary heads learn along."""
+    fit: FitConfig = FitConfig()
+    """Epochs, learning rate and all else of the training."""
+
+
+class Recipe(BaseModel):
+    """Stages in their order, the last on the target data; JSON. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    about: str
+    """One line that says what it is for."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    """Pre-trainings first."""
+
+    @model_validator(mode="after")
+    def _ends_at_the_target(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two stages have one name: {', '.join(names)}")
+        last = self.stages[-1]
+        if last.data != TARGET or last.task != "segmentation":
+            raise ValueError(
+                f'the last stage must segment the "{TARGET}" data, not {last.task} on {last.data}'
+            )
+        return self
+
+    @property
+    def other_data(self) -> tuple[str, ...]:
+        """Names of the data sets that it needs besides the target, in the order of need."""
+        return tuple(dict.fromkeys(stage.data for stage in self.stages if stage.data != TARGET))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe from a JSON file.
+
+        Raises:
+            DataError: no such file, or not a recipe.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise DataError(f"no recipe at {path}.")
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise DataError(f"{path} is not a recipe:\n{refusals(error)}") from error
