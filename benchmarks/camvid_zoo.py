@@ -1,8 +1,8 @@
 """The zoo's three networks from scratch: searched on CamVid under a budget, pre-trained, trained.
 
-Network a, b or c has a target in milliseconds at 360×480 (one thread of ONNX Runtime). The search sees CamVid's
-train split in small pictures; the recipe pre-trains on IDD-lite and then trains on CamVid, train and val
-together: val is one street filmed at 15 Hz, and no score on it is given. Every stage is resumed when run again.
+Network a, b or c has a target in milliseconds at 360×480 (one thread of ONNX Runtime). The search sees
+CamVid's train split in small pictures; the recipe pre-trains on IDD-lite and then trains on CamVid, train and
+val together, so that no score on val is given. Every stage is resumed when run again.
 
     python benchmarks/camvid_zoo.py search a --data DIR --lut TABLE
     python benchmarks/camvid_zoo.py fit a --data DIR
@@ -55,9 +55,7 @@ def recipe_for(scale: str) -> Recipe:
     recipe = RECIPES["cpu" if scale == "cpu" else "strong"]
     *others, last = recipe.stages
     crops = replace(last.augmentation, rare=RARE, rare_share=0.3, scale=(0.75, 1.75))
-    return recipe.model_copy(
-        update={"stages": (*others, last.model_copy(update={"augmentation": crops}))}
-    )
+    return recipe.model_copy(update={"stages": (*others, last.model_copy(update={"augmentation": crops}))})
 
 
 def say(name: str) -> Any:
@@ -96,7 +94,7 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
     out = options.work / name if is_final else options.work / f"{name}-{options.split}"
     out.mkdir(parents=True, exist_ok=True)
     genotype.save(out / "genotype.json")
-    network, found = train(
+    _, found = train(
         space_of(genotype),
         genotype,
         recipe_for(options.scale),
