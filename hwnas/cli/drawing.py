@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from hwnas.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hwnas.core.sweep import SweepResult
     from hwnas.latency.verification import Verification
 
 Epochs = Sequence[Mapping[str, Any]]
@@ -157,6 +159,44 @@ def predicted_against_measured(said: Verification, conditions: str) -> Figure:
         axes.set_title(conditions, fontsize=7)
         axes.legend(title="RMSPE; band: ±5 %")
     return drawn
+
+
+def pareto(found: SweepResult) -> Figure | None:
+    """Quality against latency, each point predicted (hollow) and measured (full), with the Pareto front."""
+    scored = [point for point in found.points if point.score is not None and math.isfinite(point.score)]
+    if not scored:
+        return None
+    with styled():
+        drawn = figure(6.4, 3.8)
+        axes = drawn.add_subplot()
+        front = [point for point in found.front if point in scored]
+        axes.plot(
+            [point.latency_ms for point in front], [point.score for point in front],
+            color=LINES[1], linewidth=1.4, drawstyle="steps-post", label="Pareto front",
+        )  # fmt: skip
+        measured = [point for point in scored if point.measured_ms is not None]
+        for point in measured:
+            ends = [point.predicted_ms, point.measured_ms]
+            axes.plot(ends, [point.score] * 2, color=LINES[0], linewidth=0.8)
+        for points, name, full in ((scored, "predicted", False), (measured, "measured", True)):
+            if points:
+                axes.plot(
+                    [getattr(point, f"{name}_ms") for point in points], [point.score for point in points],
+                    "o", color=LINES[0], fillstyle="full" if full else "none", label=name,
+                )  # fmt: skip
+        for point in scored:
+            place = (point.latency_ms, point.score)
+            axes.annotate(point.folder, place, xytext=(4, 5), textcoords="offset points", fontsize=7)
+        axes.set_xlabel("latency [ms]")
+        axes.set_ylabel(f"{quality_label(found)}, shared weights")
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return drawn
+
+
+def quality_label(found: SweepResult) -> str:
+    """What points of a sweep are compared by, with its unit."""
+    names = {"miou": "mIoU [%]", "accuracy": "accuracy [%]"}
+    return names.get(found.metric or "", found.metric or "")
 
 
 def quality_curve(epochs: Epochs, title: str) -> Figure | None:

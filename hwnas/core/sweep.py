@@ -155,11 +155,12 @@ def sweep(
         Interrupted: Ctrl-C or SIGTERM; the sweep can be resumed. Besides, whatever the search raises.
     """
     out = Path(out)
-    swept, values = _asked(targets_ms, latency_weights)
+    swept, values = swept_values(targets_ms, latency_weights)
     if lut is None:
         raise InvalidInput("a sweep is over milliseconds: give a latency table.")
-    config = _without_value(config or SearchConfig(), swept)
-    configs = [_at(config, swept, value) for value in values]
+    config = config or SearchConfig()
+    configs = point_configs(config, swept, values)
+    common = config.model_copy(update={"target_ms": None})
     choices = list(space.choices().values())
     lut.check(backend=backend, input_shape=space.input_shape())
     # The least target is the hardest: a network that keeps it keeps all.
@@ -168,7 +169,7 @@ def sweep(
     if backend is not None or measure is not None:
         measure = measurer(space, lut, backend, measure, config.budget.processes)
     points = _Points()
-    identity = {**search_identity(space, lut, data, config), "swept": swept, "values": list(values)}
+    identity = {**search_identity(space, lut, data, common), "swept": swept, "values": list(values)}
 
     def found(place: int, *, resume: bool) -> SweepPoint:
         value, one, folder = values[place], configs[place], out / folder_name(swept, values[place])
@@ -223,6 +224,47 @@ def sweep(
         return kept()
 
 
+def swept_values(
+    targets_ms: Sequence[float] | None, latency_weights: Sequence[float] | None
+) -> tuple[Swept, tuple[float, ...]]:
+    """What is swept over, and the values.
+
+    Raises:
+        InvalidInput: not exactly one of the two, fewer than two values, two alike, or one out of range.
+    """
+    swept: Swept
+    if targets_ms is not None and latency_weights is None:
+        swept, given, allowed = "target_ms", targets_ms, "above 0"
+    elif latency_weights is not None and targets_ms is None:
+        swept, given, allowed = "latency_weight", latency_weights, "of at least 0"
+    else:
+        raise InvalidInput("a sweep is over targets_ms or over latency_weights: give one of them.")
+    values = tuple(float(value) for value in given)
+    for value in values:
+        if not math.isfinite(value) or value < 0 or (value == 0 and swept == "target_ms"):
+            raise InvalidInput(f"a {swept} must be a number {allowed}, got {value:g}.")
+    if len(values) < 2 or len({folder_name(swept, value) for value in values}) < len(values):
+        raise InvalidInput(f"a sweep takes at least two values, all different, got {list(values)}.")
+    return swept, values
+
+
+def point_configs(config: SearchConfig, swept: Swept, values: Sequence[float]) -> list[SearchConfig]:
+    """The settings of each point's search.
+
+    Raises:
+        InvalidInput: latency weights beside a target.
+    """
+    if swept == "target_ms":
+        return [config.model_copy(update={"target_ms": value}) for value in values]
+    if config.target_ms is not None:
+        raise InvalidInput(
+            f"with a target of {config.target_ms:g} ms the penalty rests, and all latency weights would find "
+            "the same: leave target_ms out, or sweep over targets_ms."
+        )
+    penalties = [config.penalty.model_copy(update={"weight": value}) for value in values]
+    return [config.model_copy(update={"penalty": penalty}) for penalty in penalties]
+
+
 def folder_name(swept: Swept, value: float) -> str:
     """The name of a point's folder: ``4ms``, or ``weight-0.01``."""
     return f"{value:.12g}ms" if swept == "target_ms" else f"weight-{value:.12g}"
@@ -257,43 +299,6 @@ class _Points:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Put them back."""
         self.done = [SweepPoint.model_validate(values) for values in state_dict["points"]]
-
-
-def _asked(
-    targets_ms: Sequence[float] | None, latency_weights: Sequence[float] | None
-) -> tuple[Swept, tuple[float, ...]]:
-    if (targets_ms is None) == (latency_weights is None):
-        raise InvalidInput("a sweep is over targets_ms or over latency_weights: give one of them.")
-    swept: Swept = "latency_weight" if targets_ms is None else "target_ms"
-    values = tuple(
-        float(value) for value in (targets_ms if targets_ms is not None else latency_weights or ())
-    )
-    least = "above 0" if swept == "target_ms" else "at least 0"
-    for value in values:
-        if not math.isfinite(value) or value < 0 or (value == 0 and swept == "target_ms"):
-            raise InvalidInput(f"a {swept} must be a number {least}, got {value:g}.")
-    if len(values) < 2 or len({folder_name(swept, value) for value in values}) < len(values):
-        raise InvalidInput(f"a sweep takes at least two values, all different, got {values}.")
-    return swept, values
-
-
-def _without_value(config: SearchConfig, swept: Swept) -> SearchConfig:
-    """The settings that all points have."""
-    if swept == "target_ms":
-        return config.model_copy(update={"target_ms": None})
-    if config.target_ms is not None:
-        raise InvalidInput(
-            f"with a target of {config.target_ms:g} ms the penalty rests, and all latency weights would find "
-            "the same: leave target_ms out, or sweep over targets_ms."
-        )
-    return config
-
-
-def _at(config: SearchConfig, swept: Swept, value: float) -> SearchConfig:
-    """The settings of one point."""
-    if swept == "target_ms":
-        return config.model_copy(update={"target_ms": value})
-    return config.model_copy(update={"penalty": config.penalty.model_copy(update={"weight": value})})
 
 
 def _measured(point: SweepPoint, measure: Measure | None) -> SweepPoint:
