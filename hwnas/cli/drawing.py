@@ -163,29 +163,32 @@ def predicted_against_measured(said: Verification, conditions: str) -> Figure:
 
 def pareto(found: SweepResult) -> Figure | None:
     """Quality against latency, each point predicted (hollow) and measured (full), with the Pareto front."""
-    scored = [point for point in found.points if point.score is not None and math.isfinite(point.score)]
-    if not scored:
+    scores = {
+        point.folder: score
+        for point in found.points
+        if (score := point.score) is not None and math.isfinite(score)
+    }
+    if not scores:
         return None
+    points = [point for point in found.points if point.folder in scores]
+    predicted = [(point.predicted_ms, scores[point.folder]) for point in points]
+    measured = [
+        (point.measured_ms, scores[point.folder]) for point in points if point.measured_ms is not None
+    ]
+    front = [(point.latency_ms, scores[point.folder]) for point in found.front if point.folder in scores]
     with styled():
         drawn = figure(6.4, 3.8)
         axes = drawn.add_subplot()
-        front = [point for point in found.front if point in scored]
-        axes.plot(
-            [point.latency_ms for point in front], [point.score for point in front],
-            color=LINES[1], linewidth=1.4, drawstyle="steps-post", label="Pareto front",
-        )  # fmt: skip
-        measured = [point for point in scored if point.measured_ms is not None]
-        for point in measured:
-            ends = [point.predicted_ms, point.measured_ms]
-            axes.plot(ends, [point.score] * 2, color=LINES[0], linewidth=0.8)
-        for points, name, full in ((scored, "predicted", False), (measured, "measured", True)):
-            if points:
-                axes.plot(
-                    [getattr(point, f"{name}_ms") for point in points], [point.score for point in points],
-                    "o", color=LINES[0], fillstyle="full" if full else "none", label=name,
-                )  # fmt: skip
-        for point in scored:
-            place = (point.latency_ms, point.score)
+        axes.plot(*zip(*front, strict=True), color=LINES[1], linewidth=1.4, drawstyle="steps-post",
+                  label="Pareto front")  # fmt: skip
+        for point in points:
+            ends = [point.predicted_ms, point.latency_ms]
+            axes.plot(ends, [scores[point.folder]] * 2, color=LINES[0], linewidth=0.8)
+        axes.plot(*zip(*predicted, strict=True), "o", color=LINES[0], fillstyle="none", label="predicted")
+        if measured:
+            axes.plot(*zip(*measured, strict=True), "o", color=LINES[0], label="measured")
+        for point in points:
+            place = (point.latency_ms, scores[point.folder])
             axes.annotate(point.folder, place, xytext=(4, 5), textcoords="offset points", fontsize=7)
         axes.set_xlabel("latency [ms]")
         axes.set_ylabel(f"{quality_label(found)}, shared weights")

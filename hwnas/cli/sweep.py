@@ -35,26 +35,19 @@ if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
 
 
-class Numbers(click.ParamType):
-    """Numbers with commas between them."""
-
-    name = "X,Y,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        """``"4,6.5"`` as ``(4.0, 6.5)``."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f'"{value}" should be numbers with commas between them, like 4,6,9.', param, ctx)
+def numbers(text: str) -> tuple[float, ...]:
+    """``"4,6.5"`` as ``(4.0, 6.5)``."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f'"{text}" should be numbers with commas between them: 4,6,9.') from error
 
 
 @click.command("sweep")
-@click.option("--targets", type=Numbers(), help="Hard budgets of milliseconds: a search for each.")
-@click.option("--latency-weights", type=Numbers(), help="Values of λ, a search for each, instead of targets.")
+@click.option(
+    "--targets", type=numbers, metavar="X,Y,…", help="Hard budgets of milliseconds, a search for each."
+)
+@click.option("--latency-weights", type=numbers, metavar="X,Y,…", help="Or values of λ, a search for each.")
 @click.option(
     "--penalty", type=click.Choice(["log", "linear"]), help="Form of the penalty that the weights are of."
 )

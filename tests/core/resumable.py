@@ -74,6 +74,17 @@ def run_sweep(out, every_steps, *, arch_batches=0, **values):
     return sweep(SPACE, table(), data(arch_batches), config(every_steps, **values), out=out, **given)
 
 
+def same(mine, theirs):
+    """Whether two states agree to the last bit."""
+    if isinstance(mine, torch.Tensor):
+        return torch.equal(mine, theirs)
+    if isinstance(mine, dict):
+        return mine.keys() == theirs.keys() and all(same(mine[key], theirs[key]) for key in mine)
+    if isinstance(mine, list | tuple):
+        return len(mine) == len(theirs) and all(map(same, mine, theirs))
+    return mine == theirs
+
+
 def signal_at(step, number):
     """Send this process a signal in the middle of a step."""
 

@@ -23,6 +23,7 @@ from hwnas.errors import CheckpointError, InfeasibleBudget, Interrupted, Invalid
 
 from . import resumable
 from .nets import images
+from .resumable import same
 
 TARGETS = (0.0142, 0.016)
 WEIGHTS = (0.001, 1.0)
@@ -55,17 +56,6 @@ def alone(name, value, out):
 
 def values_of(name):
     return SWEEPS[name].get("targets_ms") or SWEEPS[name]["latency_weights"]
-
-
-def same(mine, theirs):
-    """Whether two states agree to the last bit."""
-    if isinstance(mine, torch.Tensor):
-        return torch.equal(mine, theirs)
-    if isinstance(mine, dict):
-        return mine.keys() == theirs.keys() and all(same(mine[key], theirs[key]) for key in mine)
-    if isinstance(mine, list | tuple):
-        return len(mine) == len(theirs) and all(map(same, mine, theirs))
-    return mine == theirs
 
 
 def assert_same_run(mine, theirs):
@@ -134,25 +124,51 @@ def assert_same_sweep(found, out, whole):
         assert (out / name).read_text() == (folder / name).read_text()
 
 
-# In the warm-up (steps 0 to 3), after it, in the last step of the first point, the first of the second, later
+class Broken(Exception):
+    """What ends a sweep like a kill: nothing is saved on the way out."""
+
+
+def break_after(steps):
+    done = 0
+
+    def watch(value, progress):
+        nonlocal done
+        if not progress.end_of_epoch:
+            if done == steps:
+                raise Broken
+            done += 1
+
+    return watch
+
+
+# In the warm-up (steps 0 to 3) and after it, in the first point's last step, the second's first, and later.
 @pytest.mark.parametrize(
-    ("name", "kill_at"),
+    ("name", "after"),
     [
-        *(("targets", kill_at) for kill_at in (0, 2, 4, 11, 12, 17)),
-        *(("weights", kill_at) for kill_at in (3, 14)),
-        *(("bilevel", kill_at) for kill_at in (2, 6, 13)),
+        *(("targets", after) for after in (0, 2, 4, 11, 12, 17)),
+        *(("weights", after) for after in (3, 14)),
+        *(("bilevel", after) for after in (2, 6, 13)),
         ("soft", 5),
         ("nothing shared", 13),
     ],
 )
-def test_killed_and_resumed_it_ends_as_if_it_was_not(tmp_path, whole, name, kill_at):
-    arguments = [resumable.__file__, tmp_path, 1, kill_at, int(signal.SIGKILL), json.dumps(SWEEPS[name])]
-    killed = subprocess.run([sys.executable, *map(str, arguments)], timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    done = 1 if kill_at >= 12 else 0
-    assert (tmp_path / "pareto.json").exists() == bool(done)
+def test_broken_and_resumed_it_ends_as_if_it_was_not(tmp_path, whole, name, after):
+    with pytest.raises(Broken):
+        resumable.run_sweep(tmp_path, 1, on_progress=break_after(after), **SWEEPS[name])
+    shared = SHARED.get(name, 1)
+    assert (tmp_path / "warm-up/search.checkpoint.pt").exists() == (0 < 4 * shared <= after)
+    assert (tmp_path / "pareto.json").exists() == (after >= 12)
     found = resumable.run_sweep(tmp_path, 1, resume=True, **SWEEPS[name])
     assert_same_sweep(found, tmp_path, whole(name))
+
+
+@pytest.mark.parametrize("kill_at", [2, 17], ids=["in the warm-up", "in the second point"])
+def test_killed_and_resumed_it_ends_as_if_it_was_not(tmp_path, whole, kill_at):
+    arguments = [resumable.__file__, tmp_path, 1, kill_at, int(signal.SIGKILL), json.dumps(SWEEPS["targets"])]
+    killed = subprocess.run([sys.executable, *map(str, arguments)], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    found = resumable.run_sweep(tmp_path, 1, resume=True, **SWEEPS["targets"])
+    assert_same_sweep(found, tmp_path, whole("targets"))
 
 
 def test_stopped_again_and_again(tmp_path, whole):
@@ -171,19 +187,16 @@ def test_stopped_again_and_again(tmp_path, whole):
 def test_killed_between_the_last_shared_step_and_keeping_it(tmp_path, whole, monkeypatch):
     """The checkpoint of the run is there, that of the warm-up is not yet."""
 
-    class Killed(Exception):
-        pass
-
     def save(path, state):
         if path.parent.name == "warm-up":
-            raise Killed
+            raise Broken
         before(path, state)
 
     from hwnas.core import run
 
     before = run.save_checkpoint
     monkeypatch.setattr(run, "save_checkpoint", save)
-    with pytest.raises(Killed):
+    with pytest.raises(Broken):
         resumable.run_sweep(tmp_path, 1, **SWEEPS["targets"])
     monkeypatch.undo()
     assert not (tmp_path / "warm-up/search.checkpoint.pt").exists()
