@@ -162,7 +162,7 @@ def predicted_against_measured(said: Verification, conditions: str) -> Figure:
 
 
 def pareto(found: SweepResult) -> Figure | None:
-    """Quality against latency, each point predicted (hollow) and measured (full), with the Pareto front."""
+    """Quality against latency, each point predicted (hollow) and measured (full), the Pareto front ringed."""
     scores = {
         point.folder: score
         for point in found.points
@@ -179,8 +179,10 @@ def pareto(found: SweepResult) -> Figure | None:
     with styled():
         drawn = figure(6.4, 3.8)
         axes = drawn.add_subplot()
-        axes.plot(*zip(*front, strict=True), color=LINES[1], linewidth=1.4, drawstyle="steps-post",
-                  label="Pareto front")  # fmt: skip
+        axes.plot(
+            *zip(*front, strict=True), "o-", color=LINES[1], linewidth=1.4, drawstyle="steps-post",
+            markersize=11, fillstyle="none", label="Pareto front",
+        )  # fmt: skip
         for point in points:
             ends = [point.predicted_ms, point.latency_ms]
             axes.plot(ends, [scores[point.folder]] * 2, color=LINES[0], linewidth=0.8)

@@ -62,12 +62,12 @@ def _rows(found: SweepResult) -> list[tuple[str, ...]]:
     quality = (drawing.quality_label(found), "front") if found.metric else ()
     rows: list[tuple[str, ...]] = [(asked, "predicted [ms]", "measured [ms]", *quality, "network", "run")]
     for point in found.points:
-        measured = "–" if point.measured_ms is None else f"{point.measured_ms:.2f}"
+        measured = "–" if point.measured_ms is None else f"{point.measured_ms:.4g}"
         missed = " (missed)" if point.met is False else ""
         rows.append(
             (
                 f"{point.value:.12g}",
-                f"{point.predicted_ms:.2f}",
+                f"{point.predicted_ms:.4g}",
                 measured + missed,
                 *(_quality(point) if found.metric else ()),
                 point.genotype.short_id,
@@ -90,7 +90,10 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 def _remarks(found: SweepResult) -> list[str]:
     shared = f"the first {found.shared_epochs} of {found.epochs} epochs were trained once for all"
-    lines = [shared if found.shared_epochs else "nothing was shared: choices learn from the first epoch on"]
+    nothing = (
+        "nothing was shared: choices learn from the first epoch on (--set arch_from_epoch=… says otherwise)"
+    )
+    lines = [shared if found.shared_epochs else nothing]
     if found.metric:
         where = "measured where they were, otherwise predicted"
         lines.append(f"* on the Pareto front of milliseconds ({where}) and {found.metric} on val")

@@ -188,9 +188,9 @@ class Run:
             self._epoch += 1
             self._step_in_epoch = 0
             self._epoch_random = None
-            self._save()
+            self.save()
             self._keep_beginning()
-            self._stop_if_asked()
+            self.stop_if_asked()
 
     def batches(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
         """The batches of this epoch to do; after each one's body a step is counted, and maybe saved."""
@@ -212,8 +212,27 @@ class Run:
             self.step += 1
             self._step_in_epoch += 1
             if self._every_steps and self.step % self._every_steps == 0:
-                self._save()
-            self._stop_if_asked(save=True)
+                self.save()
+            self.stop_if_asked(save=True)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if self.checkpoint_path is None:
+            return
+        state = self._state()
+        if processes().is_first:
+            save_checkpoint(self.checkpoint_path, state)
+
+    def stop_if_asked(self, *, save: bool = False) -> None:
+        """Raise :class:`Interrupted` if Ctrl-C or SIGTERM came; with ``save``, after a checkpoint."""
+        if not any_of_them(self._stop.requested):
+            return
+        if save:
+            self.save()
+        saved = (
+            f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
+        )
+        raise Interrupted(f"stopped in epoch {self._epoch + 1} after {self.step} steps; saved in {saved}.")
 
     def __enter__(self) -> Self:
         self._stop = self._stack.enter_context(stoppable())
@@ -224,16 +243,6 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-    def _stop_if_asked(self, *, save: bool = False) -> None:
-        if not any_of_them(self._stop.requested):
-            return
-        if save:
-            self._save()
-        saved = (
-            f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
-        )
-        raise Interrupted(f"stopped in epoch {self._epoch + 1} after {self.step} steps; saved in {saved}.")
 
     def _begin(self, resume: bool) -> int | None:
         state = told_by_first(lambda: self._found(resume))
@@ -328,13 +337,6 @@ class Run:
 
     def _log_in(self, folder: Path) -> Path:
         return folder / f"{self.name}.log.jsonl"
-
-    def _save(self) -> None:
-        if self.checkpoint_path is None:
-            return
-        state = self._state()
-        if processes().is_first:
-            save_checkpoint(self.checkpoint_path, state)
 
     def _state(self) -> dict[str, Any]:
         """What a checkpoint holds; all processes ask for it together."""

@@ -218,9 +218,14 @@ def sweep(
             points.done.append(point)
             run.log.write("point", step=place, **point.model_dump(mode="json", exclude={"on_front"}))
             kept()
+        # Found before, maybe on another machine, where nothing could be measured.
         for place in range(earlier if measure is not None else 0):
             if points.done[place].measured_ms is None:
-                points.done[place] = found(place, resume=True)
+                points.done[place] = point = found(place, resume=True)
+                run.log.write("measured", step=place, **point.model_dump(mode="json", exclude={"on_front"}))
+                kept()
+                run.stop_if_asked(save=True)
+        run.save()
         return kept()
 
 

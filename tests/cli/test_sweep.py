@@ -47,7 +47,7 @@ def test_it_ends_with_a_table_and_a_plot(swept, targets):
     assert lines[0].split("  ")[0].strip() == "asked [ms]"
     for line, point in zip(lines[1:3], found.points, strict=True):
         cells = line.split()
-        assert cells[:3] == [f"{point.value:g}", f"{point.predicted_ms:.2f}", f"{point.measured_ms:.2f}"]
+        assert cells[:3] == [f"{point.value:g}", f"{point.predicted_ms:.4g}", f"{point.measured_ms:.4g}"]
         assert ("*" in cells) == point.on_front
         assert cells[-2:] == [point.genotype.short_id, point.folder]
     assert "the first 1 of 2 epochs were trained once for all" in lines

@@ -257,7 +257,16 @@ def test_what_was_done_on_another_machine_is_measured_on_a_resume(tmp_path):
     settings = SWEEPS["targets"]
     found = resumable.run_sweep(tmp_path, 0, **settings)
     assert [point.met for point in found.points] == [None, None]
-    found = resumable.run_sweep(tmp_path, 0, resume=True, measure=lambda _: 0.0141, **settings)
+
+    def measure(genotype):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.0141
+
+    # Stopped after each point, what was measured is kept.
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            resumable.run_sweep(tmp_path, 0, resume=True, measure=measure, **settings)
+    found = resumable.run_sweep(tmp_path, 0, resume=True, measure=lambda _: 9.0, **settings)
     assert [point.measured_ms for point in found.points] == [0.0141, 0.0141]
     assert found.met
 
@@ -435,7 +444,7 @@ def test_a_warm_up_of_other_settings_is_refused_with_the_differences(tmp_path):
     # Nothing that could be resumed was written.
     assert not (tmp_path / "6").exists()
     # One without a target has another warm-up than those with one.
-    with pytest.raises(CheckpointError, match=r"config\.target_ms"):
+    with pytest.raises(CheckpointError, match=r"config\.penalty\.weight: checkpoint 0\.01, asked None"):
         run_sharing(tmp_path / "w", **settings)
     with pytest.raises(InvalidInput, match="need a folder of the run"):
         run_sharing(None, target_ms=0.016, **settings)
