@@ -29,6 +29,7 @@ _VERBS = {
     "profile": "profile",
     "verify": "verify",
     "search": "search",
+    "sweep": "sweep",
     "derive": "derive",
     "fit": "fit",
     "eval": "evaluate",
@@ -37,8 +38,9 @@ _VERBS = {
     "table": "table",
     "report": "report",
 }
-_IN_SEVERAL_PROCESSES = ("search", "fit")
 """Verb → the module of hwnas.cli that has it, as ``command``; imported when the verb is used."""
+_RESUMABLE = ("search", "sweep", "fit")
+"""Verbs that take --resume, and that several processes share."""
 
 
 class Verbs(click.Group):
@@ -52,10 +54,10 @@ class Verbs(click.Group):
         """The verb of that name."""
         if cmd_name not in _VERBS:
             return None
-        if launched() > 1 and cmd_name not in _IN_SEVERAL_PROCESSES:
+        if launched() > 1 and cmd_name not in _RESUMABLE:
             raise InvalidInput(
                 f"hwnas {cmd_name} runs in one process: start it without torchrun. Only "
-                f"{' and '.join(_IN_SEVERAL_PROCESSES)} share their work."
+                f"{', '.join(_RESUMABLE[:-1])} and {_RESUMABLE[-1]} share their work."
             )
         command: click.Command = import_module(f"hwnas.cli.{_VERBS[cmd_name]}").command
         return command
@@ -90,7 +92,7 @@ class Verbs(click.Group):
 
     def _resuming(self) -> str:
         arguments = list(self._arguments)
-        if arguments[:1] in (["search"], ["fit"]) and "--resume" not in arguments:
+        if arguments and arguments[0] in _RESUMABLE and "--resume" not in arguments:
             arguments.append("--resume")
         launcher = "torchrun (as before) -m " if launched() > 1 else ""
         return launcher + shlex.join(["hwnas", *arguments])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from hwnas.cli.asking import Asked, open_data, search_config
 from hwnas.cli.choosing import choose_space
 from hwnas.cli.console import note
 from hwnas.cli.data import DataChoice
@@ -17,7 +18,7 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.machine import Machine, profile_space, reading_settings
 from hwnas.cli.measure import lines, run_measure
 from hwnas.cli.report import write_report
-from hwnas.cli.search import Asked, open_data, run_search, search_config
+from hwnas.cli.search import run_search
 from hwnas.cli.settings import validated
 from hwnas.core.fit import FitConfig
 from hwnas.core.search_config import SearchConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from hwnas.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hwnas.core.sweep import SweepResult
     from hwnas.latency.verification import Verification
 
 Epochs = Sequence[Mapping[str, Any]]
@@ -157,6 +159,49 @@ def predicted_against_measured(said: Verification, conditions: str) -> Figure:
         axes.set_title(conditions, fontsize=7)
         axes.legend(title="RMSPE; band: ±5 %")
     return drawn
+
+
+def pareto(found: SweepResult) -> Figure | None:
+    """Quality against latency, each point predicted (hollow) and measured (full), the Pareto front ringed."""
+    scores = {
+        point.folder: score
+        for point in found.points
+        if (score := point.score) is not None and math.isfinite(score)
+    }
+    if not scores:
+        return None
+    points = [point for point in found.points if point.folder in scores]
+    predicted = [(point.predicted_ms, scores[point.folder]) for point in points]
+    measured = [
+        (point.measured_ms, scores[point.folder]) for point in points if point.measured_ms is not None
+    ]
+    front = [(point.latency_ms, scores[point.folder]) for point in found.front if point.folder in scores]
+    with styled():
+        drawn = figure(6.4, 3.8)
+        axes = drawn.add_subplot()
+        axes.plot(
+            *zip(*front, strict=True), "o-", color=LINES[1], linewidth=1.4, drawstyle="steps-post",
+            markersize=11, fillstyle="none", label="Pareto front",
+        )  # fmt: skip
+        for point in points:
+            ends = [point.predicted_ms, point.latency_ms]
+            axes.plot(ends, [scores[point.folder]] * 2, color=LINES[0], linewidth=0.8)
+        axes.plot(*zip(*predicted, strict=True), "o", color=LINES[0], fillstyle="none", label="predicted")
+        if measured:
+            axes.plot(*zip(*measured, strict=True), "o", color=LINES[0], label="measured")
+        for point in points:
+            place = (point.latency_ms, scores[point.folder])
+            axes.annotate(point.folder, place, xytext=(4, 5), textcoords="offset points", fontsize=7)
+        axes.set_xlabel("latency [ms]")
+        axes.set_ylabel(f"{quality_label(found)}, shared weights")
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    return drawn
+
+
+def quality_label(found: SweepResult) -> str:
+    """What points of a sweep are compared by, with its unit."""
+    names = {"miou": "mIoU [%]", "accuracy": "accuracy [%]"}
+    return names.get(found.metric or "", found.metric or "")
 
 
 def quality_curve(epochs: Epochs, title: str) -> Figure | None:

@@ -95,7 +95,6 @@ def measured_by(
 def measurer(
     space: SearchSpace,
     table: Any,
-    target_ms: float | None,
     backend: LatencyBackend | None,
     measure: Measure | None,
     processes: int | None = None,
@@ -106,13 +105,9 @@ def measurer(
     advises.
 
     Raises:
-        InvalidInput: both, or there is no target to confirm.
+        InvalidInput: both.
         BackendUnavailable: the backend cannot run here.
     """
-    if target_ms is None or table is None:
-        raise InvalidInput(
-            "backend and measure are there to confirm a target: give target_ms, and a table to predict by."
-        )
     if measure is not None:
         if backend is not None:
             raise InvalidInput("give backend or measure, not both: each says how to measure.")
@@ -218,12 +213,22 @@ def _outcome(
     )
 
 
-def _attempted(genotype: Genotype, table_ms: float, correction: float, measure: Measure) -> Attempt:
+def timed(genotype: Genotype, measure: Measure) -> Timing:
+    """What ``measure`` says of a network, as a timing.
+
+    Raises:
+        MeasurementFailed: there is no number, or one that is no latency.
+    """
     timing = measure(genotype)
     if not isinstance(timing, Timing):
         timing = Timing.from_rounds([[float(timing)]])
     if timing.median_ms <= 0:
         raise MeasurementFailed(f"{genotype.short_id} took {timing.median_ms} ms, which is no latency.")
+    return timing
+
+
+def _attempted(genotype: Genotype, table_ms: float, correction: float, measure: Measure) -> Attempt:
+    timing = timed(genotype, measure)
     return Attempt(
         genotype=genotype,
         table_ms=table_ms,

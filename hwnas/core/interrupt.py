@@ -18,18 +18,26 @@ class StopRequest:
         self.requested = False
 
 
+_HEEDED: list[StopRequest] = []
+
+
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
     """Turn Ctrl-C and SIGTERM into a request for the body; a second Ctrl-C stops at once.
 
+    Runs inside of a run heed the same request: one that comes while an inner one is past its last step stops
+    the outer one.
     Under a launcher of several processes it does not: there one Ctrl-C arrives twice, from the terminal and
     from the launcher, which ends those that do not heed it after a while.
     Outside of the main thread, where Python delivers no signals, the request simply never comes.
     """
-    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield StopRequest()
         return
+    if _HEEDED:
+        yield _HEEDED[-1]
+        return
+    stop = StopRequest()
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.requested and number == signal.SIGINT and launched() == 1:
@@ -37,8 +45,10 @@ def stoppable() -> Iterator[StopRequest]:
         stop.requested = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    _HEEDED.append(stop)
     try:
         yield stop
     finally:
+        _HEEDED.clear()
         for number, handler in before.items():
             signal.signal(number, handler)

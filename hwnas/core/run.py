@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -88,6 +90,22 @@ class Averages:
         self._sums = {name: list(total) for name, total in state_dict.items()}
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """First epochs that are the same in several runs: the first of these does them, the others start after.
+
+    Attributes:
+        folder: where their checkpoint and log are kept, under the names that they have in a run's folder.
+        epochs: how many.
+        apart: dotted names of the parts of the identity in which the runs differ, and which these epochs do
+            not depend on. What is kept leaves them out.
+    """
+
+    folder: Path
+    epochs: int
+    apart: tuple[str, ...]
+
+
 class Run:
     """A resumable loop over epochs and batches.
 
@@ -116,12 +134,14 @@ class Run:
         parts: everything with a state.
         resume: go on from the checkpoint in ``out`` if there is one.
         every_steps: steps between checkpoints; 0 for epochs only.
+        beginning: epochs shared with other runs. Whatever has no checkpoint of its own yet starts after them
+            where they are done; else they are kept for the others once this run has done them.
 
     Raises:
-        InvalidInput: ``out`` holds a run already and ``resume`` is false, ``resume`` without ``out``, or an
-            identity that is not JSON.
-        CheckpointError: the checkpoint is damaged, of another run or number of processes, or by a hwnas whose
-            runs had other parts.
+        InvalidInput: ``out`` holds a run already and ``resume`` is false, ``resume`` or ``beginning`` without
+            ``out``, or an identity that is not JSON.
+        CheckpointError: the checkpoint, or that of the beginning, is damaged, of another run or number of
+            processes, or by a hwnas whose runs had other parts.
     """
 
     def __init__(
@@ -133,7 +153,10 @@ class Run:
         *,
         resume: bool,
         every_steps: int = 0,
+        beginning: Beginning | None = None,
     ) -> None:
+        if beginning is not None and out is None:
+            raise InvalidInput("epochs shared with other runs need a folder of the run: pass out=...")
         self.out = out
         self.name = name
         self.step = 0
@@ -141,6 +164,7 @@ class Run:
         self._identity = _as_json(identity)
         self._parts = dict(parts)
         self._every_steps = every_steps
+        self._beginning = beginning if beginning is not None and beginning.epochs else None
         self._epoch = 0
         self._step_in_epoch = 0
         self._epoch_random: dict[str, Any] | None = None
@@ -153,17 +177,20 @@ class Run:
     @property
     def checkpoint_path(self) -> Path | None:
         """Where the checkpoint lies, or None without a folder."""
-        return self.out / f"{self.name}.checkpoint.pt" if self.out else None
+        return self._checkpoint_in(self.out) if self.out else None
 
     def epochs(self, total: int) -> Iterator[int]:
         """The epochs still to do, counted from 0; a checkpoint is written after the body of each."""
+        # One that was killed in between has saved the last shared epoch, and not yet kept it for the others.
+        self._keep_beginning()
         while self._epoch < total:
             yield self._epoch
             self._epoch += 1
             self._step_in_epoch = 0
             self._epoch_random = None
-            self._save()
-            self._stop_if_asked()
+            self.save()
+            self._keep_beginning()
+            self.stop_if_asked()
 
     def batches(self, batches: Iterable[_Batch]) -> Iterator[_Batch]:
         """The batches of this epoch to do; after each one's body a step is counted, and maybe saved."""
@@ -185,8 +212,27 @@ class Run:
             self.step += 1
             self._step_in_epoch += 1
             if self._every_steps and self.step % self._every_steps == 0:
-                self._save()
-            self._stop_if_asked(save=True)
+                self.save()
+            self.stop_if_asked(save=True)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if self.checkpoint_path is None:
+            return
+        state = self._state()
+        if processes().is_first:
+            save_checkpoint(self.checkpoint_path, state)
+
+    def stop_if_asked(self, *, save: bool = False) -> None:
+        """Raise :class:`Interrupted` if Ctrl-C or SIGTERM came; with ``save``, after a checkpoint."""
+        if not any_of_them(self._stop.requested):
+            return
+        if save:
+            self.save()
+        saved = (
+            f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
+        )
+        raise Interrupted(f"stopped in epoch {self._epoch + 1} after {self.step} steps; saved in {saved}.")
 
     def __enter__(self) -> Self:
         self._stop = self._stack.enter_context(stoppable())
@@ -197,16 +243,6 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-    def _stop_if_asked(self, *, save: bool = False) -> None:
-        if not any_of_them(self._stop.requested):
-            return
-        if save:
-            self._save()
-        saved = (
-            f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
-        )
-        raise Interrupted(f"stopped in epoch {self._epoch + 1} after {self.step} steps; saved in {saved}.")
 
     def _begin(self, resume: bool) -> int | None:
         state = told_by_first(lambda: self._found(resume))
@@ -246,10 +282,45 @@ class Run:
             )
         if not resume or not checkpoint.is_file():
             # Stopped before the first checkpoint, there is nothing to go on from, and nothing to lose.
-            write_atomically(path, (json.dumps(self._identity, indent=1) + "\n").encode())
+            state = self._begun_by_another()
+            write_atomically(path, _as_file(self._identity))
+            return state
+        return self._fitting(checkpoint, self._identity)
+
+    def _begun_by_another(self) -> dict[str, Any] | None:
+        """The state after the shared epochs, and their log in this run's folder; None: not done yet."""
+        beginning = self._beginning
+        if beginning is None or not self._checkpoint_in(beginning.folder).is_file():
             return None
+        shared = _without(self._identity, beginning.apart)
+        state = self._fitting(self._checkpoint_in(beginning.folder), shared)
+        assert self.out is not None
+        write_atomically(self._log_in(self.out), self._log_in(beginning.folder).read_bytes())
+        return state
+
+    def _keep_beginning(self) -> None:
+        """Keep the shared epochs for other runs, if they were the last ones done and nobody has kept them."""
+        beginning = self._beginning
+        if beginning is None or (self._epoch, self._step_in_epoch) != (beginning.epochs, 0):
+            return
+        kept = self._checkpoint_in(beginning.folder)
+        if told_by_first(kept.is_file):
+            return
+        state = self._state()
+        if not processes().is_first:
+            return
+        assert self.out is not None
+        shared = _without(self._identity, beginning.apart)
+        log = self._log_in(self.out).read_bytes()[: state["log_position"]]
+        write_atomically(beginning.folder / f"{self.name}.json", _as_file(shared))
+        write_atomically(self._log_in(beginning.folder), log)
+        # Last: where it is, the others are.
+        save_checkpoint(kept, {**state, "identity": shared})
+
+    def _fitting(self, checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint holds, if it is of this identity and number of processes."""
         state = load_checkpoint(checkpoint)
-        self._refuse_another(state["identity"])
+        _refuse_another(state["identity"], identity, checkpoint)
         then, now = state.get("processes", 1), processes().size
         if then != now:
             raise CheckpointError(
@@ -261,46 +332,46 @@ class Run:
             self._identity["data"] = state["identity"]["data"]
         return state
 
-    def _refuse_another(self, identity: Mapping[str, Any]) -> None:
-        mine, theirs = dict(self._identity), dict(identity)
-        if mine.get("data") is None or theirs.get("data") is None:
-            mine.pop("data", None)
-            theirs.pop("data", None)
-        if mine == theirs:
-            return
-        mine, theirs = _flat(mine), _flat(theirs)
-        lines = [
-            f"  {key}: checkpoint {theirs.get(key)!r}, asked {mine.get(key)!r}"
-            for key in sorted(mine.keys() | theirs.keys())
-            if mine.get(key) != theirs.get(key)
-        ]
-        raise CheckpointError(
-            f"{self.checkpoint_path} belongs to another run:\n" + "\n".join(lines) + "\n"
-            "Resume with the same settings, or start anew in another folder (--out)."
-        )
+    def _checkpoint_in(self, folder: Path) -> Path:
+        return folder / f"{self.name}.checkpoint.pt"
 
-    def _save(self) -> None:
-        path = self.checkpoint_path
-        if path is None:
-            return
+    def _log_in(self, folder: Path) -> Path:
+        return folder / f"{self.name}.log.jsonl"
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds; all processes ask for it together."""
         random, *random_of_others = told_by_all(random_state())
-        if not processes().is_first:
-            return
-        save_checkpoint(
-            path,
-            {
-                "identity": self._identity,
-                "processes": processes().size,
-                "parts": {name: part.state_dict() for name, part in self._parts.items()},
-                "step": self.step,
-                "epoch": self._epoch,
-                "step_in_epoch": self._step_in_epoch,
-                "epoch_random": self._epoch_random,
-                "random": random,
-                "random_of_others": random_of_others,
-                "log_position": self.log.position(),
-            },
-        )
+        return {
+            "identity": self._identity,
+            "processes": processes().size,
+            "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            "step": self.step,
+            "epoch": self._epoch,
+            "step_in_epoch": self._step_in_epoch,
+            "epoch_random": self._epoch_random,
+            "random": random,
+            "random_of_others": random_of_others,
+            "log_position": self.log.position(),
+        }
+
+
+def _refuse_another(theirs: Mapping[str, Any], mine: Mapping[str, Any], checkpoint: Path) -> None:
+    mine, theirs = dict(mine), dict(theirs)
+    if mine.get("data") is None or theirs.get("data") is None:
+        mine.pop("data", None)
+        theirs.pop("data", None)
+    if mine == theirs:
+        return
+    mine, theirs = _flat(mine), _flat(theirs)
+    lines = [
+        f"  {key}: checkpoint {theirs.get(key)!r}, asked {mine.get(key)!r}"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key)
+    ]
+    raise CheckpointError(
+        f"{checkpoint} belongs to another run:\n" + "\n".join(lines) + "\n"
+        "Resume with the same settings, or start anew in another folder (--out)."
+    )
 
 
 def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -320,3 +391,19 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
             key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}{name}.").items()
         }
     return {prefix.rstrip("."): value}
+
+
+def _without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """An identity less the parts of these dotted names."""
+    kept: dict[str, Any] = copy.deepcopy(dict(identity))
+    for name in names:
+        *path, last = name.split(".")
+        place = kept
+        for part in path:
+            place = place[part]
+        place.pop(last)
+    return kept
+
+
+def _as_file(identity: Mapping[str, Any]) -> bytes:
+    return (json.dumps(identity, indent=1) + "\n").encode()

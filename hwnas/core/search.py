@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
 from hwnas.core.budget import Budget
 from hwnas.core.candidates import best_candidate, validate
-from hwnas.core.choice import recompute
+from hwnas.core.checkpoint import seed_all
+from hwnas.core.choice import ChoiceKind, recompute
 from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_options
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.progress import Progress
-from hwnas.core.run import Averages, GeneratorState, Run, Stateful
+from hwnas.core.prune import NoPruning
+from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful
 from hwnas.core.score import ScoreFunction
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
@@ -50,6 +52,7 @@ def search(
     on_progress: Callable[[Progress], None] | None = None,
     backend: LatencyBackend | None = None,
     measure: Measure | None = None,
+    warm_up: str | Path | None = None,
 ) -> SearchResult:
     """Search ``space`` for a network that does the task well and is fast by ``lut``.
 
@@ -72,6 +75,10 @@ def search(
         backend: measures what was found for ``target_ms``, under the table's conditions, and finds again what
             is not within it (:func:`hwnas.core.confirm.confirmed`).
         measure: the same by any function from a genotype to milliseconds, instead of ``backend``.
+        warm_up: folder of the epochs that this search has in common with others (:func:`common_epochs`),
+            which must differ from it in ``target_ms`` alone or, without one, in ``penalty`` alone. The first
+            of them does these epochs and keeps them there, the others start after them, and all find what
+            they would find alone. Needs ``out``.
 
     Warns:
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
@@ -82,17 +89,17 @@ def search(
 
     Raises:
         InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
-            ``resume`` without ``out``; a description that is not JSON; batches that are no pairs, or none
-            from ``data.arch``; validation data for a space without a metric; several candidates without
-            validation data; ``explore=1`` without ``data.arch``; a target without a table;
+            ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
+            pairs, or none from ``data.arch``; validation data for a space without a metric; several
+            candidates without validation data; ``explore=1`` without ``data.arch``; a target without a table;
             ``backend`` or ``measure`` without a target, or both.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution, or under other conditions than
             ``backend``'s.
-        CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
-            differences.
+        CheckpointError: what is to be resumed, or what is in ``warm_up``, is damaged, or is another run; the
+            message lists the differences.
         NonFiniteLoss: the search diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
@@ -111,8 +118,13 @@ def search(
         lut.check(backend=backend, input_shape=space.input_shape())
         warn_of_doubts(lut)
     if backend is not None or measure is not None:
-        measure = measurer(space, lut, config.target_ms, backend, measure, config.budget.processes)
-    torch.manual_seed(config.seed)
+        if config.target_ms is None or lut is None:
+            raise InvalidInput(
+                "backend and measure are there to confirm a target: give target_ms, and a table to predict "
+                "by."
+            )
+        measure = measurer(space, lut, backend, measure, config.budget.processes)
+    seed_all(config.seed)
     device = torch_device(config.device)
     net = space.supernet().to(device)
     if config.channels_last:
@@ -145,18 +157,16 @@ def search(
     # After the budget's first cut, which is no move of the search's.
     collapse = CollapseMonitor(arch, recording, passive_options(net, recording))
     parts["collapse"] = collapse
-    identity = {
-        "space": space.name,
-        "fields": space.model_dump(mode="json"),
-        "config": config.model_dump(mode="json"),
-        "table": getattr(lut, "checksum", None),
-        "levels": 1 if data.arch is None else 2,
-        "data": data.description,
-    }
+    beginning = None
+    if warm_up is not None:
+        apart = "config.penalty" if config.target_ms is None else "config.target_ms"
+        kinds = [choice.kind for choice in arch.choices]
+        beginning = Beginning(Path(warm_up), common_epochs(config, kinds), (apart,))
     report = on_progress if on_progress and processes().is_first else lambda progress: None
     learning = (score, monitor)
     every = config.checkpoint_every_steps
-    run = Run(out, "search", identity, parts, resume=resume, every_steps=every)
+    identity = search_identity(space, lut, data, config)
+    run = Run(out, "search", identity, parts, resume=resume, every_steps=every, beginning=beginning)
     with run, trained_as_one(net):
         for epoch in run.epochs(config.epochs):
             began = time.perf_counter()
@@ -229,6 +239,35 @@ def search(
     return result
 
 
+def search_identity(
+    space: SearchSpace, lut: LatencyTableLike | None, data: SearchData, config: SearchConfig
+) -> dict[str, Any]:
+    """What a search is, as JSON: what a checkpoint must agree with to be resumed."""
+    return {
+        "space": space.name,
+        "fields": space.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
+        "table": getattr(lut, "checksum", None),
+        "levels": 1 if data.arch is None else 2,
+        "data": data.description,
+    }
+
+
+def common_epochs(config: SearchConfig, kinds: Iterable[ChoiceKind]) -> int:
+    """After how many epochs searches part that differ in ``target_ms`` alone or, without one, in ``penalty``.
+
+    A penalty acts once any kind of choice learns. A target rests until all kinds do; but a pruner asks it
+    which options the budget needs, as soon as probabilities move.
+
+    Args:
+        config: of one of them; whether it has a target says in what they differ.
+        kinds: of the choices of the supernet.
+    """
+    begins = [_learns_from(config, kind) for kind in kinds]
+    rests = config.target_ms is not None and isinstance(config.pruner, NoPruning)
+    return min(config.epochs, max(begins) if rests else min(begins))
+
+
 def warn_of_doubts(lut: LatencyTableLike) -> None:
     """Warn the caller of a search, or of a baseline, of a table that should not be relied on."""
     for doubt in lut.doubts():
@@ -286,8 +325,10 @@ def _loss(
     if cost is None:
         return loss, task, None
     latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())
-    # With a target, the budget's multiplier moves the logits, and nothing else is to pull at them.
-    penalty = config.penalty(latency_ms) if config.target_ms is None else 0.0
+    # With a target, the budget's multiplier moves the logits, and nothing else is to pull at them. Before any
+    # choice learns there is nothing to pull at.
+    pulls = config.target_ms is None and latency_ms.requires_grad
+    penalty = config.penalty(latency_ms) if pulls else 0.0
     return loss + penalty, task, float(latency_ms.detach())
 
 
@@ -363,6 +404,9 @@ def _set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 def _thaw(arch: ArchParameters, epoch: int, config: SearchConfig) -> None:
     # A matrix without requires_grad gets no gradient, and Adam leaves parameters without one alone.
     for kind, matrix in arch.matrices.items():
-        matrix.requires_grad_(
-            epoch >= config.arch_from_epoch and (kind != "depth" or epoch >= config.depth_from_epoch)
-        )
+        matrix.requires_grad_(epoch >= _learns_from(config, kind))
+
+
+def _learns_from(config: SearchConfig, kind: str) -> int:
+    """The first epoch in which choices of a kind move."""
+    return max(config.arch_from_epoch, config.depth_from_epoch if kind == "depth" else 0)

@@ -37,7 +37,7 @@ class SearchConfig(BaseModel):
     """Kinds of choice that learn from hard draws by the score function. The others learn straight-through,
     with less noise, but blind where a batch norm follows: :class:`hwnas.core.score.ScoreFunction`."""
     penalty: AnyPenalty = LogPenalty()
-    """What expected latency adds to the loss."""
+    """What expected latency adds to the loss, once any choice learns."""
     penalty_on: Literal["draw", "probabilities"] = "draw"
     """Whether the penalty sees the latency of the step's draw (the paper) or of the probabilities."""
     target_ms: float | None = Field(None, gt=0)

@@ -1,4 +1,4 @@
-"""A small search as a program, to be killed: ``resumable.py FOLDER EVERY_STEPS KILL_AT SIGNAL [CONFIG]``."""
+"""A small search as a program, to be killed: ``resumable.py FOLDER EVERY_STEPS KILL_AT SIGNAL [VALUES]``."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from hwnas import SearchConfig, SearchData, search
+from hwnas import SearchConfig, SearchData, search, sweep
 from hwnas.core.prune import ThresholdPruner
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
@@ -45,36 +45,44 @@ def loader(seed=0, batches=BATCHES):
     return torch.utils.data.DataLoader(Noisy(seed, batches), batch_size=4, shuffle=True)
 
 
-def run(
-    out,
-    every_steps,
-    *,
-    space=SPACE,
-    resume=False,
-    on_progress=None,
-    arch_batches=0,
-    description=None,
-    measure=None,
-    **values,
-):
-    config = SearchConfig(
-        device="cpu",
-        epochs=EPOCHS,
-        arch_lr=0.05,
-        checkpoint_every_steps=every_steps,
-        pruner=ThresholdPruner(share=0.9, from_epoch=1),
-        **values,
-    )
-    table = fake_table(space.record().keys(), input_shape=space.input_shape())
-    data = SearchData(
-        loader(),
-        arch=loader(1, arch_batches) if arch_batches else None,
-        val=loader(2),
-        description=description,
-    )
-    return search(
-        space, table, data, config, out=out, resume=resume, on_progress=on_progress, measure=measure
-    )
+def table(space=SPACE):
+    return fake_table(space.record().keys(), input_shape=space.input_shape())
+
+
+def config(every_steps, **values):
+    pruner = ThresholdPruner(share=0.9, from_epoch=1)
+    defaults = {"device": "cpu", "epochs": EPOCHS, "arch_lr": 0.05, "pruner": pruner}
+    return SearchConfig(**{**defaults, "checkpoint_every_steps": every_steps, **values})
+
+
+def data(arch_batches=0, description=None):
+    arch = loader(1, arch_batches) if arch_batches else None
+    return SearchData(loader(), arch=arch, val=loader(2), description=description)
+
+
+def run(out, every_steps, *, space=SPACE, arch_batches=0, description=None, **values):
+    """Search; what is not an argument of :func:`search` is a setting."""
+    given = {name: values.pop(name) for name in ("resume", "on_progress", "measure") if name in values}
+    settings = config(every_steps, **values)
+    return search(space, table(space), data(arch_batches, description), settings, out=out, **given)
+
+
+def run_sweep(out, every_steps, *, arch_batches=0, **values):
+    """The same of :func:`sweep`."""
+    names = ("targets_ms", "latency_weights", "resume", "on_progress", "measure")
+    given = {name: values.pop(name) for name in names if name in values}
+    return sweep(SPACE, table(), data(arch_batches), config(every_steps, **values), out=out, **given)
+
+
+def same(mine, theirs):
+    """Whether two states agree to the last bit."""
+    if isinstance(mine, torch.Tensor):
+        return torch.equal(mine, theirs)
+    if isinstance(mine, dict):
+        return mine.keys() == theirs.keys() and all(same(mine[key], theirs[key]) for key in mine)
+    if isinstance(mine, list | tuple):
+        return len(mine) == len(theirs) and all(map(same, mine, theirs))
+    return mine == theirs
 
 
 def signal_at(step, number):
@@ -87,8 +95,24 @@ def signal_at(step, number):
     return watch
 
 
+def signal_after(steps, number):
+    """Send this process a signal in the middle of a step of a sweep, counted over all its points."""
+    done = 0
+
+    def watch(value, progress):
+        nonlocal done
+        if not progress.end_of_epoch:
+            if done == steps:
+                os.kill(os.getpid(), number)
+            done += 1
+
+    return watch
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, every_steps, kill_at, number, *config = sys.argv[1:]
-    values = json.loads(config[0]) if config else {}
-    run(Path(folder), int(every_steps), on_progress=signal_at(int(kill_at), int(number)), **values)
+    folder, every_steps, kill_at, number, *values = sys.argv[1:]
+    settings = json.loads(values[0]) if values else {}
+    swept = "targets_ms" in settings or "latency_weights" in settings
+    begin, signalled = (run_sweep, signal_after) if swept else (run, signal_at)
+    begin(Path(folder), int(every_steps), on_progress=signalled(int(kill_at), int(number)), **settings)

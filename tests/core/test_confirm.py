@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from hwnas import ArchParameters, FakeBackend
+from hwnas import ArchParameters, FakeBackend, SearchConfig, SearchData, search
 from hwnas.core.budget import Budget, BudgetConfig, ranges
 from hwnas.core.confirm import confirmed, earlier_attempts, measured_by, measurer
 from hwnas.core.discretise import relative_likelihoods
@@ -179,7 +179,7 @@ def test_a_backend_measures_whole_networks():
 def test_a_way_to_measure_needs_a_target_and_is_one():
     backend = FakeBackend()
     with pytest.raises(InvalidInput, match="give target_ms"):
-        measurer(SPACE, TABLE, None, backend, None)
+        search(SPACE, TABLE, SearchData([]), SearchConfig(device="cpu"), backend=backend)
     with pytest.raises(InvalidInput, match="give backend or measure, not both"):
-        measurer(SPACE, TABLE, 3.0, backend, table_ms)
-    assert measurer(SPACE, TABLE, 3.0, None, table_ms) is table_ms
+        measurer(SPACE, TABLE, backend, table_ms)
+    assert measurer(SPACE, TABLE, None, table_ms) is table_ms

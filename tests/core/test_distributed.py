@@ -9,12 +9,14 @@ import sys
 import pytest
 import torch
 
+from hwnas.core.checkpoint import load_checkpoint
 from hwnas.core.fit import load_weights
 from hwnas.core.runlog import read_log
 from hwnas.errors import CheckpointError, InvalidInput
 from hwnas.processes import ALONE, Processes, launched, processes, shared
 
 from . import together
+from .resumable import same
 
 _PATIENCE_SECONDS = 400
 """Only a deadlock takes so long, whatever else the machine does."""
@@ -181,6 +183,18 @@ def test_killed_or_stopped_and_resumed(both, folder):
         steps = [[(e["step"], e["loss"]) for e in log if e["event"] == "step"] for log in logs]
         assert steps[0] == steps[1]
         assert len(steps[0]) == 12
+
+
+def test_points_of_a_sweep_are_the_searches_that_they_would_be_alone(both, folder):
+    """Dropout masks of each process included, whose random states go through the shared warm-up."""
+    first, second = (found["swept"] for found in both)
+    assert first == second
+    point, alone = (
+        load_checkpoint(folder / run / "search.checkpoint.pt") for run in ("sweep/weight-1", "beside")
+    )
+    assert len(point["random_of_others"]) == 1
+    for key in point.keys() - {"log_position"}:
+        assert same(point[key], alone[key]), key
 
 
 def test_another_number_of_processes_is_refused(both, folder):

@@ -81,6 +81,40 @@ def test_with_alphas_on_data_of_their_own(tmp_path, arch_batches, stop_at):
     assert_same(resumed, (whole, read_log(tmp_path / "whole/search.log.jsonl")))
 
 
+KINDS = {
+    "hard": {},
+    "hard, straight-through": {"score_kinds": []},
+    "soft": {"relaxation": {"form": "gumbel", "hard": False}},
+    "mixture": {"relaxation": {"form": "softmax"}},
+    "bilevel": {"arch_batches": 2},
+    "exploring": {"explore": 0.5, "entropy_weight": 0.02, "candidates": 3},
+    "all at once": {"arch_batches": 3, "explore": 0.5, "target_ms": 0.016, "budget": {"max_params": 750}},
+}
+
+
+class Broken(Exception):
+    """What ends a search like a kill: nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("broken_at", [6, 10], ids=["before pruning", "after pruning"])
+def test_broken_whatever_is_searched_by(tmp_path, kind, broken_at):
+    """One or two steps after a checkpoint; options die at the end of the second epoch, after 8 steps."""
+
+    def stop(progress):
+        if progress.step == broken_at and not progress.end_of_epoch:
+            raise Broken
+
+    whole = resumable.run(tmp_path / "whole", 3, **KINDS[kind])
+    log = read_log(tmp_path / "whole/search.log.jsonl")
+    epochs = [event for event in log if event["event"] == "epoch"]
+    assert [bool(event["pruned"]) for event in epochs[:2]] == [False, True]
+    out = tmp_path / "broken"
+    with pytest.raises(Broken):
+        resumable.run(out, 3, on_progress=stop, **KINDS[kind])
+    assert_same(resumable.run(out, 3, resume=True, **KINDS[kind]), (whole, log))
+
+
 BUDGETS = {
     "target": {"target_ms": 0.0142},
     "several": {"target_ms": 0.016, "budget": {"max_params": 750, "max_macs": 12000}},

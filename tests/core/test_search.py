@@ -194,14 +194,18 @@ def test_the_penalty_is_part_of_the_loss():
             Planted(),
             planted_table(),
             data,
-            config(epochs=1, penalty=LinearPenalty(weight=weight), arch_from_epoch=1),
+            config(epochs=2, penalty=LinearPenalty(weight=weight), arch_from_epoch=1),
             on_progress=lambda progress, values=values: values.append(progress.values),
         )
-        losses[weight] = values[0]
-    assert losses[0.0]["task_loss"] == losses[10.0]["task_loss"]
-    # Nothing moves but the bias, so both see the same draw.
-    added = 10.0 * losses[10.0]["penalised_ms"]
-    assert losses[10.0]["loss"] == pytest.approx(losses[0.0]["loss"] + added, rel=1e-5)
+        losses[weight] = values
+    # Before anything moves but the bias, there is nothing to penalise.
+    for free, dear in zip(losses[0.0][:3], losses[10.0][:3], strict=True):
+        assert free == dear
+        assert free["loss"] == free["task_loss"]
+    # Both see the same draw in the first step of the epoch after; the third value closes the one before.
+    free, dear = losses[0.0][4], losses[10.0][4]
+    assert free["task_loss"] == dear["task_loss"]
+    assert dear["loss"] == pytest.approx(free["loss"] + 10.0 * dear["penalised_ms"], rel=1e-5)
 
 
 def test_a_table_without_a_row_is_refused_before_anything_is_trained():

@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import distributed, nn
 
-from hwnas import FitConfig, HwnasError, SearchConfig, SearchData, fit, search
+from hwnas import FitConfig, HwnasError, SearchConfig, SearchData, fit, search, sweep
 from hwnas.core.distributed import trained_as_one
+from hwnas.core.penalty import LogPenalty
 from hwnas.core.relaxation import GumbelSoftmax, LinearSchedule
 from hwnas.errors import MissingExtra
 from hwnas.latency.fake import fake_table
@@ -185,15 +186,29 @@ def norms(out):
 TASKS = [seen, hard, soft, bilevel, fitted, norms]
 
 
-def dropped(out, *, resume=False, watch=None):
-    loader = torch.utils.data.DataLoader(
+def shuffled():
+    return torch.utils.data.DataLoader(
         torch.utils.data.TensorDataset(torch.cat([x for x, _ in images(6)]), torch.arange(24) % 4),
         batch_size=4,
         shuffle=True,
     )
+
+
+def dropped(out, *, resume=False, watch=None):
     return searched(
-        DROPPING, SearchData(loader), out=out, resume=resume, watch=watch, checkpoint_every_steps=2
+        DROPPING, SearchData(shuffled()), out=out, resume=resume, watch=watch, checkpoint_every_steps=2
     )
+
+
+def swept(folder):
+    """A sweep in ``sweep``, and beside it the search that its second point is alone."""
+    data = SearchData(shuffled(), val=images(2))
+    config = SearchConfig(device="cpu", epochs=2, arch_lr=0.05, arch_from_epoch=1)
+    weights = (0.001, 1.0)
+    found = sweep(DROPPING, table(DROPPING), data, config, latency_weights=weights, out=folder / "sweep")
+    config = config.model_copy(update={"penalty": LogPenalty(weight=weights[1])})
+    search(DROPPING, table(DROPPING), data, config, out=folder / "beside")
+    return found.model_dump(mode="json")
 
 
 def signalled(step, number):
@@ -211,6 +226,7 @@ def main(task, folder):
         distributed.init_process_group("gloo")
         found = {each.__name__: each(folder) for each in TASKS}
         found["dropped"] = dropped(folder / "whole")
+        found["swept"] = swept(folder)
         found["refused"] = refused(folder / "whole")
         distributed.destroy_process_group()
     elif task == "killed":

@@ -1,0 +1,316 @@
+"""A sweep: one search for each of several targets or latency weights, and the Pareto front of what they find.
+
+What the searches have in common, their first epochs, is trained once (``warm_up`` of :func:`hwnas.search`).
+Each is otherwise the search that it would be alone, and finds the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+from hwnas.core.budget import Budget
+from hwnas.core.confirm import Measure, measurer, timed
+from hwnas.core.expected import LatencyTableLike
+from hwnas.core.genotype import Genotype
+from hwnas.core.progress import Progress
+from hwnas.core.run import Run
+from hwnas.core.scoring import headline
+from hwnas.core.search import common_epochs, search, search_identity
+from hwnas.core.search_config import SearchConfig
+from hwnas.core.search_data import SearchData
+from hwnas.core.search_result import conditions
+from hwnas.core.space import SearchSpace
+from hwnas.errors import InvalidInput, MeasurementFailed
+from hwnas.files import write_atomically
+from hwnas.latency.backend import LatencyBackend
+from hwnas.processes import as_one, processes, told_by_first
+
+Swept: TypeAlias = Literal["target_ms", "latency_weight"]
+"""What differs from point to point."""
+
+WARM_UP = "warm-up"
+"""Name of the folder of the epochs that all points share."""
+
+
+class SweepPoint(BaseModel):
+    """What was found for one value. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    """Milliseconds asked for, or the latency weight."""
+    folder: str
+    """Name of its run's folder in the sweep's."""
+    genotype: Genotype
+    """What was found."""
+    predicted_ms: float
+    """By the table, corrected where measurements for a target corrected it."""
+    measured_ms: float | None = None
+    """None where it was not measured."""
+    met: bool | None = None
+    """Whether the measurement keeps the target, with the tolerance allowed; None where there is none."""
+    scores: dict[str, Any] | None = None
+    """On the validation data, with the shared weights; None without such data."""
+    remarks: tuple[str, ...] = ()
+    """What a reader should know: why it was not measured, or not met."""
+    on_front: bool | None = None
+    """Whether no other point is as fast and as good and better in one of both; None without scores."""
+
+    @property
+    def latency_ms(self) -> float:
+        """Measured where it was, otherwise predicted."""
+        return self.predicted_ms if self.measured_ms is None else self.measured_ms
+
+    @property
+    def score(self) -> float | None:
+        """The headline of its scores, the higher the better; None without scores."""
+        if not self.scores:
+            return None
+        # A number that JSON has no word for comes back as null.
+        return headline({name: math.nan if value is None else value for name, value in self.scores.items()})
+
+
+class SweepResult(BaseModel):
+    """What a sweep found; JSON in ``OUT/pareto.json``. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    swept: Swept
+    """What differs from point to point."""
+    shared_epochs: int
+    """First epochs of each search that were trained once for all."""
+    epochs: int
+    """Epochs of each search."""
+    conditions: dict[str, Any]
+    """Under which conditions the table's milliseconds hold."""
+    points: tuple[SweepPoint, ...]
+    """In the order asked for; while the sweep goes on, those done so far."""
+
+    @property
+    def metric(self) -> str | None:
+        """The name of what points are compared by; None without scores."""
+        return next((next(iter(point.scores)) for point in self.points if point.scores), None)
+
+    @property
+    def front(self) -> tuple[SweepPoint, ...]:
+        """The points of the Pareto front, the fastest first."""
+        on = [point for point in self.points if point.on_front]
+        return tuple(sorted(on, key=lambda point: point.latency_ms))
+
+    @property
+    def met(self) -> bool:
+        """Whether no point's measurement breaks its target."""
+        return all(point.met is not False for point in self.points)
+
+
+@as_one
+def sweep(
+    space: SearchSpace,
+    lut: LatencyTableLike | None,
+    data: SearchData,
+    config: SearchConfig | None = None,
+    *,
+    targets_ms: Sequence[float] | None = None,
+    latency_weights: Sequence[float] | None = None,
+    out: str | Path,
+    resume: bool = False,
+    on_progress: Callable[[float, Progress], None] | None = None,
+    backend: LatencyBackend | None = None,
+    measure: Measure | None = None,
+) -> SweepResult:
+    """Search once for each target, or for each latency weight, and say which results are Pareto-optimal.
+
+    The epochs before targets or weights act are trained once: those before ``arch_from_epoch``, and with
+    targets and no pruner those before ``depth_from_epoch``, too. Each point is a run of its own in
+    ``out/4ms`` or ``out/weight-0.01``, which every other function takes, and is bit for bit what
+    :func:`hwnas.search` finds alone. ``out/warm-up`` has what they share, ``out/pareto.json`` the result, and
+    ``out/sweep.json`` what was asked. A target that is missed when measured does not end the sweep.
+
+    Args:
+        space: what can be chosen.
+        lut: milliseconds of every op.
+        data: as of :func:`hwnas.search`; with ``val``, networks have scores, and there is a front.
+        config: of all searches; its target, or its penalty's weight, is replaced.
+        targets_ms: hard budgets of milliseconds, at least two; or
+        latency_weights: weights of the config's penalty, at least two.
+        out: folder of the runs.
+        resume: go on with the sweep in ``out``. Points that are done stay, and are measured if they were not.
+        on_progress: called with the value and its search's progress.
+        backend: measures what is found, under the table's conditions; under targets, as of
+            :func:`hwnas.search`.
+        measure: the same by any function from a genotype to milliseconds, instead of ``backend``.
+
+    Raises:
+        InvalidInput: not exactly one of targets and weights, fewer than two values, two alike, or one out of
+            range; no table; a target in the config beside latency weights; ``out`` holds a sweep already and
+            ``resume`` is false.
+        InfeasibleBudget: no network of the space keeps the least target; raised before anything is trained.
+        CheckpointError: what is to be resumed is damaged, or is another sweep; the message lists the
+            differences.
+        Interrupted: Ctrl-C or SIGTERM; the sweep can be resumed. Besides, whatever the search raises.
+    """
+    out = Path(out)
+    swept, values = swept_values(targets_ms, latency_weights)
+    if lut is None:
+        raise InvalidInput("a sweep is over milliseconds: give a latency table.")
+    config = config or SearchConfig()
+    configs = point_configs(config, swept, values)
+    common = config.model_copy(update={"target_ms": None})
+    choices = list(space.choices().values())
+    lut.check(backend=backend, input_shape=space.input_shape())
+    # The least target is the hardest: a network that keeps it keeps all.
+    tightest = min(configs, key=lambda one: one.target_ms or 0.0)
+    Budget.asked(space, choices, lut, tightest.target_ms, config.budget)
+    if backend is not None or measure is not None:
+        measure = measurer(space, lut, backend, measure, config.budget.processes)
+    points = _Points()
+    identity = {**search_identity(space, lut, data, common), "swept": swept, "values": list(values)}
+
+    def found(place: int, *, resume: bool) -> SweepPoint:
+        value, one, folder = values[place], configs[place], out / folder_name(swept, values[place])
+
+        def report(progress: Progress) -> None:
+            if on_progress is not None:
+                on_progress(value, progress)
+
+        under_target = measure if swept == "target_ms" else None
+        result = search(
+            space, lut, data, one,
+            out=folder, resume=resume, on_progress=report, measure=under_target, warm_up=out / WARM_UP,
+        )  # fmt: skip
+        assert result.predicted_ms is not None
+        point = SweepPoint(
+            value=value,
+            folder=folder.name,
+            genotype=result.genotype,
+            predicted_ms=result.predicted_ms,
+            scores=dict(result.scores) if result.scores else None,
+        )
+        if swept == "latency_weight":
+            return told_by_first(lambda: _measured(point, measure))
+        outcome = result.budget
+        assert outcome is not None
+        return point.model_copy(
+            update={"measured_ms": outcome.measured_ms, "met": outcome.met, "remarks": outcome.remarks}
+        )
+
+    def kept() -> SweepResult:
+        result = SweepResult(
+            swept=swept,
+            shared_epochs=common_epochs(configs[0], [choice.kind for choice in choices]),
+            epochs=config.epochs,
+            conditions=conditions(lut.header),
+            points=with_front(points.done),
+        )
+        if processes().is_first:
+            write_atomically(out / "pareto.json", (result.model_dump_json(indent=1) + "\n").encode())
+        return result
+
+    with Run(out, "sweep", identity, {"points": points}, resume=resume) as run:
+        earlier = len(points.done)
+        for place in run.epochs(len(values)):
+            point = found(place, resume=resume)
+            points.done.append(point)
+            run.log.write("point", step=place, **point.model_dump(mode="json", exclude={"on_front"}))
+            kept()
+        # Found before, maybe on another machine, where nothing could be measured.
+        for place in range(earlier if measure is not None else 0):
+            if points.done[place].measured_ms is None:
+                points.done[place] = point = found(place, resume=True)
+                run.log.write("measured", step=place, **point.model_dump(mode="json", exclude={"on_front"}))
+                kept()
+                run.stop_if_asked(save=True)
+        run.save()
+        return kept()
+
+
+def swept_values(
+    targets_ms: Sequence[float] | None, latency_weights: Sequence[float] | None
+) -> tuple[Swept, tuple[float, ...]]:
+    """What is swept over, and the values.
+
+    Raises:
+        InvalidInput: not exactly one of the two, fewer than two values, two alike, or one out of range.
+    """
+    swept: Swept
+    if targets_ms is not None and latency_weights is None:
+        swept, given, allowed = "target_ms", targets_ms, "above 0"
+    elif latency_weights is not None and targets_ms is None:
+        swept, given, allowed = "latency_weight", latency_weights, "of at least 0"
+    else:
+        raise InvalidInput("a sweep is over targets_ms or over latency_weights: give one of them.")
+    values = tuple(float(value) for value in given)
+    for value in values:
+        if not math.isfinite(value) or value < 0 or (value == 0 and swept == "target_ms"):
+            raise InvalidInput(f"a {swept} must be a number {allowed}, got {value:g}.")
+    if len(values) < 2 or len({folder_name(swept, value) for value in values}) < len(values):
+        raise InvalidInput(f"a sweep takes at least two values, all different, got {list(values)}.")
+    return swept, values
+
+
+def point_configs(config: SearchConfig, swept: Swept, values: Sequence[float]) -> list[SearchConfig]:
+    """The settings of each point's search.
+
+    Raises:
+        InvalidInput: latency weights beside a target.
+    """
+    if swept == "target_ms":
+        return [config.model_copy(update={"target_ms": value}) for value in values]
+    if config.target_ms is not None:
+        raise InvalidInput(
+            f"with a target of {config.target_ms:g} ms the penalty rests, and all latency weights would find "
+            "the same: leave target_ms out, or sweep over targets_ms."
+        )
+    penalties = [config.penalty.model_copy(update={"weight": value}) for value in values]
+    return [config.model_copy(update={"penalty": penalty}) for penalty in penalties]
+
+
+def folder_name(swept: Swept, value: float) -> str:
+    """The name of a point's folder: ``4ms``, or ``weight-0.01``."""
+    return f"{value:.12g}ms" if swept == "target_ms" else f"weight-{value:.12g}"
+
+
+def with_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
+    """The points, each told whether it is on the Pareto front of latency and score; None without scores."""
+    scored = [(point.latency_ms, score) for point in points if (score := point.score) is not None]
+
+    def on_front(point: SweepPoint) -> bool | None:
+        ms, score = point.latency_ms, point.score
+        if score is None:
+            return None
+        return not any(
+            other_ms <= ms and other >= score and (other_ms < ms or other > score)
+            for other_ms, other in scored
+        )
+
+    return tuple(point.model_copy(update={"on_front": on_front(point)}) for point in points)
+
+
+class _Points:
+    """The points that are done; part of the sweep's checkpoint."""
+
+    def __init__(self) -> None:
+        self.done: list[SweepPoint] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"points": [point.model_dump() for point in self.done]}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Put them back."""
+        self.done = [SweepPoint.model_validate(values) for values in state_dict["points"]]
+
+
+def _measured(point: SweepPoint, measure: Measure | None) -> SweepPoint:
+    """The point with what its network takes, or with why that could not be measured."""
+    if measure is None:
+        return point
+    try:
+        return point.model_copy(update={"measured_ms": timed(point.genotype, measure).median_ms})
+    except MeasurementFailed as error:
+        return point.model_copy(update={"remarks": (str(error),)})

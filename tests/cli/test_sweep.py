@@ -1,0 +1,211 @@
+"""``hwnas sweep`` as a user runs it: its folder, what it prints, its exit codes."""
+
+import json
+
+import pytest
+
+from hwnas import SweepResult
+from hwnas.cli import drawing
+from hwnas.cli.app import EXIT_BUDGET, EXIT_ERROR, EXIT_INTERRUPTED
+from hwnas.core.genotype import Genotype
+from hwnas.latency.fake import FakeBackend, default_formula
+
+from .conftest import hwnas, said, settings
+
+FAST = ("--batch", "2", *settings(epochs=2, data__length=4, depth_from_epoch=0, arch_from_epoch=1))
+
+
+@pytest.fixture(scope="session")
+def targets(table):
+    """A target with little room, and one with much."""
+    latency = said("spaces", "show", "autortnet", "--lut", table)["latency_ms"]
+    return [round(1.1 * latency["min"], 4), round(latency["median"], 4)]
+
+
+def sweep(table, out, *options):
+    return hwnas("sweep", "autortnet", "--lut", table, "--out", out, *FAST, *map(str, options))
+
+
+def listed(targets):
+    return ",".join(map(str, targets))
+
+
+@pytest.fixture(scope="session")
+def swept(table, targets, tmp_path_factory):
+    """A finished sweep, and what it printed."""
+    out = tmp_path_factory.mktemp("sweep") / "run"
+    result = sweep(table, out, "--targets", listed(targets))
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_it_ends_with_a_table_and_a_plot(swept, targets):
+    out, result = swept
+    found = SweepResult.model_validate_json((out / "pareto.json").read_text())
+    assert [point.value for point in found.points] == targets
+    lines = result.stdout.splitlines()
+    assert lines[0].split("  ")[0].strip() == "asked [ms]"
+    for line, point in zip(lines[1:3], found.points, strict=True):
+        cells = line.split()
+        assert cells[:3] == [f"{point.value:g}", f"{point.predicted_ms:.4g}", f"{point.measured_ms:.4g}"]
+        assert ("*" in cells) == point.on_front
+        assert cells[-2:] == [point.genotype.short_id, point.folder]
+    assert "the first 1 of 2 epochs were trained once for all" in lines
+    assert f"next:  hwnas fit {out / found.front[-1].folder} " in result.stdout
+    assert "what is found will be measured here: fake" in result.stderr
+    page = (out / "sweep.md").read_text()
+    assert page.count(f"| {found.points[0].genotype.short_id} |") >= 1
+    assert "mIoU [%]" in page
+    assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_point_is_a_run_folder_that_later_verbs_take(swept, targets):
+    out, _ = swept
+    run = out / f"{targets[0]:g}ms"
+    assert json.loads((run / "search.json").read_text())["config"]["target_ms"] == targets[0]
+    # The first of the two epochs is in the log of each, although it was trained once.
+    for target in targets:
+        log = (out / f"{target:g}ms" / "search.log.jsonl").read_text().splitlines()
+        epochs = [event["epoch"] for event in map(json.loads, log) if event["event"] == "epoch"]
+        assert epochs == [0, 1]
+    assert said("measure", run, *settings(rounds=1))["asked_ms"] == targets[0]
+    for verb in (("fit", run, *settings(epochs=1)), ("export", run), ("report", run)):
+        result = hwnas(*verb)
+        assert result.exit_code == 0, result.output
+    again = said("search", "--out", run, "--resume")
+    assert again["genotype"] == Genotype.load(run / "genotype.json").short_id
+
+
+def test_it_is_what_search_finds_alone(swept, table, targets, tmp_path):
+    out, _ = swept
+    options = ("--lut", table, "--out", tmp_path, *FAST, "--target-ms", str(targets[1]))
+    assert hwnas("search", "autortnet", *options).exit_code == 0
+    for name in ("genotype.json", "result.json", "search.json", "table.json", "run.json"):
+        assert (tmp_path / name).read_text() == (out / f"{targets[1]:g}ms" / name).read_text(), name
+
+
+def test_a_finished_sweep_resumes_with_nothing_but_its_folder(swept):
+    out, first = swept
+    result = hwnas("sweep", "--out", out, "--resume")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == first.stdout
+    assert "epoch" not in result.stderr
+    values = said("sweep", "--out", out, "--resume")
+    assert values["run"] == str(out)
+    assert values["met"] is True
+    assert values["backend"] == "fake"
+    assert [set(point) for point in values["points"]] == [
+        {"value", "run", "genotype", "predicted_ms", "measured_ms", "met", "val", "on_front"}
+    ] * 2
+
+
+def test_another_sweep_is_refused_with_the_differences(swept, table, targets):
+    out, _ = swept
+    result = sweep(table, out, "--targets", listed(targets))
+    assert result.exit_code == EXIT_ERROR
+    assert "holds a sweep already" in result.stderr
+    result = hwnas("sweep", "--out", out, "--resume", *settings(arch_lr=0.5))
+    assert result.exit_code == EXIT_ERROR
+    assert "config.arch_lr" in result.stderr
+    result = hwnas("sweep", "--out", out, "--resume", "--targets", "4,6")
+    assert result.exit_code == EXIT_ERROR
+    assert "values: checkpoint" in result.stderr
+
+
+def test_latency_weights(table, tmp_path):
+    options = ("--latency-weights", "0.001,10", "--penalty", "linear", "--json")
+    result = sweep(table, tmp_path, *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["swept"] == "latency_weight"
+    assert [point["value"] for point in found["points"]] == [0.001, 10]
+    assert all(point["measured_ms"] is not None and point["met"] is None for point in found["points"])
+    config = json.loads((tmp_path / "weight-10/search.json").read_text())["config"]
+    assert config["penalty"] == {"form": "linear", "weight": 10}
+    assert hwnas("sweep", "--out", tmp_path, "--resume").exit_code == 0
+
+
+class Slow(FakeBackend):
+    """A device that has become slower by a fifth than its table says."""
+
+    def __init__(self, **conditions):
+        super().__init__(lambda key: 1.2 * default_formula(key), **conditions)
+
+
+def test_a_target_that_is_missed_ends_in_exit_code_3_and_not_the_sweep(table, targets, tmp_path, monkeypatch):
+    monkeypatch.setattr("hwnas.cli.machine.find_backend", lambda _: Slow)
+    result = sweep(table, tmp_path, "--targets", listed(targets))
+    assert result.exit_code == EXIT_BUDGET
+    assert "(missed)" in result.stdout.splitlines()[1]
+    assert "(missed)" not in result.stdout.splitlines()[2]
+    assert f"the budget was not met by {targets[0]:g}ms" in result.stdout
+    # Asked again, it says so again.
+    assert hwnas("sweep", "--out", tmp_path, "--resume").exit_code == EXIT_BUDGET
+
+
+def test_a_target_that_no_network_keeps_is_refused_before_anything_is_written(table, targets, tmp_path):
+    result = sweep(table, tmp_path / "run", "--targets", listed([targets[1], 0.5 * targets[0]]))
+    assert result.exit_code == EXIT_BUDGET
+    assert "InfeasibleBudget: no network of autortnet keeps this budget" in result.stderr
+    assert "(median)" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(table, targets, tmp_path, monkeypatch):
+    from hwnas.errors import Interrupted
+
+    def stop(*_, **__):
+        raise Interrupted("stopped in epoch 1 after 1 steps")
+
+    monkeypatch.setattr("hwnas.core.sweep.search", stop)
+    result = sweep(table, tmp_path / "run", "--targets", listed(targets))
+    assert result.exit_code == EXIT_INTERRUPTED
+    assert f"hwnas sweep autortnet --lut {table} --out {tmp_path / 'run'}" in result.stderr
+    assert result.stderr.rstrip().endswith("--resume")
+    # It needs nothing but the folder.
+    monkeypatch.undo()
+    result = hwnas("sweep", "--out", tmp_path / "run", "--resume")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give --targets 4,6,9 or --latency-weights 0.001,0.01,0.1"),
+        (("--targets", "4"), "at least two values, all different"),
+        (("--targets", "4;6"), '"4;6" should be numbers with commas between them'),
+        (("--targets", "4,-6"), "a target_ms must be a number above 0, got -6"),
+        (("--targets", "4,6", "--latency-weights", "1,2"), "give one of them"),
+        (("--targets", "4,6", "--penalty", "log"), "beside which the penalty rests"),
+        (("--latency-weights", "1,2", *settings(target_ms=4)), "the penalty rests"),
+        (("--targets", "4,6", "--lut", "none"), "give a latency table"),
+        (("--targets", "4,6", "--resume"), "there is no sweep at"),
+        (("--targets", "4,6", *settings(nosuch=1)), '--set knows no "nosuch"'),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_exit_code_2(table, tmp_path, options, message):
+    result = sweep(table, tmp_path / "run", *options)
+    assert result.exit_code == EXIT_ERROR
+    assert message in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_scores_there_is_nothing_to_plot(swept):
+    out, _ = swept
+    found = SweepResult.model_validate_json((out / "pareto.json").read_text())
+    bare = [point.model_copy(update={"scores": None, "on_front": None}) for point in found.points]
+    assert drawing.pareto(found.model_copy(update={"points": tuple(bare)})) is None
+
+
+def test_without_matplotlib_there_is_a_table_and_no_plot(swept, monkeypatch):
+    import sys
+
+    from hwnas.cli.sweep_report import report_sweep
+
+    out, _ = swept
+    found = SweepResult.model_validate_json((out / "pareto.json").read_text())
+    (out / "pareto.png").rename(out / "kept.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    report_sweep(found, out, as_json=False)
+    assert not (out / "pareto.png").exists()
+    (out / "kept.png").rename(out / "pareto.png")
