@@ -38,7 +38,15 @@ class Stage(BaseModel):
     auxiliary: bool = False
     """Whether the space's auxiliary heads learn along."""
     fit: FitConfig = FitConfig()
-    """Epochs, learning rate and all else of the training."""
+    """Epochs, learning rate and all else of the training; a teacher teaches on the target only."""
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        if self.name in {"data", *type(self).model_fields}:
+            raise ValueError(f'a stage cannot be called "{self.name}": --set means something else by that')
+        if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
+            raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')
+        return self
 
 
 class Recipe(BaseModel):
