@@ -30,6 +30,7 @@ _VERBS = {
     "verify": "verify",
     "search": "search",
     "derive": "derive",
+    "recipes": "recipes",
     "fit": "fit",
     "eval": "evaluate",
     "export": "export",

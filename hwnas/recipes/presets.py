@@ -10,7 +10,7 @@ from hwnas.segmentation.transforms import JointAugmentation
 
 RECIPES: Mapping[str, Recipe] = {
     "paper": Recipe(
-        about="the AutoRTNet paper's: pre-training on pictures, then 200 epochs of SGD",
+        about="the AutoRTNet paper's; of its pre-training it says that there was one, not how",
         stages=(
             Stage(
                 name="pictures",
@@ -20,7 +20,12 @@ RECIPES: Mapping[str, Recipe] = {
                 batch=128,
                 fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4),
             ),
-            Stage(name="target", batch=16, fit=FitConfig(epochs=200, lr=0.01)),
+            Stage(
+                name="target",
+                augmentation=JointAugmentation(brightness=0, contrast=0, saturation=0),
+                batch=16,
+                fit=FitConfig(epochs=200, lr=0.01),
+            ),
         ),
     ),
     "strong": Recipe(
@@ -44,7 +49,6 @@ RECIPES: Mapping[str, Recipe] = {
             ),
             Stage(
                 name="target",
-                augmentation=JointAugmentation(crop=(360, 480)),
                 batch=16,
                 class_weight_offset=1.1,
                 auxiliary=True,

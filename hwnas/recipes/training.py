@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def plan(
     if lacking:
         raise InvalidInput(
             f"the recipe trains on {', '.join((*recipe.other_data, TARGET))}, and nothing says where "
-            f"{', '.join(lacking)} is; expected a place for each, such as idd_lite:DIR."
+            f"{', '.join(lacking)} is; name a place for each (--place {lacking[0]}:DIR)."
         )
     planned = []
     for stage in recipe.stages:
@@ -227,8 +227,14 @@ def for_classes(space: SearchSpace, genotype: Genotype, classes: int) -> tuple[S
         raise InvalidInput(
             f"the data have {classes} classes, and {space.name} has no field num_classes to set to that."
         )
-    other = type(space)(**{**space.model_dump(), "num_classes": classes})
-    return other, other.genotype(space.assignment(genotype))
+    other = _with_classes(space, classes)
+    return other, genotype.model_copy(update={"fields": other.model_dump(mode="json")})
+
+
+# A space remembers what it recorded of its supernet, which takes a second: one object serves all stages.
+@lru_cache(maxsize=8)
+def _with_classes(space: SearchSpace, classes: int) -> SearchSpace:
+    return type(space)(**{**space.model_dump(), "num_classes": classes})
 
 
 def _train_stage(

@@ -106,9 +106,9 @@ def test_workers_read_what_one_process_reads(zipped):
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path, folder):
-    with pytest.raises(DataError, match="no folder .*nosuch; expected train/CLASS/PICTURE or train"):
+    with pytest.raises(DataError, match=r"no folder .*nosuch; expected train/CLASS/PICTURE or train"):
         LabelledPictures(tmp_path / "nosuch", "train")
-    with pytest.raises(DataError, match="no pictures in .*folder; expected val/CLASS/PICTURE or val"):
+    with pytest.raises(DataError, match=r"no pictures in .*folder; expected val/CLASS/PICTURE or val"):
         LabelledPictures(folder, "val")
     (folder / "train/n01/0.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"n01/0\.png cannot be read"):

@@ -20,14 +20,16 @@ def test_a_recipe_is_data(name, tmp_path):
 
 
 def test_what_is_not_said_is_the_default(tmp_path):
-    (tmp_path / "r.json").write_text('{"about": "mine", "stages": [{"name": "target", "fit": {"epochs": 3}}]}')
+    (tmp_path / "r.json").write_text(
+        '{"about": "mine", "stages": [{"name": "target", "fit": {"epochs": 3}}]}'
+    )
     (stage,) = Recipe.load(tmp_path / "r.json").stages
     assert stage == Stage(name="target", fit=FitConfig(epochs=3))
     assert stage.augmentation.scale == (0.5, 2.0)
 
 
 def test_the_papers_recipe_is_the_papers():
-    """Section 4 of arXiv 2003.14226: SGD, momentum 0.9, weight decay 5e-4, "poly" 0.9 from 0.01, 200 epochs."""
+    """Section 4 of arXiv 2003.14226: SGD with the "poly" policy, random scales and mirror images."""
     *before, target = RECIPES["paper"].stages
     assert [stage.task for stage in before] == ["classification"]
     fit = target.fit
@@ -36,7 +38,12 @@ def test_the_papers_recipe_is_the_papers():
 
 
 def test_the_data_that_are_needed_come_in_the_order_of_need():
-    stages = [{"name": "a", "data": "x"}, {"name": "b"}, {"name": "c", "data": "y"}, {"name": "d", "data": "x"}]
+    stages = [
+        {"name": "a", "data": "x"},
+        {"name": "b"},
+        {"name": "c", "data": "y"},
+        {"name": "d", "data": "x"},
+    ]
     recipe = Recipe(about="", stages=[*stages, TARGET])
     assert recipe.other_data == ("x", "y")
 
@@ -52,9 +59,15 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
         ([{"name": "fit"}], 'a stage cannot be called "fit": --set means something else by that'),
         ([{"name": "data"}], 'a stage cannot be called "data"'),
         ([{**TARGET, "epochs": 3}], "stages.0.epochs: Extra inputs are not permitted (got 3)"),
-        ([{**TARGET, "augmentation": {"zoom": 2}}], "stages.0.augmentation.zoom: Unexpected keyword argument"),
+        (
+            [{**TARGET, "augmentation": {"zoom": 2}}],
+            "stages.0.augmentation.zoom: Unexpected keyword argument",
+        ),
         ([{**TARGET, "augmentation": {"scale": [2, 1]}}], "0 < least <= largest; got (2.0, 1.0)"),
-        ([{**TARGET, "class_weight_offset": 1}], "stages.0.class_weight_offset: Input should be greater than 1"),
+        (
+            [{**TARGET, "class_weight_offset": 1}],
+            "stages.0.class_weight_offset: Input should be greater than 1",
+        ),
         ([{**TARGET, "fit": {"lr": -1}}], "stages.0.fit.lr: Input should be greater than 0"),
         (
             [{"name": "a", "data": "x", "fit": {"distillation_weight": 1}}, TARGET],
