@@ -196,12 +196,12 @@ def _begin(out: Path, recipe: Recipe, planned: Sequence[PlannedStage], resume: b
         raise InvalidInput(
             f"{begun[0]} holds a training already. Go on with it (--resume), or name another folder (--out)."
         )
-    if begun and not path.is_file():
+    if out in begun and not path.is_file():
         raise CheckpointError(
             f"{out} holds a training without a recipe: go on with it without one, or start anew in another "
             "folder (--out)."
         )
-    if begun and (lines := differences(_by_stage(Recipe.load(path)), _by_stage(recipe))):
+    if begun and path.is_file() and (lines := differences(_by_stage(Recipe.load(path)), _by_stage(recipe))):
         raise CheckpointError(
             f"{out} holds a training by another recipe:\n{listing(lines)}\n"
             "Resume with the same, or start anew in another folder (--out)."

@@ -189,6 +189,16 @@ def test_a_training_without_a_recipe_is_not_taken_for_one(places, tmp_path):
         run(places, tmp_path, resume=True)
 
 
+def test_pre_training_that_was_copied_is_not_done_again(whole, places, tmp_path):
+    shutil.copytree(whole.out / "streets", tmp_path / "streets")
+    seen = []
+    _, scores = run(
+        places, tmp_path, resume=True, on_progress=lambda stage, progress: seen.append(stage.name)
+    )
+    assert set(seen) == {"target"}
+    assert scores == whole.scores
+
+
 def test_other_data_are_refused(finished, places):
     few = {"synthetic": {"length": 4}}
     with pytest.raises(CheckpointError, match=r"data.pictures: checkpoint 8, asked 4"):
