@@ -1,16 +1,17 @@
 """What is each ingredient of a recipe worth? One network on CamVid, whole streets left out in turn.
 
 CamVid's train and val together were filmed on three drives (0001TP, 0006R0, 0016E5), whose frames are
-near-duplicates. Each run trains on two of them and is scored on the third. The base recipe trains on the target
-alone (SGD, "poly", OHEM, scales, mirror images); one ingredient is added to it at a time, or taken from all of
-them. Base is run with several seeds: a gain within what these differ by is none.
+near-duplicates. Each run trains on two of them and is scored on the third. The base recipe trains on the
+target alone (SGD, "poly", OHEM, scales, mirror images); one ingredient is added to it at a time, or taken
+from all of them. Base is run with several seeds: a gain within what these differ by is none.
 
     python benchmarks/recipe_ingredients.py --data DIR --genotype FILE --work runs/ingredients
     python benchmarks/recipe_ingredients.py … --variants base "+ streets" all "all - streets"
     python benchmarks/recipe_ingredients.py … --report                     (of what is done so far)
 
-DIR holds the folders camvid and idd_lite. A run that is done is a line in WORK/ingredients.jsonl; started again,
-also after Ctrl-C or SIGTERM, the benchmark goes on where it stopped.
+DIR holds the folders camvid and idd_lite; the teacher's weights come with the extra "teacher". A run that is
+done is a line in WORK/ingredients.jsonl; started again, also after Ctrl-C or SIGTERM, the benchmark goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from hwnas.core.runlog import read_log
 from hwnas.errors import Interrupted
 from hwnas.files import write_atomically
 from hwnas.latency.device import Device
-from hwnas.recipes import Recipe, Stage, train
+from hwnas.recipes import Recipe, Stage, TeacherStage, train
 from hwnas.segmentation import CamVid, evaluation_loader
 
 SEQUENCES = ("0001TP", "0006R0", "0016E5")
@@ -51,16 +52,14 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
         "augmentation.saturation": 0.3,
     },
     "longer schedule": {},
+    "teacher": {"fit.distillation_weight": 1.0},
 }
-"""What each changes in the target's stage; two of them change more than that, see :func:`recipe_for`."""
+"""What each changes in the target's stage; some change more than that, see :func:`recipe_for`."""
 LONGER = 3
+ALL = tuple(name for name in INGREDIENTS if name != "teacher")
+"""Without the teacher, whose own training takes longer than all else."""
 
-VARIANTS = (
-    "base",
-    *(f"+ {name}" for name in INGREDIENTS),
-    "all",
-    *(f"all - {name}" for name in INGREDIENTS),
-)
+VARIANTS = ("base", *(f"+ {name}" for name in INGREDIENTS), "all", *(f"all - {name}" for name in ALL))
 
 
 def ingredients_of(variant: str) -> list[str]:
@@ -69,7 +68,7 @@ def ingredients_of(variant: str) -> list[str]:
         return []
     if variant.startswith("+ "):
         return [variant.removeprefix("+ ")]
-    return [name for name in INGREDIENTS if variant != f"all - {name}"]
+    return [name for name in ALL if variant != f"all - {name}"]
 
 
 def recipe_for(variant: str, seed: int, options: argparse.Namespace) -> Recipe:
@@ -94,14 +93,14 @@ def recipe_for(variant: str, seed: int, options: argparse.Namespace) -> Recipe:
     for name in wanted:
         target |= INGREDIENTS[name]
     streets = {**settings, "data": "idd_lite", "size": size, "fit.epochs": options.streets_epochs}
-    stages = [_stage("target", target)]
+    stages = [Stage(**changed(Stage(name="target").model_dump(), target))]
     if "streets" in wanted:
-        stages.insert(0, _stage("streets", streets))
-    return Recipe(about=variant, stages=tuple(stages))
-
-
-def _stage(name: str, settings: dict[str, Any]) -> Stage:
-    return Stage(**changed(Stage(name=name).model_dump(), settings))
+        stages.insert(0, Stage(**changed(Stage(name="streets").model_dump(), streets)))
+    teacher = None
+    if "teacher" in wanted:
+        learns = {**settings, "fit.epochs": options.epochs, "fit.lr": 0.02}
+        teacher = TeacherStage(**changed(TeacherStage().model_dump(), learns))
+    return Recipe(about=variant, stages=tuple(stages), teacher=teacher)
 
 
 def run(variant: str, held_out: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hwnas import FitConfig
 from hwnas.search_spaces.autortnet import AutoRTNet
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -73,7 +72,8 @@ def test_runs_are_done_once_and_reported(data, capsys):
 @pytest.mark.parametrize("variant", benchmark.VARIANTS)
 def test_a_variant_is_what_its_name_says(variant):
     options = Namespace(epochs=10, streets_epochs=4, size=(32, 64), batch=2, device="cpu")
-    *before, target = benchmark.recipe_for(variant, 3, options).stages
+    recipe = benchmark.recipe_for(variant, 3, options)
+    *before, target = recipe.stages
     wanted = benchmark.ingredients_of(variant)
     assert len(wanted) == {"base": 0, "+": 1, "all": 7}[variant.split()[0]] - (" - " in variant)
     assert ("streets" in wanted) == bool(before)
@@ -83,5 +83,5 @@ def test_a_variant_is_what_its_name_says(variant):
     assert ("moving average" in wanted) == (target.fit.average_decay > 0)
     assert ("colour jitter" in wanted) == (target.augmentation.brightness > 0)
     assert target.fit.epochs == (30 if "longer schedule" in wanted else 10)
+    assert ("teacher" in wanted) == (recipe.teacher is not None) == (target.fit.distillation_weight > 0)
     assert target.fit.seed == 3
-    assert isinstance(target.fit, FitConfig)

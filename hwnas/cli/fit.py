@@ -130,7 +130,7 @@ def run_recipe(
 
     space = folder.space
     require_maps(space, class_count(images.name))
-    names = [stage.name for stage in recipe.stages]
+    names = [stage.name for stage in recipe.all_stages]
     with ExitStack() as bar:
         show: list[Any] = []
 
@@ -173,16 +173,17 @@ def adjusted(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, dict[
     from hwnas.recipes import Stage
 
     fields = [name for name in Stage.model_fields if name != "name"]
-    homes = sort_out(settings, {stage.name: fields for stage in recipe.stages} | {"data": None})
+    homes = sort_out(settings, {stage.name: fields for stage in recipe.all_stages} | {"data": None})
     of_data = homes.pop("data")
     if decided := sorted({"batch", "augment"} & of_data.keys()):
         field = {"batch": "batch=…", "augment": "augmentation.flip=…"}[decided[0]]
         stage = recipe.stages[-1].name
         raise InvalidInput(f"data.{decided[0]} is the recipe's to say, for each stage: --set {stage}.{field}")
     stages = [
-        validated(type(stage), changed(stage.model_dump(), homes[stage.name])) for stage in recipe.stages
+        validated(type(stage), changed(stage.model_dump(), homes[stage.name])) for stage in recipe.all_stages
     ]
-    return validated(type(recipe), {"about": recipe.about, "stages": stages}), of_data
+    teacher = None if recipe.teacher is None else stages.pop(0)
+    return validated(type(recipe), {"about": recipe.about, "stages": stages, "teacher": teacher}), of_data
 
 
 def _places(recipe: Recipe, places: Sequence[str]) -> dict[str, str]:

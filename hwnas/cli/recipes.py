@@ -25,6 +25,6 @@ def command(name: str | None, as_json: bool) -> None:
         lines.append(f"{key:<8} {recipe.about}")
         lines += [
             f"{'':<8} {stage.name}: {stage.task} on {stage.data}, {stage.fit.epochs} epochs"
-            for stage in recipe.stages
+            for stage in recipe.all_stages
         ]
     result({key: recipe.model_dump(mode="json") for key, recipe in RECIPES.items()}, lines, as_json=as_json)

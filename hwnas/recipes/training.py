@@ -24,7 +24,8 @@ from hwnas.errors import CheckpointError, InvalidInput, listing
 from hwnas.files import write_atomically
 from hwnas.processes import as_one, told_by_first
 from hwnas.recipes.pictures import LabelledPictures
-from hwnas.recipes.recipe import TARGET, Recipe, Stage
+from hwnas.recipes.recipe import TARGET, Recipe, Stage, TeacherStage
+from hwnas.recipes.teacher import imagenet_weights, pretrained_teacher
 from hwnas.segmentation.dataset import SegmentationDataset
 from hwnas.segmentation.loaders import evaluation_loader, training_loader
 from hwnas.segmentation.losses import OhemCrossEntropy
@@ -96,7 +97,8 @@ def train(
         splits: by data set, the split to train on; "train" where nothing is said.
         val: the target's split that is evaluated, or None.
         options: by segmentation data set, what else its class takes; a stage's own size goes before ``size``.
-        teacher: see :func:`hwnas.fit`; teaches in the stages whose ``distillation_weight`` is not 0.
+        teacher: see :func:`hwnas.fit`; teaches in the stages whose ``distillation_weight`` is not 0, where
+            the recipe has no teacher of its own.
         workers: processes that load pictures.
         resume: go on in ``out``; stages that are done are not repeated.
         on_stage: called as each stage begins.
@@ -104,8 +106,9 @@ def train(
 
     Raises:
         InvalidInput: a data set of the recipe has no place or too few pictures, or the space cannot tell its
-            classes apart; ``val`` is trained on; ``out`` holds a training and ``resume`` is false; a teacher
-            is missing; what :func:`hwnas.fit` raises.
+            classes apart; ``val`` is trained on; ``out`` holds a training and ``resume`` is false; there is
+            no teacher where one is to teach, or there are two; what :func:`hwnas.fit` raises.
+        MissingExtra: the recipe has a teacher, and the weights that it begins with are not installed.
         DataError: what lies in a place is not such a data set.
         CheckpointError: ``out`` holds a training by another recipe.
     """
@@ -116,9 +119,10 @@ def train(
             f'the split "{val}" is trained on ("{planned[-1].split}"), and a score on it would mean nothing; '
             "evaluate another, or none (val=None)."
         )
-    if teacher is None and (
-        taught := [stage.name for stage in recipe.stages if stage.fit.distillation_weight]
-    ):
+    if teacher is not None and recipe.teacher is not None:
+        raise InvalidInput("there are two teachers, the recipe's and the one that was passed: pass none.")
+    taught = [stage.name for stage in recipe.stages if stage.fit.distillation_weight]
+    if teacher is None and recipe.teacher is None and taught:
         raise InvalidInput(
             f"in stage {taught[0]} a teacher teaches (distillation_weight), and there is none."
         )
@@ -131,14 +135,17 @@ def train(
             space,
             genotype,
             each,
-            val=val if each is planned[-1] else None,
+            val=val if each.stage.data == TARGET else None,
             start=start,
             teacher=teacher,
             workers=workers,
             resume=resume,
             on_progress=on_progress,
         )
-        start = each.folder / "weights.pt"
+        if isinstance(each.stage, TeacherStage):
+            teacher = network
+        else:
+            start = each.folder / "weights.pt"
     return network, found
 
 
@@ -163,7 +170,9 @@ def plan(
             f"{', '.join(lacking)} is; name a place for each (--place {lacking[0]}:DIR)."
         )
     planned = []
-    for stage in recipe.stages:
+    for stage in recipe.all_stages:
+        if isinstance(stage, TeacherStage):
+            imagenet_weights()  # is it there?
         place, split = places[stage.data], (splits or {}).get(stage.data, "train")
         pictures: SegmentationDataset | LabelledPictures
         given: dict[str, Any] = {}
@@ -210,7 +219,7 @@ def _begin(out: Path, recipe: Recipe, planned: Sequence[PlannedStage], resume: b
 
 
 def _by_stage(recipe: Recipe) -> dict[str, Any]:
-    stages = {stage.name: stage.model_dump(mode="json", exclude={"name"}) for stage in recipe.stages}
+    stages = {stage.name: stage.model_dump(mode="json", exclude={"name"}) for stage in recipe.all_stages}
     return {"stages": " ".join(stages), **stages}
 
 
@@ -271,7 +280,10 @@ def _train_stage(
             metric = MeanIoU(dataset.num_classes, names=dataset.classes)
     space, genotype = for_classes(space, genotype, planned.classes)
     torch.manual_seed(stage.fit.seed)
-    network = space.build(genotype)
+    if isinstance(stage, TeacherStage):
+        network: nn.Module = pretrained_teacher(planned.classes)
+    else:
+        network = space.build(genotype)
     if start is not None:
         transfer_weights(network, start)
     found = fit(

@@ -50,11 +50,15 @@ def test_recipes_are_listed_and_printed():
     listed = hwnas("recipes").output
     assert all(f"{name:<8} {recipe.about}\n" in listed for name, recipe in RECIPES.items())
     assert "streets: segmentation on idd_lite, 120 epochs" in listed
+    assert "teacher: segmentation on target, 200 epochs" in listed
     assert Recipe.model_validate_json(hwnas("recipes", "strong").stdout) == RECIPES["strong"]
     assert said("recipes").keys() == RECIPES.keys()
     refused = hwnas("recipes", "nosuch")
     assert refused.exit_code == EXIT_ERROR
-    assert 'no recipe is called "nosuch". Known: paper, strong, cpu; or name a file.json' in refused.stderr
+    assert (
+        'no recipe is called "nosuch". Known: paper, strong, taught, cpu; or name a file.json'
+        in refused.stderr
+    )
 
 
 def test_a_run_is_trained_by_a_recipe_and_goes_on_as_any_other(searched, folders):
@@ -126,6 +130,10 @@ def test_the_same_architecture_is_trained_for_other_data(searched, folders, tmp_
             "is the recipe's to say, for each stage: --set target.",
         ),
         (["--recipe", "cpu", "--set", "streets.data=x"], "nothing says where x is"),
+        (
+            ["--recipe", "taught", "--set", "teacher.fit.lr=-1"],
+            "TeacherStage refuses these values:\n  fit.lr",
+        ),
     ],
 )
 def test_a_mistake_is_a_sentence_and_trains_nothing(arguments, message, searched, monkeypatch):

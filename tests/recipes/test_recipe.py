@@ -95,6 +95,38 @@ def test_a_file_that_is_not_there_or_not_json(tmp_path):
         Recipe.load(tmp_path / "r.json")
 
 
+def teaching(teacher, weight=1.0):
+    return {"about": "", "stages": [{**TARGET, "fit": {"distillation_weight": weight}}], "teacher": teacher}
+
+
+def test_a_teacher_comes_first():
+    recipe = Recipe(**teaching({"fit": {"epochs": 7}}))
+    assert [stage.name for stage in recipe.all_stages] == ["teacher", "target"]
+    assert recipe.teacher.fit.epochs == 7
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert RECIPES["cpu"].all_stages == RECIPES["cpu"].stages
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (teaching({}, 0.0), "and target does not learn from it (fit.distillation_weight is 0)"),
+        (teaching({"auxiliary": True}), "no auxiliary heads, and no teacher of its own"),
+        (teaching({"fit": {"distillation_weight": 1}}), "no auxiliary heads, and no teacher of its own"),
+        (
+            teaching({"data": "idd_lite"}),
+            'a teacher segments the "target" data, not',
+        ),
+        (teaching({"network": "other"}), "Input should be 'efficientnet-lite2'"),
+        (teaching({"name": "other"}), "String should match pattern"),
+    ],
+)
+def test_a_teacher_that_cannot_be(values, message):
+    with pytest.raises(ValidationError) as caught:
+        Recipe(**values)
+    assert message in str(caught.value)
+
+
 def test_recipes_do_not_change():
     with pytest.raises(ValidationError, match="frozen"):
         RECIPES["cpu"].stages[0].fit.lr = 1.0

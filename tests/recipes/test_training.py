@@ -17,7 +17,7 @@ from hwnas.core.checkpoint import load_checkpoint
 from hwnas.core.fit import FitConfig
 from hwnas.core.runlog import read_log
 from hwnas.errors import CheckpointError, DataError, Interrupted, InvalidInput
-from hwnas.recipes import RECIPES, Recipe, Stage, train
+from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, train
 from hwnas.recipes.training import class_weights, classification_loss, for_classes, plan
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.chain import Chain
@@ -275,6 +275,34 @@ def test_a_teacher_teaches_where_it_is_asked_to(places, tmp_path):
         network, _ = run(places, tmp_path / f"{weight}", recipe, val=None, teacher=teacher)
         weights.append(network.state_dict())
     assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
+    # One convolution in the place of EfficientNet: what is tested is who trains when, and who teaches.
+    monkeypatch.setattr(training, "imagenet_weights", lambda: None)
+    monkeypatch.setattr(training, "pretrained_teacher", lambda classes: torch.nn.Conv2d(3, classes, 1))
+    seen = []
+    fit = training.fit
+
+    def spy(network, *arguments, **options):
+        seen.append((type(network).__name__, options["teacher"], options["val"] is not None))
+        return fit(network, *arguments, **options)
+
+    monkeypatch.setattr(training, "fit", spy)
+    stage = Stage(name="target", batch=6, fit=fitted(epochs=1, distillation_weight=1.0))
+    teacher = TeacherStage(batch=6, fit=fitted(epochs=1))
+    recipe = Recipe(about="", stages=(stage,), teacher=teacher)
+    network, scores = run(places, tmp_path, recipe)
+    (first, nobody, is_scored), (second, taught_by, _) = seen
+    assert (first, nobody, is_scored) == ("Conv2d", None, True)
+    assert second == "AutoRTNetwork"
+    kept = load_checkpoint(tmp_path / "teacher/weights.pt")["weights"]
+    assert torch.equal(kept["weight"], taught_by.weight)
+    resumed, same = run(places, tmp_path, recipe, resume=True)
+    assert scores == same
+    assert all(torch.equal(v, resumed.state_dict()[n]) for n, v in network.state_dict().items())
+    with pytest.raises(InvalidInput, match="there are two teachers"):
+        run(places, tmp_path / "b", recipe, teacher=torch.nn.Conv2d(3, 3, 1))
 
 
 def test_the_same_choices_tell_other_classes_apart():
