@@ -271,10 +271,11 @@ def test_every_setting_says_what_it_is():
     """Settings are the command line's options, and the string under a field is all the help there is."""
     from hwnas.cli.data import DataChoice
     from hwnas.core import budget, penalty, prune, relaxation
+    from hwnas.recipes import Recipe, Stage
     from hwnas.search_spaces.autortnet import AutoRTNet
     from hwnas.search_spaces.chain import Chain
 
-    models = [hwnas.SearchConfig, hwnas.FitConfig, DataChoice, AutoRTNet, Chain, hwnas.Preset]
+    models = [hwnas.SearchConfig, hwnas.FitConfig, DataChoice, AutoRTNet, Chain, hwnas.Preset, Stage, Recipe]
     for module in (budget, penalty, prune, relaxation):
         models += [
             kind for kind in vars(module).values() if inspect.isclass(kind) and hasattr(kind, "model_fields")

@@ -31,6 +31,7 @@ _VERBS = {
     "search": "search",
     "sweep": "sweep",
     "derive": "derive",
+    "recipes": "recipes",
     "fit": "fit",
     "eval": "evaluate",
     "export": "export",

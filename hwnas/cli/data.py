@@ -49,6 +49,11 @@ class DataChoice(BaseModel):
             options = {"cache": True, **options}
         return validated(cls, {"name": name, "batch": batch, "options": options, **own})
 
+    @property
+    def held_out(self) -> str | None:
+        """The split that evaluates a training, or None where it is trained on."""
+        return None if self.val in self.train.split("+") else self.val
+
     def description(self) -> dict[str, Any]:
         """What a run that learns from these images is bound to; how they are loaded does not matter."""
         values = self.model_dump(mode="json", exclude={"workers"})

@@ -2,58 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.console import result, watching
-from hwnas.cli.data import DataChoice, image_shape, require_maps
+from hwnas.cli.console import note, result, watching
+from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.evaluate import named_metric
 from hwnas.cli.folder import RunFolder, RunSetup
+from hwnas.cli.names import find_recipe
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
-from hwnas.processes import as_one
+from hwnas.errors import InvalidInput
+from hwnas.processes import as_one, told_by_first
+
+if TYPE_CHECKING:
+    from hwnas.core.progress import Progress
+    from hwnas.recipes import Recipe, Stage
+    from hwnas.recipes.training import PlannedStage
 
 
 @click.command("fit")
 @click.argument("run", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--preset", help="Settings for training [default: the search's preset].")
-@click.option("--data", metavar="NAME[:DIR]", help="[default: the search's data]")
+@click.option("--recipe", "recipe_name", metavar="NAME|FILE.json",
+              help="Train in stages instead; hwnas recipes lists them.")  # fmt: skip
+@click.option("--place", "places", multiple=True, metavar="NAME:DIR",
+              help="Where a data set of the recipe lies; repeatable.")  # fmt: skip
+@click.option("--data", metavar="NAME[:DIR]", help="What the network is for [default: the search's data].")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              help="Make another run of the architecture there, for --data, and train that.")  # fmt: skip
 @click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A field of FitConfig, or data.NAME."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A field of FitConfig, or STAGE.FIELD of the recipe's, or data.NAME.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the training in RUN.")
+@click.option("--resume", is_flag=True, help="Go on with the training in RUN, or in --out.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @as_one
 def command(
-    run: Path, preset: str | None, data: str | None, settings: Sequence[str], resume: bool, as_json: bool
+    run: Path,
+    preset: str | None,
+    recipe_name: str | None,
+    places: Sequence[str],
+    data: str | None,
+    out: Path | None,
+    settings: Sequence[str],
+    resume: bool,
+    as_json: bool,
 ) -> None:
     """Train the network of RUN/genotype.json from scratch; writes RUN/weights.pt and RUN/fit.log.jsonl."""
+    given = parse(settings)
     folder = RunFolder(run)
-    homes = sort_out(parse(settings), {"fit": list(FitConfig.model_fields), "data": None})
-    space = folder.space
-    setup = RunSetup.load(run)
-    preset = preset or (setup.preset if setup else None)
-    base = validated(FitConfig, space.preset(preset).fit if preset else {}).model_dump()
-    config = validated(FitConfig, changed(base, homes["fit"]))
-    found = run_fit(folder, folder.data(data, homes["data"]), config, resume=resume)
-    lines = [
-        f"{run / 'weights.pt'}: {next(iter(found))} {next(iter(found.values())):.1f} % on validation images"
-    ]
+    if recipe_name is None:
+        if places:
+            raise InvalidInput(f"--place {places[0]} says where a recipe finds its data: give --recipe, too.")
+        homes = sort_out(given, {"fit": list(FitConfig.model_fields), "data": None})
+        setup = RunSetup.load(run)
+        preset = preset or (setup.preset if setup else None)
+        base = validated(FitConfig, folder.space.preset(preset).fit if preset else {}).model_dump()
+        config = validated(FitConfig, changed(base, homes["fit"]))
+        images = folder.data(data, homes["data"])
+        found = run_fit(_into(folder, out, images), images, config, resume=resume)
+    else:
+        if preset is not None:
+            raise InvalidInput("--recipe and --preset both say how to train: give one of them.")
+        recipe, of_data = adjusted(find_recipe(recipe_name), given)
+        images = folder.data(data, of_data)
+        found = run_recipe(_into(folder, out, images), images, recipe, places, resume=resume)
+    weights = (out or run) / "weights.pt"
+    lines = [f"{weights}: nothing was held out to score it on"]
+    if found:
+        lines = [f"{weights}: {next(iter(found))} {next(iter(found.values())):.1f} % on validation images"]
     result(found, lines, as_json=as_json)
 
 
+def _into(folder: RunFolder, out: Path | None, images: DataChoice) -> RunFolder:
+    if out is None:
+        ours, theirs = getattr(folder.space, "num_classes", None), class_count(images.name)
+        if ours is not None and ours != theirs:
+            raise InvalidInput(
+                f"the network of {folder.path} tells {ours} classes apart, {images.name} has {theirs}: train "
+                "one of the same architecture for them in a folder of its own (--out DIR)."
+            )
+        return folder
+    return told_by_first(lambda: folder.transferred(out, images))
+
+
 def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume: bool) -> dict[str, Any]:
-    """Train, watched; the last evaluation."""
+    """Train, watched; the last evaluation, empty where no images are held out."""
     import torch
 
     space = folder.space
     size = image_shape(space)[1:]
     train = images.training(images.train, size)
-    val = images.evaluation(images.val, size)
-    require_maps(space, val.dataset.num_classes)  # type: ignore[attr-defined]  # DataLoader forgets which data set
+    dataset: Any = train.dataset
+    require_maps(space, dataset.num_classes)
+    held_out = _held_out(images)
     torch.manual_seed(config.seed)
     network = folder.network(trained=False)
     with watching("fit", len(train)) as on_progress:
@@ -62,10 +112,98 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
             train,
             loss=space.fit_loss,
             config=config,
-            val=val,
-            metric=named_metric(space, val.dataset),
+            val=None if held_out is None else images.evaluation(held_out, size),
+            metric=named_metric(space, dataset),
             description=images.description(),
             out=folder.path,
             resume=resume,
             on_progress=on_progress,
         )
+
+
+def run_recipe(
+    folder: RunFolder, images: DataChoice, recipe: Recipe, places: Sequence[str], *, resume: bool
+) -> dict[str, Any]:
+    """Train by a recipe, each stage watched; the last evaluation, empty where no images are held out."""
+    from hwnas.recipes import train
+    from hwnas.recipes.recipe import TARGET
+
+    space = folder.space
+    require_maps(space, class_count(images.name))
+    names = [stage.name for stage in recipe.all_stages]
+    with ExitStack() as bar:
+        show: list[Any] = []
+
+        def on_stage(planned: PlannedStage) -> None:
+            stage = planned.stage
+            note(
+                f"stage {names.index(stage.name) + 1}/{len(names)} {stage.name}: {stage.task} on "
+                f"{planned.place}, split {planned.split}: {planned.pictures} pictures of {planned.classes} "
+                f"classes, {stage.fit.epochs} epochs of {planned.steps} steps"
+            )
+            bar.close()
+            show[:] = [bar.enter_context(watching(stage.name, planned.steps))]
+
+        def on_progress(stage: Stage, progress: Progress) -> None:
+            show[0](progress)
+
+        _, found = train(
+            space,
+            folder.genotype,
+            recipe,
+            _places(recipe, places) | {TARGET: images.name},
+            out=folder.path,
+            splits={TARGET: images.train},
+            val=_held_out(images),
+            options={TARGET: {**images.options, "size": image_shape(space)[1:]}},
+            workers=images.workers,
+            resume=resume,
+            on_stage=on_stage,
+            on_progress=on_progress,
+        )
+    return found
+
+
+def adjusted(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
+    """A recipe with settings such as ``target.fit.epochs``; and those that are of the data.
+
+    Raises:
+        InvalidInput: a setting that is no stage's, or that a recipe decides, or a value that is refused.
+    """
+    from hwnas.recipes import Stage
+
+    fields = [name for name in Stage.model_fields if name != "name"]
+    homes = sort_out(settings, {stage.name: fields for stage in recipe.all_stages} | {"data": None})
+    of_data = homes.pop("data")
+    if decided := sorted({"batch", "augment"} & of_data.keys()):
+        field = {"batch": "batch=…", "augment": "augmentation.flip=…"}[decided[0]]
+        stage = recipe.stages[-1].name
+        raise InvalidInput(f"data.{decided[0]} is the recipe's to say, for each stage: --set {stage}.{field}")
+    stages = [
+        validated(type(stage), changed(stage.model_dump(), homes[stage.name])) for stage in recipe.all_stages
+    ]
+    teacher = None if recipe.teacher is None else stages.pop(0)
+    return validated(type(recipe), {"about": recipe.about, "stages": stages, "teacher": teacher}), of_data
+
+
+def _places(recipe: Recipe, places: Sequence[str]) -> dict[str, str]:
+    """Where each data set lies that a recipe names; "synthetic" lies nowhere.
+
+    Raises:
+        InvalidInput: a place of something else.
+    """
+    found = {"synthetic": "synthetic"}
+    for place in places:
+        names = [name for name in recipe.other_data if place == name or place.startswith(f"{name}:")]
+        if not names:
+            others = ", ".join(recipe.other_data) or "no data but the target"
+            raise InvalidInput(f"--place {place} is not needed: besides --data the recipe has {others}.")
+        found[names[0]] = place
+    return found
+
+
+def _held_out(images: DataChoice) -> str | None:
+    """The split to score on, or none, and then it is said why."""
+    if images.held_out is None:
+        note(f'the split "{images.val}" is trained on ("{images.train}"), so nothing is scored')
+    return images.held_out

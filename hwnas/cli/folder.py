@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hwnas.cli.data import DataChoice
+from hwnas.cli.data import DataChoice, class_count
 from hwnas.cli.names import space_of
 from hwnas.cli.settings import validated
 from hwnas.core.fit import load_weights
@@ -112,6 +112,26 @@ class RunFolder:
         return validated(
             DataChoice, {**recorded.model_dump(), **own, "options": {**recorded.options, **options}}
         )
+
+    def transferred(self, path: Path, images: DataChoice) -> RunFolder:
+        """The same architecture as a run in another folder, for the classes of these images.
+
+        Latency tables, and what was measured, stay behind.
+
+        Raises:
+            InvalidInput: there is a run of another architecture in that folder.
+        """
+        from hwnas.recipes.training import for_classes
+
+        _, genotype = for_classes(self.space, self.genotype, class_count(images.name))
+        other = RunFolder(path)
+        if not (path / "genotype.json").is_file():
+            setup = RunSetup.load(self.path)
+            genotype.save(path / "genotype.json")
+            RunSetup(data=images, preset=setup.preset if setup else None).save(path)
+        elif other.genotype != genotype:
+            raise InvalidInput(f"{path} holds a run of another architecture; name another folder (--out).")
+        return other
 
     def table(self) -> LatencyTable | None:
         """The table that the search used, or None."""

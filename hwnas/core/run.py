@@ -362,16 +362,21 @@ def _refuse_another(theirs: Mapping[str, Any], mine: Mapping[str, Any], checkpoi
         theirs.pop("data", None)
     if mine == theirs:
         return
-    mine, theirs = _flat(mine), _flat(theirs)
-    lines = [
-        f"  {key}: checkpoint {theirs.get(key)!r}, asked {mine.get(key)!r}"
-        for key in sorted(mine.keys() | theirs.keys())
-        if mine.get(key) != theirs.get(key)
-    ]
+    lines = "".join(f"  {line}\n" for line in differences(theirs, mine))
     raise CheckpointError(
-        f"{checkpoint} belongs to another run:\n" + "\n".join(lines) + "\n"
+        f"{checkpoint} belongs to another run:\n{lines}"
         "Resume with the same settings, or start anew in another folder (--out)."
     )
+
+
+def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """What tells two descriptions apart, a line for each dotted name: what was kept, what is asked now."""
+    kept, asked = _flat(theirs), _flat(mine)
+    return [
+        f"{key}: checkpoint {kept.get(key)!r}, asked {asked.get(key)!r}"
+        for key in sorted(kept.keys() | asked.keys())
+        if kept.get(key) != asked.get(key)
+    ]
 
 
 def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,12 +5,52 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hwnas.core.fit import FitConfig
-from hwnas.recipes.recipe import Recipe, Stage
+from hwnas.recipes.recipe import Recipe, Stage, TeacherStage
 from hwnas.segmentation.transforms import JointAugmentation
+
+_STRONG = (
+    Stage(
+        name="pictures",
+        task="classification",
+        data="tiny_imagenet",
+        augmentation=JointAugmentation(crop=(64, 64)),
+        batch=128,
+        fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4, precision="bf16"),
+    ),
+    Stage(
+        name="streets",
+        data="idd_lite",
+        augmentation=JointAugmentation(crop=(360, 480), scale=(1.0, 2.5)),
+        batch=16,
+        auxiliary=True,
+        fit=FitConfig(epochs=120, lr=0.05, warmup_epochs=2, precision="bf16", channels_last=True),
+    ),
+    Stage(
+        name="target",
+        batch=16,
+        class_weight_offset=1.1,
+        auxiliary=True,
+        fit=FitConfig(
+            epochs=600,
+            lr=0.05,
+            warmup_epochs=5,
+            average_decay=0.999,
+            precision="bf16",
+            channels_last=True,
+            validate_every=50,
+        ),
+    ),
+)
+
+
+def _taught(stage: Stage) -> Stage:
+    fit = FitConfig(**{**stage.fit.model_dump(), "distillation_weight": 1.0})
+    return Stage(**{**stage.model_dump(), "fit": fit})
+
 
 RECIPES: Mapping[str, Recipe] = {
     "paper": Recipe(
-        about="the AutoRTNet paper's: pre-training on pictures, then 200 epochs of SGD",
+        about="the AutoRTNet paper's; of its pre-training it says that there was one, not how",
         stages=(
             Stage(
                 name="pictures",
@@ -20,43 +60,29 @@ RECIPES: Mapping[str, Recipe] = {
                 batch=128,
                 fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4),
             ),
-            Stage(name="target", batch=16, fit=FitConfig(epochs=200, lr=0.01)),
-        ),
-    ),
-    "strong": Recipe(
-        about="pictures, other streets, then the target for long: all that helps, for a GPU",
-        stages=(
-            Stage(
-                name="pictures",
-                task="classification",
-                data="tiny_imagenet",
-                augmentation=JointAugmentation(crop=(64, 64)),
-                batch=128,
-                fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4, precision="bf16"),
-            ),
-            Stage(
-                name="streets",
-                data="idd_lite",
-                augmentation=JointAugmentation(crop=(360, 480), scale=(1.0, 2.5)),
-                batch=16,
-                auxiliary=True,
-                fit=FitConfig(epochs=120, lr=0.05, warmup_epochs=2, precision="bf16", channels_last=True),
-            ),
             Stage(
                 name="target",
-                augmentation=JointAugmentation(crop=(360, 480)),
+                augmentation=JointAugmentation(brightness=0, contrast=0, saturation=0),
                 batch=16,
-                class_weight_offset=1.1,
-                auxiliary=True,
-                fit=FitConfig(
-                    epochs=600,
-                    lr=0.05,
-                    warmup_epochs=5,
-                    average_decay=0.999,
-                    precision="bf16",
-                    channels_last=True,
-                    validate_every=50,
-                ),
+                fit=FitConfig(epochs=200, lr=0.01),
+            ),
+        ),
+    ),
+    "strong": Recipe(about="pictures, other streets, then the target for long, for a GPU", stages=_STRONG),
+    "taught": Recipe(
+        about="strong, and a teacher with weights from ImageNet, trained on the target first",
+        stages=(*_STRONG[:-1], _taught(_STRONG[-1])),
+        teacher=TeacherStage(
+            batch=16,
+            class_weight_offset=1.1,
+            fit=FitConfig(
+                epochs=200,
+                lr=0.02,
+                warmup_epochs=2,
+                average_decay=0.999,
+                precision="bf16",
+                channels_last=True,
+                validate_every=50,
             ),
         ),
     ),

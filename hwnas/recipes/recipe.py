@@ -38,7 +38,32 @@ class Stage(BaseModel):
     auxiliary: bool = False
     """Whether the space's auxiliary heads learn along."""
     fit: FitConfig = FitConfig()
-    """Epochs, learning rate and all else of the training."""
+    """Epochs, learning rate and all else of the training; a teacher teaches on the target only."""
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        if self.name in {"data", *type(self).model_fields}:
+            raise ValueError(f'a stage cannot be called "{self.name}": --set means something else by that')
+        if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
+            raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')
+        return self
+
+
+class TeacherStage(Stage):
+    """How a larger network, which begins with weights from ImageNet, is trained to teach. Frozen."""
+
+    name: str = Field("teacher", pattern="^teacher$")
+    """Names the stage's folder."""
+    network: Literal["efficientnet-lite2"] = "efficientnet-lite2"
+    """What it is; its weights come in a package (the extra "teacher")."""
+
+    @model_validator(mode="after")
+    def _only_teaches(self) -> Self:
+        if self.data != TARGET or self.task != "segmentation":
+            raise ValueError(f'a teacher segments the "{TARGET}" data, not {self.task} on {self.data}')
+        if self.auxiliary or self.fit.distillation_weight:
+            raise ValueError("a teacher has no auxiliary heads, and no teacher of its own")
+        return self
 
 
 class Recipe(BaseModel):
@@ -50,10 +75,12 @@ class Recipe(BaseModel):
     """One line that says what it is for."""
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Pre-trainings first."""
+    teacher: TeacherStage | None = None
+    """Trained before all others; teaches in the last, whose ``fit.distillation_weight`` says how much."""
 
     @model_validator(mode="after")
     def _ends_at_the_target(self) -> Self:
-        names = [stage.name for stage in self.stages]
+        names = [stage.name for stage in self.all_stages]
         if len(set(names)) != len(names):
             raise ValueError(f"two stages have one name: {', '.join(names)}")
         last = self.stages[-1]
@@ -61,7 +88,16 @@ class Recipe(BaseModel):
             raise ValueError(
                 f'the last stage must segment the "{TARGET}" data, not {last.task} on {last.data}'
             )
+        if self.teacher is not None and not last.fit.distillation_weight:
+            raise ValueError(
+                f"there is a teacher, and {last.name} does not learn from it (fit.distillation_weight is 0)"
+            )
         return self
+
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """All that is trained, in order: the teacher, where there is one, and the stages."""
+        return self.stages if self.teacher is None else (self.teacher, *self.stages)
 
     @property
     def other_data(self) -> tuple[str, ...]:

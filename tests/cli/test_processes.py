@@ -10,6 +10,7 @@ import time
 import pytest
 
 from hwnas.core.runlog import read_log
+from hwnas.recipes.training import _digest
 
 from .conftest import hwnas
 
@@ -77,6 +78,30 @@ def test_fit_and_its_single_file_of_weights(out):
     assert printed.count("weights.pt") == 1
     scores = hwnas("eval", out, "--json")
     assert scores.exit_code == 0, scores.output
+
+
+def test_a_recipe_passes_its_weights_from_stage_to_stage(out, tmp_path):
+    stage = {"batch": 2, "augmentation": {"crop": [32, 32]}, "auxiliary": True}
+    fit = {"fit": {"epochs": 1, "device": "cpu"}}
+    stages = [{"name": name, **stage, **fit} for name in ("before", "target")]
+    (tmp_path / "recipe.json").write_text(json.dumps({"about": "", "stages": stages}))
+    arguments = [
+        "fit",
+        out,
+        "--recipe",
+        tmp_path / "recipe.json",
+        "--data",
+        "synthetic",
+        "--out",
+        tmp_path / "run",
+    ]
+    trained = torchrun(*arguments, "--set", "data.length=4", "--json")
+    printed, said = trained.communicate(timeout=100)
+    assert trained.returncode == 0, said
+    assert "miou" in json.loads(printed)
+    assert said.count("stage 2/2 target") == 1
+    start = json.loads((tmp_path / "run/fit.json").read_text())["data"]["start"]
+    assert start == _digest(tmp_path / "run/before/weights.pt")
 
 
 @pytest.mark.parametrize(

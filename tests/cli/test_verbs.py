@@ -21,7 +21,7 @@ from tests.cli.conftest import TINY, hwnas, said, settings
 def test_every_verb_explains_itself():
     verbs = re.findall(r"^  (\w+)  ", hwnas("--help").output.partition("Commands:")[2], re.MULTILINE)
     assert " ".join(verbs) == (
-        "demo devices spaces doctor profile verify search derive fit eval export measure table report"
+        "demo devices spaces doctor profile verify search derive recipes fit eval export measure table report"
     )
     assert all(hwnas(verb, "--help").exit_code == 0 for verb in verbs)
 

@@ -15,6 +15,7 @@ from hwnas import (
     assigned,
     record,
 )
+from hwnas.core.guidance import AuxiliaryHeads
 from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.latency.export import export_onnx
 from hwnas.latency.fake import fake_table
@@ -239,3 +240,34 @@ def test_zero_halves_upwards_once_exported(tmp_path: Path) -> None:
     network = Zero(stride=2)
     assert network(torch.ones(1, 2, 45, 60)).shape == (1, 2, 23, 30)
     export_onnx(network, [torch.ones(1, 2, 45, 60)], tmp_path / "zero.onnx", dynamic_batch=True, check=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auxiliary_heads_read_the_second_and_third_hypercell(seed):
+    space = small()
+    network = space.build(space.random(torch.Generator().manual_seed(seed)))
+    heads = space.auxiliary_heads(network)
+    assert list(heads) == ["hypercells.1", "hypercells.2"]
+    names = set(network.state_dict())
+    auxiliary = AuxiliaryHeads(network, heads)
+    with auxiliary.reading():
+        logits = network(torch.randn(2, 3, 64, 96))
+        outputs = auxiliary(logits)
+    assert [output.shape for output in outputs] == [logits.shape] * 2
+    # What the first head says depends on the second hyper-cell and on nothing behind it.
+    outputs[0].square().sum().backward()
+    reached = {
+        n.split(".")[1] for n, p in network.named_parameters() if n[:5] == "hyper" and p.grad is not None
+    }
+    assert "1" in reached and "2" not in reached
+    assert set(network.state_dict()) == names
+
+
+def test_auxiliary_heads_are_of_the_spaces_classes_and_widths():
+    space = small(num_classes=7, nodes=3, head_width=6)
+    network = space.build(space.random(torch.Generator().manual_seed(0)))
+    heads = space.auxiliary_heads(network)
+    # nodes · init_channels · multiplier^h channels come out of hyper-cell h.
+    assert [head[0].conv.in_channels for head in heads.values()] == [3 * 2 * 4, 3 * 2 * 8]
+    assert {head[1].conv.out_channels for head in heads.values()} == {7}
+    assert {head[1].conv.in_channels for head in heads.values()} == {6}

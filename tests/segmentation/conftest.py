@@ -1,23 +1,9 @@
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-
-@pytest.fixture
-def real_data():
-    """Find a folder of real data; the test is skipped where it is absent."""
-    root = Path(os.environ.get("HWNAS_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-
-    def find(name: str) -> Path:
-        if not (root / name).is_dir():
-            pytest.skip(f"no {name} under {root}; set HWNAS_DATA to the folder that holds it")
-        return root / name
-
-    return find
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:

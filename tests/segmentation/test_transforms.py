@@ -74,6 +74,73 @@ def test_crops_reach_every_corner():
     assert seen == {row * 6 + column for row in range(4) for column in range(4)}
 
 
+def spotted(height=40, width=60):
+    """Class 0 with single pixels of the classes 3 (two of them, far apart) and 5."""
+    label = torch.zeros(height, width, dtype=torch.uint8)
+    label[2, 3], label[-1, -1], label[height // 2, 50] = 3, 3, 5
+    return (label * 20)[None].repeat(3, 1, 1), label
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (1.0, 2.0), (0.5, 1.0), (3.0, 3.0)])
+def test_a_crop_over_a_rare_class_shows_it(scale):
+    image, label = spotted()
+    if scale[0] < 1:  # a single pixel may be dropped when a picture shrinks
+        label = functional.max_pool2d(label[None].float(), 7, 1, 3)[0].byte()
+    augment = JointAugmentation(crop=(10, 16), scale=scale, rare=(3, 5), rare_share=1.0, **PLAIN)
+    for seed in range(60):
+        with seeded(seed):
+            _, target = augment(image, label)
+        assert bool(((target == 3) | (target == 5)).any()), seed
+
+
+def test_classes_that_are_there_are_shown_alike_however_many_pixels_they_have():
+    image, label = spotted()
+    label[30:, :20] = 3
+    # Class 7 is not there: its share goes to the others.
+    augment = JointAugmentation(crop=(3, 3), scale=(1, 1), flip=0, rare=(3, 5, 7), rare_share=1.0, **PLAIN)
+    with seeded(0):
+        shown = [5 in augment(image, label)[1] for _ in range(400)]
+    # Binomial, p = 1/2: four standard deviations are 10 % of 400.
+    assert abs(sum(shown) / 400 - 0.5) < 0.1
+
+
+def test_crops_over_a_pixel_are_drawn_from_all_that_show_it():
+    label = torch.zeros(6, 6, dtype=torch.uint8)
+    label[3, 1] = 1
+    places = torch.arange(36).reshape(6, 6).byte()
+    augment = JointAugmentation(crop=(3, 3), scale=(1, 1), flip=0, rare=(1,), rare_share=1.0, **PLAIN)
+    with seeded(0):
+        seen = {int(augment(places[None].repeat(3, 1, 1), label)[0][0, 0, 0] * 255 + 0.5) for _ in range(200)}
+    # The pixel is at row 3 and column 1: corners at rows 1 to 3 and columns 0 and 1, the last row being 3.
+    assert seen == {row * 6 + column for row in (1, 2, 3) for column in (0, 1)}
+
+
+def test_rare_share_is_the_share_of_crops():
+    image, label = spotted(400, 600)
+    augment = JointAugmentation(crop=(8, 8), scale=(1, 1), rare=(3,), rare_share=0.3, **PLAIN)
+    with seeded(1):
+        shown = sum(3 in augment(image, label)[1] for _ in range(400))
+    assert abs(shown / 400 - 0.3) < 0.1  # other crops show one with a probability of 64 · 2 / 240,000
+
+
+@pytest.mark.parametrize("unused", [{"rare": (3,)}, {"rare": (), "rare_share": 0.0}])
+def test_without_a_share_nothing_is_drawn_and_nothing_changes(unused):
+    image, label = spotted()
+    ends = []
+    for settings in ({}, unused):
+        with seeded(5):
+            pixels, target = JointAugmentation(crop=(10, 16), **settings)(image, label)
+            ends.append((pixels, target, torch.get_rng_state()))
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+def test_a_picture_without_a_rare_class_is_cropped_anywhere():
+    label = torch.arange(36).reshape(6, 6).to(torch.uint8)
+    augment = JointAugmentation(crop=(3, 3), scale=(1, 1), flip=0, rare=(99,), rare_share=1.0, **PLAIN)
+    seen = {int(augment(label[None].repeat(3, 1, 1), label)[1][0, 0]) for _ in range(300)}
+    assert seen == {row * 6 + column for row in range(4) for column in range(4)}
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 3), (33, 47)])
 @pytest.mark.parametrize("crop", [(1, 1), (5, 64), (31, 2)])
 def test_any_size_goes(shape, crop):
@@ -145,6 +212,7 @@ def test_bytes_are_resized_as_floats_are(size):
     [
         ({"scale": (2.0, 0.5)}, "0 < least <= largest; got (2.0, 0.5)"),
         ({"flip": 2.0}, "flip is a probability in 0…1; got 2.0"),
+        ({"rare_share": 1.5}, "rare_share is a probability in 0…1; got 1.5"),
         ({"crop": (0, 5)}, "at least one pixel; got (0, 5)"),
         ({"hue": 0.6}, "hue must lie in 0…0.5; got 0.6"),
         ({"contrast": -1.0}, "contrast must lie in 0…1; got -1.0"),

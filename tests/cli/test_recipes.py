@@ -1,0 +1,145 @@
+"""Training by a recipe, as a user types it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hwnas.cli.app import EXIT_ERROR
+from hwnas.core.genotype import Genotype
+from hwnas.recipes import RECIPES, Recipe
+from tests.cli.conftest import hwnas, said, settings
+
+TWO = {
+    "about": "other classes, then the target",
+    "stages": [
+        {"name": "before", "data": "folders", "size": [32, 64], "batch": 2, "auxiliary": True,
+         "fit": {"epochs": 1, "device": "cpu"}},
+        {"name": "target", "batch": 2, "augmentation": {"crop": [32, 64]},
+         "fit": {"epochs": 1, "device": "cpu"}},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def searched(run, tmp_path):
+    """A run that was searched, not trained; its data are four drawn scenes."""
+    for name in ("genotype.json", "run.json", "result.json", "search.json", "table.json", "search.log.jsonl"):
+        shutil.copy(run / name, tmp_path / name)
+    (tmp_path / "two.json").write_text(json.dumps(TWO))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Three classes: a data set of one's own."""
+    root = tmp_path_factory.mktemp("folders")
+    (root / "classes.json").write_text(json.dumps({"names": ["road", "sky", "car"]}))
+    label = np.arange(3, dtype=np.uint8).repeat(11)[:32].repeat(64).reshape(32, 64)
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        for kind, pixels in (("images", label[..., None].repeat(3, 2) * 60), ("labels", label)):
+            path = root / kind / split / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    return f"folders:{root}"
+
+
+def test_recipes_are_listed_and_printed():
+    listed = hwnas("recipes").output
+    assert all(f"{name:<8} {recipe.about}\n" in listed for name, recipe in RECIPES.items())
+    assert "streets: segmentation on idd_lite, 120 epochs" in listed
+    assert "teacher: segmentation on target, 200 epochs" in listed
+    assert Recipe.model_validate_json(hwnas("recipes", "strong").stdout) == RECIPES["strong"]
+    assert said("recipes").keys() == RECIPES.keys()
+    refused = hwnas("recipes", "nosuch")
+    assert refused.exit_code == EXIT_ERROR
+    assert (
+        'no recipe is called "nosuch". Known: paper, strong, taught, cpu; or name a file.json'
+        in refused.stderr
+    )
+
+
+def test_a_run_is_trained_by_a_recipe_and_goes_on_as_any_other(searched, folders):
+    recipe = ("--recipe", searched / "two.json", "--place", folders)
+    twice = ("--set", "target.fit.epochs=2")
+    result = hwnas("fit", searched, *recipe, *twice)
+    assert result.exit_code == 0, result.output
+    assert f"stage 1/2 before: segmentation on {folders}, split train: 2 pictures of 3 classes, 1 epochs" in (
+        result.stderr
+    )
+    assert (
+        "stage 2/2 target: segmentation on synthetic, split train: 4 pictures of 8 classes" in result.stderr
+    )
+    assert "before epoch 1/1" in result.stderr
+    assert "target epoch 2/2" in result.stderr
+    assert f"{searched / 'weights.pt'}: miou" in result.stdout
+    assert Recipe.load(searched / "recipe.json").stages[1].fit.epochs == 2
+    for verb in (("eval", "--pictures", "1"), ("export",), ("measure", *settings(rounds=1)), ("report",)):
+        result = hwnas(verb[0], searched, *verb[1:])
+        assert result.exit_code == 0, result.output
+    assert "holds a training already" in hwnas("fit", searched, *recipe, *twice).stderr
+    assert hwnas("fit", searched, *recipe, *twice, "--resume").exit_code == 0
+    assert "target.fit.epochs: checkpoint 2, asked 1" in hwnas("fit", searched, *recipe, "--resume").stderr
+
+
+@pytest.mark.parametrize("by", ["recipe", "preset"])
+def test_what_is_trained_on_is_not_scored(by, searched):
+    (searched / "one.json").write_text(json.dumps({"about": "", "stages": TWO["stages"][1:]}))
+    how = ["--recipe", searched / "one.json"] if by == "recipe" else settings(epochs=1, device="cpu")
+    result = hwnas("fit", searched, *how, "--set", "data.train=val")
+    assert result.exit_code == 0, result.output
+    assert 'the split "val" is trained on ("val"), so nothing is scored' in result.stderr
+    assert result.stdout == f"{searched / 'weights.pt'}: nothing was held out to score it on\n"
+
+
+def test_the_same_architecture_is_trained_for_other_data(searched, folders, tmp_path):
+    other = tmp_path / "other"
+    refused = hwnas("fit", searched, "--data", folders)
+    assert refused.exit_code == EXIT_ERROR
+    assert f"tells 8 classes apart, {folders} has 3: train one of the same architecture" in refused.stderr
+    again = ("fit", searched, "--data", folders, "--out", other, *settings(epochs=1, device="cpu"))
+    assert hwnas(*again).exit_code == 0
+    here, there = Genotype.load(searched / "genotype.json"), Genotype.load(other / "genotype.json")
+    assert here.choices == there.choices
+    assert (here.fields["num_classes"], there.fields["num_classes"]) == (8, 3)
+    assert set(said("eval", other, "--pictures", "0")["per_class"]) == {"road", "sky", "car"}
+    assert hwnas(*again, "--resume").exit_code == 0
+    assert not (searched / "weights.pt").exists()
+    Genotype.load(searched / "genotype.json").save(other / "genotype.json")
+    assert "holds a run of another architecture" in hwnas(*again).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "nosuch"], 'no recipe is called "nosuch"'),
+        (["--recipe", "nosuch.json"], "no recipe at nosuch.json"),
+        (["--recipe", "cpu", "--preset", "small"], "--recipe and --preset both say how to train"),
+        (["--place", "idd_lite:x"], "--place idd_lite:x says where a recipe finds its data"),
+        (["--recipe", "cpu"], "nothing says where idd_lite is; name a place for each (--place idd_lite:DIR)"),
+        (["--recipe", "cpu", "--place", "kitti:x"], "besides --data the recipe has idd_lite."),
+        (["--recipe", "cpu", "--set", "epochs=3"], '--set knows no "epochs"'),
+        (["--recipe", "cpu", "--set", "batch=3"], "is ambiguous: write streets.batch or target.batch"),
+        (["--recipe", "cpu", "--set", "target.name=x"], '--set knows no "target.name"'),
+        (["--recipe", "cpu", "--set", "target.fit.lr=-1"], "Stage refuses these values:\n  fit.lr: Input"),
+        (["--recipe", "cpu", "--set", "target.augmentation.zoom=1"], "augmentation.zoom: Unexpected keyword"),
+        (
+            ["--recipe", "cpu", "--set", "data.batch=3"],
+            "is the recipe's to say, for each stage: --set target.",
+        ),
+        (["--recipe", "cpu", "--set", "streets.data=x"], "nothing says where x is"),
+        (
+            ["--recipe", "taught", "--set", "teacher.fit.lr=-1"],
+            "TeacherStage refuses these values:\n  fit.lr",
+        ),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_trains_nothing(arguments, message, searched, monkeypatch):
+    monkeypatch.chdir(searched)
+    before = sorted(searched.iterdir())
+    result = hwnas("fit", searched, *arguments)
+    assert result.exit_code == EXIT_ERROR
+    assert message in result.stderr
+    assert sorted(searched.iterdir()) == before

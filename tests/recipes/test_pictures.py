@@ -1,0 +1,168 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from hwnas.errors import DataError
+from hwnas.recipes.pictures import LabelledPictures, random_resized_crop
+from hwnas.segmentation.transforms import seeded
+
+CLASSES = ("n02", "n01", "n10")
+
+
+def encoded(pixels, form="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def painted(count=3, size=(6, 8)):
+    """File name within a split → bytes; every picture has one colour, the last of each class is grey."""
+    files = {}
+    for number, name in enumerate(CLASSES):
+        for index in range(count):
+            pixels = np.full((*size, 3), (40 * number, 40 * index, 7), np.uint8)
+            files[f"{name}/{index}.png"] = encoded(pixels[..., 1] if index == count - 1 else pixels)
+    return files
+
+
+def as_folder(root, split, files):
+    for name, content in files.items():
+        (root / split / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / split / name).write_bytes(content)
+    return root
+
+
+def as_zip(path, split, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"{split}/{name}", content)
+        archive.writestr("README.txt", "no picture")
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return as_folder(tmp_path / "folder", "train", painted())
+
+
+@pytest.fixture
+def zipped(tmp_path):
+    """The same pictures in two zip files, with others of another split beside them."""
+    files = painted()
+    names = sorted(files)
+    for part, chosen in enumerate((names[:4], names[4:])):
+        as_zip(tmp_path / f"zipped/train-{part}.zip", "train", {name: files[name] for name in chosen})
+    as_zip(tmp_path / "zipped/val-0.zip", "val", {"n01/a.png": encoded(np.zeros((6, 8, 3), np.uint8))})
+    return tmp_path / "zipped"
+
+
+def test_folder_and_zip_hold_the_same_pictures(folder, zipped):
+    one, other = (LabelledPictures(place, "train", flip=0) for place in (folder, zipped))
+    assert one.classes == other.classes == ("n01", "n02", "n10")
+    assert len(one) == len(other) == 9
+    for index in range(9):
+        (x, label), (twin, same) = one[index], other[index]
+        assert torch.equal(x, twin)
+        assert int(label) == int(same) == index // 3
+    assert len(LabelledPictures(zipped, "val")) == 1
+
+
+def test_a_place_may_be_written_as_on_the_command_line(folder):
+    assert len(LabelledPictures(f"tiny_imagenet:{folder}", "train")) == 9
+
+
+def test_pixels_are_normalised_and_grey_becomes_colour(folder):
+    pictures = LabelledPictures(folder, "train", flip=0)
+    assert pictures.read(1)[:, 2, 3].tolist() == [40, 40, 7]  # class n01 is painted second
+    assert pictures.read(2)[:, 2, 3].tolist() == [80, 80, 80]
+    x, _ = pictures[1]
+    expected = [(40 / 255 - 0.485) / 0.229, (40 / 255 - 0.456) / 0.224, (7 / 255 - 0.406) / 0.225]
+    torch.testing.assert_close(x[:, 0, 0], torch.tensor(expected))
+    assert x.shape == (3, 6, 8)
+
+
+def test_a_seed_decides_crop_and_flip_and_leaves_the_global_state(folder):
+    pictures = LabelledPictures(folder, "train", crop=(5, 5))
+    state = torch.get_rng_state()
+    first, again, other = (pictures[0, seed][0] for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert first.shape == (3, 5, 5) == other.shape
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_workers_read_what_one_process_reads(zipped):
+    pictures = LabelledPictures(zipped, "train", flip=0)
+    alone = [x for x, _ in DataLoader(pictures, 3)]
+    # Opened before the workers fork: a position in a file that is shared would mix their reads up.
+    shared = [x for x, _ in DataLoader(pictures, 3, num_workers=2)]
+    assert all(torch.equal(x, twin) for x, twin in zip(alone, shared, strict=True))
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path, folder):
+    with pytest.raises(DataError, match=r"no folder .*nosuch; expected train/CLASS/PICTURE or train"):
+        LabelledPictures(tmp_path / "nosuch", "train")
+    with pytest.raises(DataError, match=r"no pictures in .*folder; expected val/CLASS/PICTURE or val"):
+        LabelledPictures(folder, "val")
+    (folder / "train/n01/0.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"n01/0\.png cannot be read"):
+        LabelledPictures(folder, "train").read(0)
+    whole = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    (folder / "train/n01/0.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"n01/0\.png cannot be read"):
+        LabelledPictures(folder, "train").read(0)
+
+
+def test_a_damaged_zip_file_is_named(tmp_path):
+    (tmp_path / "train-0.zip").write_bytes(b"PK nonsense")
+    with pytest.raises(DataError, match=r"train-0\.zip is no zip file, or a damaged one"):
+        LabelledPictures(tmp_path, "train")
+    path = as_zip(tmp_path / "train-0.zip", "train", painted(count=1))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x89PNG") + 30
+    content[at : at + 8] = bytes(8)
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"train-0\.zip \(train/n0\d/0\.png\) cannot be read: Bad CRC-32"):
+        for index in range(3):
+            LabelledPictures(tmp_path, "train").read(index)
+
+
+def test_crops_have_the_share_and_the_shape_that_were_drawn(monkeypatch):
+    # A ramp tells where a part was taken: rows by the first channel, columns by the second.
+    rows, columns = torch.arange(100)[:, None].expand(100, 100), torch.arange(100).expand(100, 100)
+    image = torch.stack([rows, columns, rows]).byte()
+
+    def crop(*numbers, size=(100, 100)):
+        monkeypatch.setattr(torch, "rand", lambda _: torch.tensor(numbers))
+        found = random_resized_crop(image, size)
+        return [int(found[0].min()), int(found[0].max()), int(found[1].min()), int(found[1].max())]
+
+    # All of the area, square: the whole picture.
+    assert crop(1.0, 0.5, 0.0, 0.0) == [0, 99, 0, 99]
+    # (0.25 - 0.08) / 0.92 of the way: a quarter of the area, 50×50, at the top left.
+    assert crop((0.25 - 0.08) / 0.92, 0.5, 0.0, 0.0, size=(50, 50)) == [0, 49, 0, 49]
+    # The same area at 4:3, 58 wide and 43 high, at the other end.
+    assert crop((0.25 - 0.08) / 0.92, 1.0, 0.999, 0.999, size=(43, 58)) == [57, 99, 42, 99]
+
+
+def test_any_picture_can_be_cropped():
+    for shape in ((1, 1), (1, 40), (33, 2)):
+        for seed in range(20):
+            with seeded(seed):
+                assert random_resized_crop(torch.zeros(3, *shape).byte(), (7, 9)).shape == (3, 7, 9)
+
+
+def test_real_tiny_imagenet(real_data):
+    root = real_data("tiny_imagenet")
+    pictures = LabelledPictures(f"tiny_imagenet:{root}", "val", crop=(64, 64))
+    assert (len(pictures), pictures.num_classes) == (10_000, 200)
+    assert json.loads((root / "classes.json").read_text())
+    images = [pictures[index, 0] for index in range(0, 10_000, 500)]
+    assert {tuple(image.shape) for image, _ in images} == {(3, 64, 64)}
+    assert [int(label) for _, label in images] == list(range(0, 200, 10))
