@@ -254,6 +254,20 @@ def test_every_public_name_has_a_docstring(name):
     assert thing.__dict__.get("__doc__") if inspect.isclass(thing) else inspect.getdoc(thing)
 
 
+def test_every_constant_is_defined_once():
+    places = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in targets:
+                for name in getattr(target, "elts", [target]):
+                    if isinstance(name, ast.Name) and re.fullmatch(r"[A-Z][A-Z0-9_]+", name.id):
+                        places.setdefault(name.id, []).append(str(path))
+    # Each kind of file has a schema of its own.
+    assert "VOID" in places and len(places.pop("SCHEMA_VERSION")) > 1
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 def test_exceptions_from_the_linters_name_their_code():
     for path in FILES:
         for number, line in enumerate(path.read_text().splitlines(), 1):
