@@ -15,6 +15,7 @@ ROOT = Path(hwnas.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 FLOORS = {
+    "hwnas.arguments": 0,
     "hwnas.errors": 0,
     "hwnas.files": 0,
     "hwnas.processes": 1,
