@@ -281,6 +281,38 @@ def test_every_file_says_what_it_is():
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
+def own_parts(function):
+    """The nodes of a function without those of functions inside of it."""
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, ast.FunctionDef):
+            yield child
+            yield from own_parts(child)
+
+
+def test_functions_say_which_errors_they_raise():
+    """Those of the family that they raise themselves; what they call says it for itself."""
+    from hwnas import errors
+
+    family = {name for name, kind in vars(errors).items() if inspect.isclass(kind)}
+    silent, checked = [], 0
+    for path in FILES:
+        # A verb's docstring is its help, and its errors become an exit code.
+        if "cli" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            said = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            if said is None or node.name.startswith("_"):
+                continue
+            raised = {
+                getattr(part.exc.func, "id", "")
+                for part in own_parts(node)
+                if isinstance(part, ast.Raise) and isinstance(part.exc, ast.Call)
+            } & family
+            checked += len(raised)
+            silent += [f"{path.name}: {node.name} raises {name}" for name in raised if name not in said]
+    assert checked > 50 and not silent
+
+
 def test_every_setting_says_what_it_is():
     """Settings are the command line's options, and the string under a field is all the help there is."""
     from hwnas.cli.data import DataChoice

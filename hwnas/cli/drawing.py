@@ -51,7 +51,11 @@ def figure(width: float, height: float) -> Figure:
 
 
 def styled() -> Any:
-    """A context in which figures are made and saved in the report's style."""
+    """A context in which figures are made and saved in the report's style.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
