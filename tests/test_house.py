@@ -15,6 +15,7 @@ ROOT = Path(hwnas.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 FLOORS = {
+    "hwnas.arguments": 0,
     "hwnas.errors": 0,
     "hwnas.files": 0,
     "hwnas.processes": 1,
@@ -255,6 +256,20 @@ def test_every_public_name_has_a_docstring(name):
     assert thing.__dict__.get("__doc__") if inspect.isclass(thing) else inspect.getdoc(thing)
 
 
+def test_every_constant_is_defined_once():
+    places = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in targets:
+                for name in getattr(target, "elts", [target]):
+                    if isinstance(name, ast.Name) and re.fullmatch(r"[A-Z][A-Z0-9_]+", name.id):
+                        places.setdefault(name.id, []).append(str(path))
+    # Each kind of file has a schema of its own.
+    assert "VOID" in places and len(places.pop("SCHEMA_VERSION")) > 1
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
 def test_exceptions_from_the_linters_name_their_code():
     for path in FILES:
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -265,6 +280,38 @@ def test_exceptions_from_the_linters_name_their_code():
 def test_every_file_says_what_it_is():
     for path in FILES:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def own_parts(function):
+    """The nodes of a function without those of functions inside of it."""
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, ast.FunctionDef):
+            yield child
+            yield from own_parts(child)
+
+
+def test_functions_say_which_errors_they_raise():
+    """Those of the family that they raise themselves; what they call says it for itself."""
+    from hwnas import errors
+
+    family = {name for name, kind in vars(errors).items() if inspect.isclass(kind)}
+    silent, checked = [], 0
+    for path in FILES:
+        # A verb's docstring is its help, and its errors become an exit code.
+        if "cli" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            said = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            if said is None or node.name.startswith("_"):
+                continue
+            raised = {
+                getattr(part.exc.func, "id", "")
+                for part in own_parts(node)
+                if isinstance(part, ast.Raise) and isinstance(part.exc, ast.Call)
+            } & family
+            checked += len(raised)
+            silent += [f"{path.name}: {node.name} raises {name}" for name in raised if name not in said]
+    assert checked > 50 and not silent
 
 
 def test_every_setting_says_what_it_is():

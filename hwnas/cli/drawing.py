@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,11 @@ def figure(width: float, height: float) -> Figure:
 
 
 def styled() -> Any:
-    """A context in which figures are made and saved in the report's style."""
+    """A context in which figures are made and saved in the report's style.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -60,14 +65,15 @@ def styled() -> Any:
     return matplotlib.rc_context(_STYLE)
 
 
-def as_svg(drawn: Figure) -> str:
-    """The figure as an ``<svg>`` element to stand in a page."""
+def as_svg(drawn: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element to stand in a page, beside others of other names."""
     buffer = io.StringIO()
     with styled():
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    # Without the XML prolog. The page's style lets it shrink: it has a viewBox.
-    return text[text.index("<svg") :]
+    # Without the XML prolog. The page's style lets it shrink: it has a viewBox. Matplotlib numbers from 1 in
+    # every file, and ids are of the whole page.
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
 
 
 def save_png(drawn: Figure, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hwnas.arguments import checked_arguments
 from hwnas.cli.console import counting, note
 from hwnas.cli.names import find_backend
 from hwnas.cli.settings import changed, validated
@@ -73,7 +74,9 @@ class Machine:
             "precision": self.precision or "fp32",
             "threads": self.threads or 1,
         }
-        arguments: dict[str, Any] = {**conditions, **options}
+        if own := sorted(conditions.keys() & options.keys()):
+            raise InvalidInput(f"{own[0]} is an option by itself: --{own[0]} {options[own[0]]}")
+        arguments = {**conditions, **checked_arguments(kind, options, f"backend {name}")}
         backend = kind(**arguments)
         backend.check()
         return backend

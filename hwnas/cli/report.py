@@ -49,7 +49,7 @@ def write_report(folder: RunFolder, png: Path | None = None) -> Path:
         for name, (_, drawn) in figures.items():
             drawing.save_png(drawn, png / f"{name}.png")
     sections = [_numbers(folder), _architecture_text(folder)]
-    sections += [_section(title, drawing.as_svg(drawn)) for title, drawn in figures.values()]
+    sections += [_section(title, drawing.as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
     sections += [_scores(folder), _predictions(folder), _conditions(folder)]
     title = f"{folder.genotype.space} {folder.genotype.short_id}"
     page = _PAGE.format(title=html.escape(title), body="\n".join(section for section in sections if section))

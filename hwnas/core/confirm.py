@@ -73,7 +73,7 @@ def measured_by(
 ) -> Measure:
     """A function that measures networks of ``space`` end to end with ``backend``, with fresh weights.
 
-    It raises MeasurementFailed where a network gives no number, or the machine is not steady.
+    The function raises MeasurementFailed where a network gives no number, or the machine is not steady.
     """
 
     def measure(genotype: Genotype) -> Timing:

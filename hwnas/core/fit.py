@@ -245,6 +245,9 @@ def evaluate(
         metric: reset first.
         device: where to compute.
         precision: "bf16" for bfloat16 matrix work.
+
+    Raises:
+        InvalidInput: no such torch device here, or batches that are no pairs.
     """
     where = torch_device(device)
     found = evaluate_with(network.to(where), data, metric, device=where, precision=precision)

@@ -92,7 +92,8 @@ def search(
             ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
             pairs, or none from ``data.arch``; validation data for a space without a metric; several
             candidates without validation data; ``explore=1`` without ``data.arch``; a target without a table;
-            ``backend`` or ``measure`` without a target, or both.
+            ``backend`` or ``measure`` without a target, or both; batches that several processes cannot share.
+        BackendUnavailable: ``backend`` cannot run here.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
         MissingLatency: the table lacks rows of this space.

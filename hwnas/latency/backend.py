@@ -98,7 +98,11 @@ class LatencyBackend(ABC):
         return []
 
     def require_here(self) -> None:
-        """For :meth:`check`: raise unless the device is one of this machine's."""
+        """For :meth:`check`: raise unless the device is one of this machine's.
+
+        Raises:
+            BackendUnavailable: it is not; the message lists those that are.
+        """
         devices = here()
         if not any(self.device.matches(device) for device in devices):
             listing = ", ".join(map(str, devices))

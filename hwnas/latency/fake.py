@@ -59,7 +59,11 @@ class FakeBackend(LatencyBackend):
         return {}
 
     def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
-        """A reader that gives the formula's value, always the same."""
+        """A reader that gives the formula's value, always the same.
+
+        Raises:
+            MeasurementFailed: the module does not run, calls no op, or is a supernet.
+        """
         try:
             uses = record(copy.deepcopy(module).to("meta"), [x.to("meta") for x in inputs]).ops
         except HwnasError:

@@ -147,7 +147,13 @@ def _prepared(job: Job, position: int) -> Reader:
 
 
 def measure_apart(job: Job, visited: Visited, progressed: Progress) -> Outcome | None:
-    """The same in a process of its own; None if that process cannot have the job."""
+    """The same in a process of its own; None if that process cannot have the job.
+
+    Raises:
+        BackendUnavailable: the backend cannot run there.
+        InvalidInput: a subject cannot be built.
+        MeasurementFailed: the process died; the message says at what.
+    """
     modules = {name for subject in job.subjects for name in subject.modules()}
     try:
         handed = pickle.dumps(job)

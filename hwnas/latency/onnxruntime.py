@@ -75,7 +75,13 @@ class OnnxRuntimeBackend(OnnxBackend):
             )
 
     def check(self) -> None:
-        """Raise unless a session really runs on the provider asked for."""
+        """Raise unless a session really runs on the provider asked for.
+
+        Raises:
+            BackendUnavailable: it would run elsewhere or not at all, the precision has no kernels, or the
+                device is not here.
+            MissingExtra: ONNX Runtime is not installed.
+        """
         self._require_precision()
         self.require_here()
         try:
@@ -118,12 +124,22 @@ class OnnxRuntimeBackend(OnnxBackend):
         return host_clock(self.threads) if self.provider == "cpu" else ("wall", time.perf_counter_ns)
 
     def export(self, module: nn.Module, inputs: Sequence[Tensor]) -> bytes:
-        """The model, in this backend's precision, which is refused before it is exported."""
+        """The model, in this backend's precision, which is refused before it is exported.
+
+        Raises:
+            BackendUnavailable: the provider does not compute in this precision.
+            ExportError: the module cannot be expressed in ONNX.
+        """
         self._require_precision()
         return super().export(module, inputs)
 
     def prepare_model(self, model: bytes, inputs: Sequence[Tensor], name: str = "the model") -> Reader:
-        """A reader for a session of its own with buffers bound."""
+        """A reader for a session of its own with buffers bound.
+
+        Raises:
+            MeasurementFailed: no session can be built, or it does not run.
+            BackendUnavailable: the provider would not run as asked.
+        """
         self._require_precision()
         session = self._session(model)
         try:

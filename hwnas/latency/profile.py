@@ -1,9 +1,9 @@
 """Filling a table: every op alone and, for the probe protocol, whole networks; all in rounds, resumable.
 
 Rounds and resuming. Everything that is missing is measured together, in rounds, because rounds are what
-averages out a machine whose speed drifts. The file is saved every few seconds: timings with fewer rounds than
-asked for are in it as ``"partial"``, with their readings, and count as missing. The next run measures only
-the rounds that a partial timing lacks, and nothing of a complete one.
+averages out a machine whose speed drifts. The file is saved every few seconds: until all rounds are there,
+and the machine was found quiet in them, timings are in it as ``"partial"``, with their readings, and count as
+missing. The next run measures only the rounds that a partial timing lacks, and nothing of a complete one.
 """
 
 from __future__ import annotations
@@ -161,6 +161,10 @@ class _Filling:
         names: list[OpKey | str] = [*self.keys, *self.networks]
         return [name for name in names if (known := self.timing(name)) is None or known.status != "ok"]
 
+    def _has_all_rounds(self, name: OpKey | str) -> bool:
+        known = self.timing(name)
+        return known is not None and known.status != "failed" and known.rounds >= self.settings.rounds
+
     def run(self, on_progress: Progress | None) -> None:
         """Measure what is missing, then solve what is to be solved; save on the way if there is a path."""
         missing = self.missing()
@@ -180,7 +184,10 @@ class _Filling:
 
         def note(name: OpKey | str, timing: Timing) -> None:
             nonlocal saved
-            self.put(name, timing)
+            # Whether the machine was quiet is judged over all rounds: until then none is good, however the
+            # run ends. The next one that finds its rounds complete judges them.
+            is_judged = timing.status == "failed"
+            self.put(name, timing if is_judged else timing.model_copy(update={"status": "partial"}))
             if time.monotonic() - saved >= self.settings.save_every_seconds:
                 self._save()
                 saved = time.monotonic()
@@ -207,7 +214,7 @@ class _Filling:
             self._save()
             if self.table.path is None:
                 raise
-            left = len(self.missing())
+            left = sum(not self._has_all_rounds(name) for name in missing)
             raise Interrupted(
                 f"stopped: {len(missing) - left} of {len(missing)} entries are complete, and {left} are "
                 f"still missing. What was measured is in {self.table.path}; the same command goes on."

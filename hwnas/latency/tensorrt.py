@@ -105,6 +105,10 @@ class TensorRTBackend(OnnxBackend):
         """Raise unless TensorRT can build an engine and load it on the device.
 
         It is tried in a process of its own: without a driver, TensorRT can end the process that asks.
+
+        Raises:
+            BackendUnavailable: it cannot; the message says why, and what to install.
+            MissingExtra: no TensorRT is installed.
         """
         found = probe(self._package())
         if not found.runs:
@@ -139,7 +143,12 @@ class TensorRTBackend(OnnxBackend):
         return self._cuda.remarks()
 
     def prepare_model(self, model: bytes, inputs: Sequence[Tensor], name: str = "the model") -> Reader:
-        """A reader for an engine built of ``model``."""
+        """A reader for an engine built of ``model``.
+
+        Raises:
+            BackendUnavailable: PyTorch sees no CUDA device.
+            MeasurementFailed: TensorRT cannot build, load or run it; with what it logged.
+        """
         self._require_cuda()
         plan = self._built(model)
         with self._speaking(name, inputs):
@@ -170,6 +179,11 @@ class TensorRTBackend(OnnxBackend):
         """What TensorRT made of ``module``: its inspector's JSON, with one entry a layer in ``"Layers"``.
 
         It is read from an engine of its own, never from one that is timed.
+
+        Raises:
+            BackendUnavailable: PyTorch sees no CUDA device.
+            ExportError: the module cannot be exported to ONNX.
+            MeasurementFailed: TensorRT cannot build or load it.
         """
         self._require_cuda()
         trt = _tensorrt(self.package)
@@ -194,6 +208,9 @@ class TensorRTBackend(OnnxBackend):
 
         Raises:
             InvalidInput: less than one run.
+            BackendUnavailable: PyTorch sees no CUDA device.
+            ExportError: the module cannot be exported to ONNX.
+            MeasurementFailed: TensorRT cannot build, load or run it.
         """
         if runs < 1:
             raise InvalidInput(f"runs must be 1 or more; got {runs}.")

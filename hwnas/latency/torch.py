@@ -58,7 +58,11 @@ class TorchBackend(LatencyBackend):
         )
 
     def check(self) -> None:
-        """Raise unless the device is here and PyTorch can use it."""
+        """Raise unless the device is here and PyTorch can use it.
+
+        Raises:
+            BackendUnavailable: it is not, or PyTorch cannot.
+        """
         if self.device.kind == "cuda" and not torch.cuda.is_available():
             raise BackendUnavailable(
                 f"PyTorch {torch.__version__} cannot run on {self.device}: it sees no CUDA device here. "
@@ -84,7 +88,11 @@ class TorchBackend(LatencyBackend):
         return self._cuda.remarks()
 
     def prepare(self, module: nn.Module, inputs: Sequence[Tensor]) -> Reader:
-        """A reader for a copy of ``module``, cast and moved, in evaluation mode."""
+        """A reader for a copy of ``module``, cast and moved, in evaluation mode.
+
+        Raises:
+            MeasurementFailed: the module does not run.
+        """
         device = torch.device(self.device.torch_name)
         dtype = DTYPES[self.precision]
         try:

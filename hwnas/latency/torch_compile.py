@@ -67,7 +67,11 @@ class TorchCompileBackend(TorchBackend):
         self.mode: Mode = mode
 
     def check(self) -> None:
-        """Raise unless the device is here, and so is what inductor compiles with."""
+        """Raise unless the device is here, and so is what inductor compiles with.
+
+        Raises:
+            BackendUnavailable: the device, a C++ compiler or, on CUDA, Triton is missing.
+        """
         super().check()
         if self.device.kind == "cuda":
             if importlib.util.find_spec("triton") is None:

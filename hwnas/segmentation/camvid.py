@@ -80,7 +80,11 @@ class CamVid(SplitFolder):
         super().__init__(root, split, size=size, augment=augment, cache=cache)
 
     def find(self, root: Path, splits: Sequence[str]) -> tuple[list[Pair], dict[int, int]]:
-        """See :meth:`SplitFolder.find`."""
+        """See :meth:`SplitFolder.find`.
+
+        Raises:
+            DataError: the folders are not there, or no sequence is left.
+        """
         wanted, excluded = self._sequences, self._exclude_sequences
         found = [pair for part in splits for pair in _pairs(root, part)]
         kept = [

@@ -74,7 +74,11 @@ class PairedFiles(SegmentationDataset):
         return self.pairs[index].name
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
-        """Decode one pair; see :meth:`SegmentationDataset.read`."""
+        """Decode one pair; see :meth:`SegmentationDataset.read`.
+
+        Raises:
+            DataError: an image cannot be read, the sizes differ, or a label holds an unknown value.
+        """
         pair = self.pairs[index]
         image = _decode(pair.image, convert="RGB")
         label = _decode(pair.label)

@@ -62,6 +62,9 @@ class OhemCrossEntropy(nn.Module):
         Args:
             logits: ``[N, C, H, W]``; computed on in float32, whatever they come in.
             targets: ``[N, H, W]`` int64.
+
+        Raises:
+            InvalidInput: other shapes.
         """
         if logits.ndim != 4 or targets.shape != (logits.shape[0], *logits.shape[2:]):
             raise InvalidInput(

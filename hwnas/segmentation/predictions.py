@@ -46,6 +46,9 @@ def save_triptych(
         image: ``[3, H, W]`` as the data set gives it.
         target: ``[H, W]`` class numbers; void is black.
         prediction: ``[H, W]`` class numbers.
+
+    Raises:
+        InvalidInput: the three differ in height or width, or hold numbers without a colour.
     """
     from PIL import Image
 

@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
-
+from hwnas.arguments import checked_arguments
 from hwnas.errors import InvalidInput
 from hwnas.segmentation.dataset import SegmentationDataset
 
@@ -62,26 +61,8 @@ def open_dataset(text: str, split: str = "train", **options: Any) -> Segmentatio
         taken = ", ".join(key for key in parameters if key not in ("root", "split"))
         raise InvalidInput(f"{text} has no option {', '.join(unknown)}; it takes {taken}")
     place = {"root": root} if root else {}
-    dataset: SegmentationDataset = kind(**place, split=split, **_checked(text, kind, options))
+    dataset: SegmentationDataset = kind(**place, split=split, **checked_arguments(kind, options, text))
     return dataset
-
-
-def _checked(text: str, kind: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """``options`` as the types that the constructor is annotated with."""
-    try:
-        hints = get_type_hints(kind.__init__)
-    except NameError:  # annotations that only a type checker can read
-        return options
-    checked = dict(options)
-    for name in options.keys() & hints.keys():
-        try:
-            checked[name] = TypeAdapter(hints[name]).validate_python(options[name])
-        except PydanticSchemaGenerationError:  # no type of JSON: only Python can pass it
-            continue
-        except ValidationError as error:
-            wrong = f"{error.errors()[0]['msg']} (got {options[name]!r})"
-            raise InvalidInput(f"{text} refuses the option {name}: {wrong}") from error
-    return checked
 
 
 def _find_class(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -45,7 +47,7 @@ class OpenVinoBackend(OnnxBackend):
     def check(self) -> None:
         """Raise unless OpenVINO is here and computes in the precision asked for."""
         self.require_here()
-        able = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = _core(_openvino()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if self.precision.upper() not in able:
             raise BackendUnavailable(
                 f"OpenVINO has no {self.precision} kernels for {self.device}; it has {', '.join(able)}. "
@@ -101,7 +103,7 @@ class OpenVinoBackend(OnnxBackend):
             "INFERENCE_PRECISION_HINT": hint,
         }
         try:
-            core = _openvino().Core()
+            core = _core(_openvino())
             compiled = core.compile_model(core.read_model(model), "CPU", options)
         except Exception as error:
             raise MeasurementFailed(
@@ -115,9 +117,39 @@ class OpenVinoBackend(OnnxBackend):
 
 def _openvino() -> Any:
     try:
-        import openvino
+        with _quiet_import():
+            import openvino
     except ImportError as error:
         raise BackendUnavailable(
             "openvino is not installed. Install it with:  pip install openvino"
         ) from error
     return openvino
+
+
+@lru_cache
+def _core(openvino: Any) -> Any:
+    """The one core of this process, which lives as long as the process does.
+
+    A core gives the thread an alternate stack for signals, and at its end puts back the one that it found.
+    Of two cores that end in the order in which they began, the second puts back the first one's, which is
+    freed by then: the next signal, Ctrl-C say, would kill the process.
+    """
+    return openvino.Core()
+
+
+@contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Import OpenVINO without its telemetry, for the absence of which it has a stub.
+
+    Telemetry reports each import to a web server, from a thread that forks this process and waits for the
+    child: work beside a measurement, and a fork of a process with threads, which may hang.
+    """
+    name = "openvino_telemetry"
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  # how Python is told that a module is absent
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before

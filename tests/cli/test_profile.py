@@ -97,6 +97,18 @@ def test_a_table_that_is_there_is_not_replaced(measured, tmp_path):
         (["chain", "--export-bundle", "b", "--device", "orin"], "leave --device, --backend"),
         (["chain", "--export-bundle", "b", "--set", "backend.provider=cuda"], "leave --device, --backend"),
         (["chain", "--export-bundle", "b", "--precision", "bf16"], "a bundle is in fp32 or fp16"),
+        (
+            ["chain", "--backend", "fake", "--set", "backend.threads=x"],
+            "threads is an option by itself: --threads x",
+        ),
+        (
+            ["chain", "--backend", "fake", "--set", "backend.formula=3"],
+            "backend fake refuses the option formula: Input should be callable (got 3)",
+        ),
+        (
+            ["chain", "--backend", "torch", "--set", "backend.cuda_graph=perhaps"],
+            "backend torch refuses the option cuda_graph: Input should be a valid boolean",
+        ),
     ],
 )
 def test_options_that_make_no_sense(arguments, message, tmp_path, monkeypatch):

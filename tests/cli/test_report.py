@@ -29,6 +29,14 @@ def test_a_report_needs_no_other_file(run, tmp_path):
     page = (run / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:|#)[^"]*"', page.replace("xlink:href", "href"))
     assert page.count("<svg") == 6
+    # One page, one set of ids: what a plot refers to must not lie in another plot.
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) > 100
+    plot_by_plot = page.split("<svg")[1:]
+    for plot in plot_by_plot:
+        referred = re.findall(r'(?:href="#|url\(#)([^")]+)', plot)
+        assert set(referred) <= set(re.findall(r'\bid="([^"]+)"', plot))
+    assert "url(#" in page and 'href="#' in page
     assert "Intersection over union by class" in page
     assert "data:image/png;base64," in page
     for word in ("asked", "predicted", "measured"):

@@ -129,13 +129,13 @@ def test_an_op_of_which_a_node_runs_elsewhere(tmp_path, monkeypatch):
 def test_an_engine_that_is_not_built(tmp_path, monkeypatch):
     # The builder is TensorRT's own; only running the engine, which needs a GPU, is left out.
     broken, path = OpKey(spec=Conv(3, 5).spec, input_shapes=((1, 3, 8, 8),)), tmp_path / "table.json"
-    real = tensorrt_module.onnx_bytes
+    real = TensorRTBackend.export
 
-    def spoiled(module, inputs, **options):
-        model = real(module, inputs, **options)
+    def spoiled(self, module, inputs):
+        model = real(self, module, inputs)
         return model[: len(model) // 2] if module.spec == broken.spec else model
 
-    monkeypatch.setattr(tensorrt_module, "onnx_bytes", spoiled)
+    monkeypatch.setattr(TensorRTBackend, "export", spoiled)
     for check in ("check", "_require_cuda"):
         monkeypatch.setattr(TensorRTBackend, check, lambda self: None)
     monkeypatch.setattr(TensorRTBackend, "_loaded", lambda self, plan: (plan, plan))

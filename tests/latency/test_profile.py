@@ -105,8 +105,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
     # The first round of three entries takes 3 · 4 = 12 readings, and two visits of the second 8 more.
     with pytest.raises(Interrupted, match=r"2 of 3 entries are complete, and 1 are still missing.*t\.json"):
         profile(Counting(stop_after=20), path)
-    partial = LatencyTable.load(path)
-    assert sorted(row.status for row in partial.rows.values()) == ["ok", "ok", "partial"]
+    # Complete or not, nobody has judged yet whether the machine was quiet.
+    assert [row.status for row in LatencyTable.load(path).rows.values()] == ["partial"] * 3
     rest = Counting()
     table = profile(rest, path)
     # One visit is left: one round of one entry.
@@ -190,10 +190,11 @@ class Throttled(Counting):
     """Twice as slow from the second round on, and never quiet again."""
 
     varies = True
+    slow_from = 3 * READINGS / 2
 
     def prepare(self, module, inputs):
         reader = super().prepare(module, inputs)
-        return lambda: reader() * (2 if self.readings > 3 * READINGS / 2 else 1)
+        return lambda: reader() * (2 if self.readings > self.slow_from else 1)
 
 
 BUSY = QUICK.model_copy(update={"processes": 1, "extra_rounds": 0, "busy": "refuse"})
@@ -228,6 +229,24 @@ def test_a_refused_run_leaves_what_was_there_before(tmp_path, monkeypatch):
     with pytest.raises(MeasurementFailed, match="not steady"):
         profile(Throttled(), path, keys=[*KEYS, conv_key(5), conv_key(6)], settings=BUSY)
     assert LatencyTable.load(path).rows == before.rows
+
+
+def test_an_interruption_does_not_get_round_the_refusal(tmp_path, monkeypatch):
+    """Rounds that were complete when Ctrl-C came are judged by the run that goes on."""
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", list)
+    path, keys = tmp_path / "t.json", [conv_key(channels) for channels in range(1, 22)]
+    visit = READINGS // 2
+    # All of the first round, and all but one visit of the second, at half speed.
+    slow = Throttled(stop_after=(2 * len(keys) - 1) * visit)
+    slow.slow_from = len(keys) * visit
+    with pytest.raises(Interrupted, match="20 of 21 entries are complete, and 1 are still missing"):
+        profile(slow, path, keys=keys, settings=BUSY)
+    quick = Counting()
+    quick.varies = True
+    with pytest.raises(MeasurementFailed, match="not steady"):
+        profile(quick, path, keys=keys, settings=BUSY)
+    assert len(quick.prepared) == 1
+    assert not any(key in LatencyTable.load(path) for key in keys)
 
 
 def test_progress_is_told_after_each_visit():

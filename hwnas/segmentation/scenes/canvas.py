@@ -11,7 +11,6 @@ Floats = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 ROAD, PAVEMENT, BUILDING, SKY, VEGETATION, POLE, CAR, PERSON = range(8)
-VOID = 255
 
 FAR = 90.0
 """Depth, m, at which the street ends in a backdrop."""

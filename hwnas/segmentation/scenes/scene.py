@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwnas.segmentation.scenes.canvas import CAR, PERSON, POLE, VOID, Canvas, Floats, Pixels, Street
+from hwnas.segmentation.labels import VOID
+from hwnas.segmentation.scenes.canvas import CAR, PERSON, POLE, Canvas, Floats, Pixels, Street
 from hwnas.segmentation.scenes.street import draw_street
 from hwnas.segmentation.scenes.things import things_in
 

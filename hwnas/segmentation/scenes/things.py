@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwnas.segmentation.scenes.canvas import CAR, PERSON, POLE, VEGETATION, VOID, Canvas, Floats, Street
+from hwnas.segmentation.labels import VOID
+from hwnas.segmentation.scenes.canvas import CAR, PERSON, POLE, VEGETATION, Canvas, Floats, Street
 from hwnas.segmentation.scenes.colours import car_colour, leaf_colours
 from hwnas.segmentation.scenes.noise import noise_at
 

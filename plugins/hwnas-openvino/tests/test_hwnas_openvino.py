@@ -1,7 +1,10 @@
 """OpenVINO as a backend: hwnas' conformance suite, and that nothing runs otherwise than asked."""
 
 import ast
+import importlib.util
 import inspect
+import os
+import subprocess
 import sys
 
 import pytest
@@ -13,7 +16,9 @@ from hwnas.errors import BackendUnavailable, ExportError, InvalidInput, Measurem
 from hwnas.latency.timing import measure_interleaved
 from hwnas.testing import check_backend
 
-pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
+# Not importorskip: OpenVINO is imported by the plug-in alone, which does it without telemetry.
+if importlib.util.find_spec("openvino") is None:
+    pytest.skip("openvino is not installed: pip install openvino", allow_module_level=True)
 import hwnas_openvino
 from hwnas_openvino import OpenVinoBackend
 
@@ -41,13 +46,11 @@ def test_it_computes_in_the_precision_asked_for():
 
 
 def test_a_precision_without_kernels_is_refused(monkeypatch):
-    import openvino
-
     class Core:
         def get_property(self, device, name):
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(hwnas_openvino, "_core", lambda openvino: Core())
     with pytest.raises(BackendUnavailable, match=r"no bf16 kernels for .*; it has FP32, INT8"):
         OpenVinoBackend(precision="bf16").check()
 
@@ -63,6 +66,40 @@ def test_without_openvino_the_command_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendUnavailable, match="pip install openvino"):
         OpenVinoBackend().check()
+
+
+def in_a_process_of_its_own(code):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_its_import_tells_nobody_and_forks_nothing():
+    ran = in_a_process_of_its_own(
+        "import sys, threading, hwnas_openvino\n"
+        "before = threading.active_count()\n"
+        "hwnas_openvino._openvino()\n"
+        "print(*['openvino' in sys.modules, 'openvino_telemetry' in sys.modules])\n"
+        "print(threading.active_count() - before)\n"
+    )
+    assert ran.stdout.split() == ["True", "False", "0"], ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+def test_a_signal_finds_its_stack_after_readers_have_gone_in_their_order():
+    ran = in_a_process_of_its_own(
+        "import os, signal, torch\n"
+        "from torch import nn\n"
+        "from hwnas_openvino import OpenVinoBackend\n"
+        "readers = [OpenVinoBackend().prepare(nn.ReLU(), [torch.ones(1, 1, 2, 2)]) for _ in range(2)]\n"
+        "while readers:\n"
+        "    del readers[0]\n"
+        "seen = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: seen.append(1))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(seen)\n"
+    )
+    assert (ran.returncode, ran.stdout) == (0, "[1]\n"), ran.stderr
 
 
 def test_one_thread_is_timed_by_the_cpu_time_of_the_process(monkeypatch):
