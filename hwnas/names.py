@@ -1,0 +1,111 @@
+"""From the names in files and on the command line to classes; the only place that looks them up by string."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from hwnas.core.genotype import Genotype
+from hwnas.core.space import SearchSpace
+from hwnas.errors import GenotypeError, InvalidInput, refusals
+
+if TYPE_CHECKING:
+    from hwnas.latency.backend import LatencyBackend
+
+# So that names hold in a source tree that was never installed. pyproject.toml offers the same as entry
+# points, as other packages offer theirs; a test holds both together.
+_SPACES = {
+    "autortnet": "hwnas.search_spaces.autortnet:AutoRTNet",
+    "chain": "hwnas.search_spaces.chain:Chain",
+}
+_BACKENDS = {
+    "torch": "hwnas.latency.torch:TorchBackend",
+    "torch-compile": "hwnas.latency.torch_compile:TorchCompileBackend",
+    "onnxruntime": "hwnas.latency.onnxruntime:OnnxRuntimeBackend",
+    "tensorrt": "hwnas.latency.tensorrt:TensorRTBackend",
+    "fake": "hwnas.latency.fake:FakeBackend",
+}
+
+
+def known_spaces() -> dict[str, str]:
+    """Name → ``package.module:Class`` of the spaces: built-in, and those that other packages offer."""
+    return _SPACES | {point.name: point.value for point in entry_points(group="hwnas.search_spaces")}
+
+
+def known_backends() -> dict[str, str]:
+    """Name → ``package.module:Class`` of the backends: built-in, and those that other packages offer."""
+    return _BACKENDS | {point.name: point.value for point in entry_points(group="hwnas.latency_backends")}
+
+
+def find_space(name: str) -> type[SearchSpace]:
+    """The search space that ``name`` names.
+
+    Raises:
+        InvalidInput: there is none, or the class is no search space.
+    """
+    found = _find("search space", name, known_spaces())
+    if not isinstance(found, type) or not issubclass(found, SearchSpace):
+        raise InvalidInput(f'"{name}" names {found!r}, which is not a SearchSpace.')
+    return found
+
+
+def find_backend(name: str) -> type[LatencyBackend]:
+    """The latency backend that ``name`` names.
+
+    Raises:
+        InvalidInput: there is none, or the class is no latency backend.
+    """
+    from hwnas.latency.backend import LatencyBackend
+
+    found = _find("latency backend", name, known_backends())
+    if not isinstance(found, type) or not issubclass(found, LatencyBackend):
+        raise InvalidInput(f'"{name}" names {found!r}, which is not a LatencyBackend.')
+    return found
+
+
+def space_of(genotype: Genotype) -> SearchSpace:
+    """The space that a genotype was found in, rebuilt from what the genotype says.
+
+    Raises:
+        GenotypeError: its fields do not fit that space.
+    """
+    try:
+        return _made(genotype.space, json.dumps(genotype.fields, sort_keys=True))
+    except ValidationError as error:
+        raise GenotypeError(
+            f"the genotype's fields do not fit {genotype.space}:\n{refusals(error, genotype.fields)}\n"
+            "Was it found with another version of this space? Use that version, or search anew."
+        ) from error
+
+
+# A space remembers what it recorded of its supernet, which takes a second: one object serves all of a verb.
+@lru_cache(maxsize=4)
+def _made(name: str, fields: str) -> SearchSpace:
+    return find_space(name)(**json.loads(fields))
+
+
+def _find(what: str, name: str, known: dict[str, str]) -> Any:
+    target = known.get(name, name)
+    module_name, _, attribute = target.partition(":")
+    names = f"Known: {', '.join(sorted(known))}; or write package.module:Class."
+    parts = module_name.split(".")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in parts):
+        raise InvalidInput(f'no {what} is called "{name}". {names}')
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        # The named module, or a package around it, is missing; what it imports itself is another matter.
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise InvalidInput(f'no {what} is called "{name}": there is no {error.name}. {names}') from None
+        raise
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise InvalidInput(
+            f'no {what} is called "{name}": {module_name} has no {attribute}. {names}'
+        ) from None
