@@ -23,7 +23,10 @@ FLOORS = {
     "hwnas.layers": 1,
     "hwnas.latency": 2,
     "hwnas.core": 3,
+    "hwnas.names": 3,
     "hwnas.segmentation": 3,
+    "hwnas.deploy": 4,
+    "hwnas.zoo": 4,
     "hwnas": 4,  # the face
     "hwnas.recipes": 4,
     "hwnas.search_spaces": 5,
@@ -33,6 +36,7 @@ FLOORS = {
 }
 OPTIONAL = {
     "PIL",
+    "av",
     "kornia",
     "matplotlib",
     "onnx",
@@ -41,6 +45,7 @@ OPTIONAL = {
     "pandas",
     "pycuda",
     "pynvml",
+    "safetensors",
     "scipy",
     "tensorboard",
     "tensorrt",
