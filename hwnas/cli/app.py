@@ -34,6 +34,8 @@ _VERBS = {
     "eval": "evaluate",
     "export": "export",
     "measure": "measure",
+    "predict": "predict",
+    "zoo": "zoo",
     "table": "table",
     "report": "report",
 }

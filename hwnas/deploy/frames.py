@@ -14,7 +14,7 @@ import numpy as np
 from hwnas.errors import DataError, InvalidInput, MissingExtra
 from hwnas.files import write_atomically
 from hwnas.segmentation.dataset import Pixels
-from hwnas.segmentation.files import IMAGE_SUFFIXES, image_files
+from hwnas.segmentation.files import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
 """Files that are read with PyAV."""
@@ -33,10 +33,10 @@ def sources(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = {*image_files(path), *(p for p in path.iterdir() if p.suffix.lower() in _READABLE)}
+            inside = sorted(inner for inner in path.iterdir() if inner.suffix.lower() in _READABLE)
             if not inside:
                 raise DataError(f"the folder {path} holds no pictures or videos ({', '.join(_READABLE)})")
-            found += sorted(inside)
+            found += inside
         elif not path.is_file():
             raise DataError(f"no file or folder {path}")
         elif path.suffix.lower() not in _READABLE:
@@ -61,14 +61,16 @@ def overlay_file(source: Path, folder: Path, paint: Callable[[Pixels], Pixels]) 
     """
     if source.suffix.lower() in VIDEO_SUFFIXES:
         return _video(source, folder / f"{source.stem}.mp4", paint)
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
     try:
         with Image.open(source) as image:
             painted, durations_ms = [], []
             for frame in ImageSequence.Iterator(image):
                 durations_ms.append(frame.info.get("duration", 0))
-                painted.append(Image.fromarray(paint(np.asarray(frame.convert("RGB")))))
+                # Cameras store pictures lying down, and note which way is up.
+                upright = ImageOps.exif_transpose(frame).convert("RGB")
+                painted.append(Image.fromarray(paint(np.asarray(upright))))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{source} cannot be read as a picture: {error}") from error
     content = io.BytesIO()

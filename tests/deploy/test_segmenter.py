@@ -75,6 +75,17 @@ def test_a_still_picture_becomes_a_png(tmp_path):
     assert (np.asarray(Image.open(path)) == inverted(half_red(6, 8))).all()
 
 
+def test_a_picture_that_lies_down_is_put_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to look at it
+    Image.fromarray(half_red(6, 8)).save(tmp_path / "a.png", exif=exif)
+    path, _ = overlay_file(tmp_path / "a.png", tmp_path / "out", inverted)
+    with Image.open(path) as found:
+        assert found.size == (6, 8)
+        # What was on the left is now at the top.
+        assert np.asarray(found)[0, :, 0].tolist() == [255] * 6
+
+
 def test_an_animation_keeps_its_frames_and_its_timing(tmp_path):
     frames = [Image.fromarray(np.full((6, 8, 3), value, np.uint8)) for value in (0, 100, 200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[40, 80, 120])
