@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from hwnas import Genotype, LatencyTable, Progress, SearchConfig, SearchData, search
-from hwnas.cli.names import space_of
 from hwnas.files import write_atomically
+from hwnas.names import space_of
 from hwnas.recipes import RECIPES, Recipe, train
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, training_loader

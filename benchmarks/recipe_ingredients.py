@@ -27,12 +27,12 @@ from typing import Any
 import torch
 
 from hwnas import Genotype, MeanIoU, evaluate
-from hwnas.cli.names import space_of
 from hwnas.cli.settings import changed
 from hwnas.core.runlog import read_log
 from hwnas.errors import Interrupted
 from hwnas.files import write_atomically
 from hwnas.latency.device import Device
+from hwnas.names import space_of
 from hwnas.recipes import Recipe, Stage, TeacherStage, train
 from hwnas.segmentation import CamVid, evaluation_loader
 

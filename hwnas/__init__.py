@@ -66,5 +66,6 @@ from hwnas.record import record as record
 from hwnas.segmentation.labels import VOID as VOID
 from hwnas.segmentation.losses import OhemCrossEntropy as OhemCrossEntropy
 from hwnas.segmentation.metrics import MeanIoU as MeanIoU
+from hwnas.zoo import load as load
 
 __version__ = "0.1.0"

@@ -24,7 +24,10 @@ FLOORS = {
     "hwnas.layers": 1,
     "hwnas.latency": 2,
     "hwnas.core": 3,
+    "hwnas.names": 3,
     "hwnas.segmentation": 3,
+    "hwnas.deploy": 4,
+    "hwnas.zoo": 4,
     "hwnas": 4,  # the face
     "hwnas.recipes": 4,
     "hwnas.search_spaces": 5,
@@ -34,6 +37,7 @@ FLOORS = {
 }
 OPTIONAL = {
     "PIL",
+    "av",
     "kornia",
     "matplotlib",
     "onnx",
@@ -42,6 +46,7 @@ OPTIONAL = {
     "pandas",
     "pycuda",
     "pynvml",
+    "safetensors",
     "scipy",
     "tensorboard",
     "tensorrt",

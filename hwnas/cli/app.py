@@ -36,6 +36,8 @@ _VERBS = {
     "eval": "evaluate",
     "export": "export",
     "measure": "measure",
+    "predict": "predict",
+    "zoo": "zoo",
     "table": "table",
     "report": "report",
 }

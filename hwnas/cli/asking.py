@@ -23,7 +23,6 @@ from hwnas.cli.machine import (
     reading_settings,
     recorded_options,
 )
-from hwnas.cli.names import find_space
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.baseline import BaselineConfig
 from hwnas.core.budget import Budget
@@ -31,6 +30,7 @@ from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.space import SearchSpace
 from hwnas.errors import HwnasError, InvalidInput
+from hwnas.names import find_space
 from hwnas.processes import processes
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from hwnas.cli.data import class_count
-from hwnas.cli.names import find_space
 from hwnas.core.space import Preset, SearchSpace
+from hwnas.names import find_space
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -11,9 +11,11 @@ from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.utils.data import DataLoader
 
     from hwnas.segmentation.dataset import SegmentationDataset
+    from hwnas.segmentation.labels import Labelling
     from hwnas.segmentation.loaders import Batch
 
 
@@ -66,6 +68,25 @@ class DataChoice(BaseModel):
 
         return open_dataset(self.name, split, size=size, augment=augment, **self.options)
 
+    def labelling(self) -> Labelling:
+        """What the labels mean; the folder is opened only where the data set's class does not say."""
+        from hwnas.segmentation.registry import labelling
+
+        return labelling(self.name, self.train, **self.options)
+
+    def samples(self, split: str, size: tuple[int, int], count: int) -> Tensor:
+        """``count`` normalised images (all where the split has fewer), evenly spread: ``[N, 3, H, W]``."""
+        import torch
+
+        # To cache would be to decode all of a split for a few of its images.
+        options = {name: value for name, value in self.options.items() if name != "cache"}
+        choice = self.model_copy(update={"options": options})
+        dataset = choice.dataset(split, size)
+        last = len(dataset) - 1
+        count = min(count, len(dataset))
+        places = [round(position * last / max(1, count - 1)) for position in range(count)]
+        return torch.stack([dataset[place][0] for place in places])
+
     def training(self, split: str, size: tuple[int, int]) -> DataLoader[Batch]:
         """Shuffled, augmented batches."""
         from hwnas.segmentation.loaders import training_loader
@@ -96,18 +117,9 @@ def class_count(data: str) -> int:
         InvalidInput: there is no such data set.
         DataError: the folder is not one of that data set.
     """
-    from hwnas.segmentation.registry import known_datasets, open_dataset
+    from hwnas.segmentation.registry import labelling
 
-    name, _, _ = data.partition(":")
-    target = known_datasets().get(name)
-    if target is not None:
-        from importlib import import_module
-
-        module, _, attribute = target.partition(":")
-        classes = getattr(getattr(import_module(module), attribute), "classes", None)
-        if classes:
-            return len(classes)
-    return open_dataset(data).num_classes
+    return len(labelling(data).classes)
 
 
 def image_shape(space: SearchSpace) -> tuple[int, int, int]:

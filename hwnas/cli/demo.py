@@ -59,7 +59,7 @@ def command(out: Path, backend: str, short: bool) -> None:
     training = {**chosen.space.preset("small").fit, **({"epochs": 1} if short else FIT)}
     run_fit(folder, images, validated(FitConfig, training), resume=True)
     scores = run_eval(folder, images, images.val)
-    exported = run_export(folder)
+    exported = run_export(str(folder.path), images=images)
     measured = run_measure(folder, machine, settings=reading)
     report = write_report(folder)
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from hwnas.cli.console import result
-from hwnas.cli.names import space_of
 from hwnas.core.genotype import Genotype
+from hwnas.names import space_of
 
 
 @click.command("derive")

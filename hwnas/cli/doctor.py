@@ -10,8 +10,8 @@ import click
 
 from hwnas.cli.console import result
 from hwnas.cli.machine import Machine
-from hwnas.cli.names import known_backends
 from hwnas.errors import HwnasError
+from hwnas.names import known_backends
 
 if TYPE_CHECKING:
     from hwnas.latency.device import Device
@@ -21,12 +21,14 @@ _PACKAGES = {
     "kornia": "augmentation",
     "torchmetrics": "mIoU",
     "onnx": "export",
+    "safetensors": "the zoo's weights",
     "onnxruntime": "measuring with ONNX Runtime: pip install 'hwnas[onnxruntime]'",
     "onnxruntime-gpu": "the same on a GPU, instead of onnxruntime: pip install 'hwnas[onnxruntime-gpu]'",
     "tensorrt": "measuring with TensorRT: pip install tensorrt, which fetches it from NVIDIA's own index",
     "tensorrt-rtx": "the same on GeForce RTX: pip install 'hwnas[tensorrt-rtx]'",
     "matplotlib": "reports: pip install 'hwnas[plot]'",
     "tensorboard": "TensorBoard logs: pip install 'hwnas[tensorboard]'",
+    "av": "videos in hwnas predict: pip install 'hwnas[video]'",
     "nvidia-ml-py": "GPU clocks and temperatures: pip install 'hwnas[gpu-health]'",
 }
 

@@ -1,33 +1,41 @@
-"""``hwnas eval``: how good the trained network is."""
+"""``hwnas eval``: how good a trained network is, or a file that was exported of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hwnas.cli.console import result
 from hwnas.cli.data import DataChoice, image_shape, require_maps
 from hwnas.cli.folder import RunFolder
+from hwnas.cli.nets import data_for, find_net, is_run
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.fit import evaluate
 from hwnas.core.space import Metric, SearchSpace
 from hwnas.errors import InvalidInput
+from hwnas.files import write_atomically
 from hwnas.segmentation.metrics import MeanIoU
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @click.command("eval")
-@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--data", metavar="NAME[:DIR]", help="[default: the search's data]")
+@click.argument("net")
+@click.option("--data", metavar="NAME[:DIR]", help="[default: the run's data]")
 @click.option("--split", help="Split to evaluate on [default: the data's validation split].")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="data.NAME: see hwnas search.")
 @click.option("--device", default="auto", show_default=True, help="Where torch computes: auto, cpu, cuda:N.")
-@click.option("--pictures", type=click.IntRange(0), default=4, show_default=True, help="Predictions to draw.")
+@click.option(
+    "--pictures", type=click.IntRange(0), default=4, show_default=True, help="Predictions of a run to draw."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
-    run: Path,
+    net: str,
     data: str | None,
     split: str | None,
     settings: Sequence[str],
@@ -35,10 +43,16 @@ def command(
     pictures: int,
     as_json: bool,
 ) -> None:
-    """Evaluate RUN/weights.pt; writes RUN/eval.json and RUN/predictions/."""
-    folder = RunFolder(run)
-    images = folder.data(data, sort_out(parse(settings), {"data": None})["data"])
-    found = run_eval(folder, images, split or images.val, device=device, pictures=pictures)
+    """Evaluate NET: a run's weights, an exported file, or one of the zoo.
+
+    Of a run, RUN/eval.json and RUN/predictions/ are written; of a file, FILE.onnx.eval.json beside it.
+    """
+    images = data_for(net, data, sort_out(parse(settings), {"data": None})["data"])
+    split = split or images.val
+    if is_run(net):
+        found = run_eval(RunFolder(Path(net)), images, split, device=device, pictures=pictures)
+    else:
+        found = net_eval(net, images, split, device=device)
     lines = [
         *(
             f"{name:<16} {'-' if value is None else f'{value:.1f}':>6}"
@@ -61,14 +75,7 @@ def run_eval(
     dataset: Any = loader.dataset
     require_maps(space, dataset.num_classes)
     network = folder.network()
-    found = evaluate(network, loader, named_metric(space, dataset), device=device)
-    found = {
-        **found,
-        "headline": next(iter(found)),
-        "images": len(dataset),
-        "split": split,
-        "data": images.name,
-    }
+    found = _scores(network, loader, named_metric(space, dataset), images, split, device)
     folder.write("eval.json", found)
     count = min(pictures, len(dataset))
     if count:
@@ -76,6 +83,43 @@ def run_eval(
         indices = [round(position * (len(dataset) - 1) / max(1, count - 1)) for position in range(count)]
         save_predictions(network.to(where), dataset, folder.path / "predictions", indices, device=where)
     return found
+
+
+def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto") -> dict[str, Any]:
+    """Evaluate an exported file or a network of the zoo; kept beside the file.
+
+    Raises:
+        InvalidInput: it tells other classes apart than the data have.
+    """
+    net = find_net(name)
+    loader = images.evaluation(split, net.input_shape[1:])
+    dataset: Any = loader.dataset
+    if net.labelling is not None and net.labelling.classes != tuple(dataset.classes):
+        raise InvalidInput(
+            f"{name} tells apart {', '.join(net.labelling.classes)}; the classes of {images.name} are "
+            f"{', '.join(dataset.classes)}: evaluate it on data with its own classes."
+        )
+    metric = MeanIoU(dataset.num_classes, dataset.ignore_index, dataset.classes)
+    found = _scores(net.network, loader, metric, images, split, device)
+    path = Path(name)
+    if path.is_file():
+        write_atomically(
+            path.with_name(f"{path.name}.eval.json"), (json.dumps(found, indent=1) + "\n").encode()
+        )
+    return found
+
+
+def _scores(
+    network: nn.Module, loader: Any, metric: Metric, images: DataChoice, split: str, device: str
+) -> dict[str, Any]:
+    found = evaluate(network, loader, metric, device=device)
+    return {
+        **found,
+        "headline": next(iter(found)),
+        "images": len(loader.dataset),
+        "split": split,
+        "data": images.name,
+    }
 
 
 def named_metric(space: SearchSpace, dataset: Any) -> Metric:

@@ -13,11 +13,11 @@ from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.evaluate import named_metric
 from hwnas.cli.folder import RunFolder, RunSetup
-from hwnas.cli.names import find_recipe
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, told_by_first
+from hwnas.recipes.presets import find_recipe
 
 if TYPE_CHECKING:
     from hwnas.core.progress import Progress

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwnas.cli.data import DataChoice, class_count
-from hwnas.cli.names import space_of
 from hwnas.cli.settings import validated
 from hwnas.core.fit import load_weights
 from hwnas.core.genotype import Genotype
@@ -18,6 +17,7 @@ from hwnas.core.runlog import read_log
 from hwnas.core.space import SearchSpace
 from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
 from hwnas.files import write_atomically
+from hwnas.names import space_of
 
 if TYPE_CHECKING:
     from torch import nn

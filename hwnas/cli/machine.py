@@ -14,11 +14,11 @@ import click
 
 from hwnas.arguments import checked_arguments
 from hwnas.cli.console import counting, note
-from hwnas.cli.names import find_backend
 from hwnas.cli.settings import changed, validated
 from hwnas.core.profiling import DEFAULT_PROTOCOL, profile
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
+from hwnas.names import find_backend
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,21 @@ from hwnas.cli.machine import (
     recorded_options,
 )
 from hwnas.cli.settings import parse, sort_out
-from hwnas.errors import TableMismatch
+from hwnas.errors import InvalidInput, TableMismatch
+from hwnas.files import write_atomically
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
     from hwnas.latency.header import TableHeader
     from hwnas.latency.measuring import ProfileSettings
     from hwnas.latency.table import LatencyTable
+    from hwnas.latency.timing import Timing
 
 _FAR_OFF = 0.15  # a prediction that is further off is remarked upon
 
 
 @click.command("measure")
-@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("net")
 @machine_options
 @click.option("--batch", type=click.IntRange(1), help="Images in one inference [default: the table's].")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
@@ -38,7 +41,7 @@ _FAR_OFF = 0.15  # a prediction that is further off is remarked upon
 @allow_busy_option
 @click.option("--json", "as_json", is_flag=True, help='One JSON object on stdout; "median_ms" is the number.')
 def command(
-    run: Path,
+    net: str,
     device: str | None,
     backend: str | None,
     precision: str | None,
@@ -48,17 +51,24 @@ def command(
     allow_busy: bool,
     as_json: bool,
 ) -> None:
-    """Measure RUN's whole network, by default under its table's conditions; writes RUN/measure.json."""
+    """Measure NET as a whole: a run's network, by default under its table's conditions, or an exported file.
+
+    Of a run, RUN/measure.json is written; of a file, FILE.onnx.measure.json beside it.
+    """
     from hwnas.latency.measuring import ProfileSettings
 
     homes = sort_out(parse(settings), {"profile": list(ProfileSettings.model_fields), "backend": None})
-    values = run_measure(
-        RunFolder(run),
-        Machine(device, backend, precision, threads),
-        batch=batch,
-        settings=reading_settings(homes["profile"], allow_busy=allow_busy),
-        backend_options=homes["backend"],
-    )
+    machine = Machine(device, backend, precision, threads)
+    reading = reading_settings(homes["profile"], allow_busy=allow_busy)
+    path = Path(net)
+    if path.is_file() or path.suffix == ".onnx":
+        values = file_measure(
+            path, machine, batch=batch or 1, settings=reading, backend_options=homes["backend"]
+        )
+    else:
+        values = run_measure(
+            RunFolder(path), machine, batch=batch, settings=reading, backend_options=homes["backend"]
+        )
     result(values, lines(values), as_json=as_json)
 
 
@@ -120,27 +130,88 @@ def run_measure(
         listed = "\n".join(differing)
         note(f"the run's table predicts for other conditions than these (table against here):\n{listed}")
         predicted = None
-    values = {
+    values = _values(timing, backend, batch) | {
+        "asked_ms": folder.target_ms,
+        "predicted_ms": predicted,
+        "corrected": folder.corrected,
+        "trained": trained,
+        "table": str(folder.path / "table.json"),
+        "remarks": [*measured.remarks, *measured.busy],
+    }
+    folder.write("measure.json", values)
+    return values
+
+
+def file_measure(
+    path: Path,
+    machine: Machine,
+    *,
+    batch: int = 1,
+    settings: ProfileSettings | None = None,
+    backend_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure an exported file as it is, in a runtime that reads ONNX; kept beside the file.
+
+    Raises:
+        InvalidInput: a precision is asked for, or a backend that does not read ONNX.
+    """
+    from hwnas.deploy.onnx_network import OnnxNetwork
+    from hwnas.latency.device import Device
+    from hwnas.latency.export import with_batch
+    from hwnas.latency.measuring import measure_all
+    from hwnas.latency.onnx_backend import OnnxBackend
+    from hwnas.latency.onnxruntime import has_fp16_kernels
+    from hwnas.latency.subjects import ModelSubject, plausible_inputs
+
+    if machine.precision is not None:
+        raise InvalidInput(
+            f"{path} is measured in its own precision: leave --precision out, or export another file."
+        )
+    network = OnnxNetwork(path)
+    precision = network.description.precision if network.description else "the file's"
+    on_cpu = Device.find(machine.device or "auto").kind != "cuda"
+    # What a backend is told only decides about its builder's switches; on a CPU there are none, and fp16 is
+    # refused where it is not computed in, which for a file that is there is a remark.
+    half = precision == "fp16" and not on_cpu
+    backend = Machine(machine.device, machine.backend, "fp16" if half else "fp32", machine.threads).make(
+        **(backend_options or {})
+    )
+    if not isinstance(backend, OnnxBackend):
+        raise InvalidInput(f"{backend.name} does not read ONNX files: use --backend onnxruntime or tensorrt.")
+    inputs = plausible_inputs([(batch, 3, *network.size)])
+    subject = ModelSubject(with_batch(path.read_bytes(), batch), tuple(inputs))
+    measured = measure_all({path.name: subject}, backend, settings)
+    remarks = [*measured.remarks, *measured.busy]
+    if precision == "fp16" and backend.name == "onnxruntime" and on_cpu and not has_fp16_kernels():
+        remarks.append("ONNX Runtime computes fp16 in fp32 on this CPU: the casts are in the number.")
+    values = _values(measured.timings[path.name], backend, batch) | {
+        "precision": precision,
+        "asked_ms": None,
+        "predicted_ms": None,
+        "file": str(path),
+        "remarks": remarks,
+    }
+    write_atomically(
+        path.with_name(f"{path.name}.measure.json"), (json.dumps(values, indent=1) + "\n").encode()
+    )
+    return values
+
+
+def _values(timing: Timing, backend: LatencyBackend, batch: int) -> dict[str, Any]:
+    """A measurement with all that it depends on."""
+    return {
         "median_ms": timing.median_ms,
         "spread_ms": timing.spread_ms,
         "count": timing.count,
         "rounds": timing.rounds,
-        "asked_ms": folder.target_ms,
-        "predicted_ms": predicted,
-        "corrected": folder.corrected,
         "device": backend.device.name,
         "backend": backend.name,
         "precision": backend.precision,
         "threads": backend.threads,
         "batch": batch,
-        "trained": trained,
-        "table": str(folder.path / "table.json"),
         "versions": backend.versions(),
         "settings": backend.settings(),
-        "remarks": [*measured.remarks, *measured.busy],
     }
-    folder.write("measure.json", values)
-    return values
 
 
 def _recorded(header: TableHeader, machine: Machine) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from hwnas.cli.machine import (
     profile_space,
     reading_settings,
 )
-from hwnas.cli.names import find_space
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.profiling import DEFAULT_PROTOCOL, estimate, probe_subjects
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput, MissingLatency
+from hwnas.names import find_space
 
 if TYPE_CHECKING:
     from hwnas.latency.measuring import ProfileSettings

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from hwnas.cli.console import result
-from hwnas.cli.names import find_recipe
 from hwnas.recipes import RECIPES
+from hwnas.recipes.presets import find_recipe
 
 
 @click.command("recipes")

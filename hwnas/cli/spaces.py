@@ -13,11 +13,11 @@ import click
 from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
 from hwnas.cli.machine import fields_of
-from hwnas.cli.names import find_space, known_spaces
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.budget import ranges
 from hwnas.core.space import SearchSpace
 from hwnas.latency.table import LatencyTable
+from hwnas.names import find_space, known_spaces
 
 
 @click.group("spaces", invoke_without_command=True)

@@ -12,8 +12,8 @@ from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
 from hwnas.cli.data import image_shape
 from hwnas.cli.machine import Machine, fields_of, machine_options
-from hwnas.cli.names import find_space
 from hwnas.cli.settings import parse, sort_out
+from hwnas.names import find_space
 
 if TYPE_CHECKING:
     from hwnas.latency.table import LatencyTable

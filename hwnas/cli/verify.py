@@ -11,9 +11,9 @@ import click
 from hwnas.cli.choosing import DEFAULT_SPACE
 from hwnas.cli.console import counting, note, result
 from hwnas.cli.machine import Machine, allow_busy_option, reading_settings, recorded_options
-from hwnas.cli.names import find_space
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.verification import CALIBRATION_NETWORKS, verify
+from hwnas.names import find_space
 
 if TYPE_CHECKING:
     from hwnas.latency.verification import Verification

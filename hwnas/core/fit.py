@@ -279,7 +279,9 @@ def evaluate_with(
             for number, batch in enumerate(data):
                 if number % here.size == here.rank:
                     inputs, targets = batch_to(device, batch, channels_last)
-                    metric.update(network(inputs).float(), targets)
+                    outputs = network(inputs)
+                    # An exported network may give class numbers, which stay what they are.
+                    metric.update(outputs.float() if outputs.is_floating_point() else outputs, targets)
     finally:
         network.train(training)
     if here.size > 1:

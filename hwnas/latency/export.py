@@ -45,6 +45,22 @@ class ExportReport(BaseModel):
     """The same, over the largest absolute value of its output where that is above 1."""
 
 
+def require_onnxruntime(purpose: str) -> Any:
+    """The module ``onnxruntime``, which is not always installed.
+
+    Args:
+        purpose: what it is needed for, to complete "needed to …".
+
+    Raises:
+        MissingExtra: it is not.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "onnxruntime", purpose) from error
+    return onnxruntime
+
+
 def input_names(count: int) -> tuple[str, ...]:
     """Names of an exported model's inputs, in the module's order: ``input``, or ``input_0`` and so on."""
     return ("input",) if count == 1 else tuple(f"input_{index}" for index in range(count))
@@ -193,6 +209,35 @@ def export_onnx(
     )
 
 
+def with_batch(model: bytes, batch: int) -> bytes:
+    """A serialised model that takes any batch size, or ``batch`` already, with that size fixed.
+
+    Raises:
+        InvalidInput: it is no ONNX model, or its batch size is fixed to another.
+    """
+    import onnx
+
+    try:
+        found = onnx.load_from_string(model)
+    except Exception as error:  # protobuf raises whatever the bytes lead it to
+        raise InvalidInput(f"this is no ONNX model: {error}") from error
+    for value in found.graph.input:
+        axes = value.type.tensor_type.shape.dim
+        if axes and axes[0].dim_value not in (0, batch):
+            raise InvalidInput(
+                f"the model takes {axes[0].dim_value} images at a time, not {batch}: measure it with --batch "
+                f"{axes[0].dim_value}, or export it anew."
+            )
+    for value in (*found.graph.input, *found.graph.output):
+        axes = value.type.tensor_type.shape.dim
+        if axes and not axes[0].dim_value:
+            axes[0].dim_value = batch
+    # Shapes noted for what lies between still speak of any batch.
+    del found.graph.value_info[:]
+    fixed: bytes = found.SerializeToString()
+    return fixed
+
+
 def _outputs(module: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
     network = copy.deepcopy(module).cpu().eval().float()
     with torch.no_grad():
@@ -207,10 +252,7 @@ def _compare(
         raise InvalidInput(
             "a bf16 model cannot be checked on a CPU by ONNX Runtime; export with check=False."
         )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "onnxruntime", "check an exported model") from error
+    onnxruntime = require_onnxruntime("check an exported model")
     generator = torch.Generator().manual_seed(batch)
     fresh = [
         torch.randn((batch, *x.shape[1:]), generator=generator).relu()

@@ -347,8 +347,23 @@ def measure_networks(
         MeasurementFailed: one of them gave no number, or the machine was not steady.
         BackendUnavailable: the backend cannot run here.
     """
-    settings = settings or ProfileSettings()
     subjects = {name: ModuleSubject(module, tuple(inputs)) for name, (module, inputs) in networks.items()}
+    return measure_all(subjects, backend, settings, on_progress)
+
+
+def measure_all(
+    subjects: Mapping[K, Subject],
+    backend: LatencyBackend,
+    settings: ProfileSettings | None = None,
+    on_progress: Progress | None = None,
+) -> Measured[K]:
+    """:func:`measure_subjects` where every one of them must give a number, on a quiet machine.
+
+    Raises:
+        MeasurementFailed: one of them gave no number, or the machine was not steady.
+        BackendUnavailable: the backend cannot run here.
+    """
+    settings = settings or ProfileSettings()
     measured = measure_subjects(subjects, backend, settings, on_progress=on_progress)
     for name, timing in measured.timings.items():
         if timing.status == "failed":

@@ -23,7 +23,7 @@ from hwnas.latency.backend import LatencyBackend, host_clock
 from hwnas.latency.device import DeviceState
 from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.steadiness import canary
-from hwnas.latency.subjects import Subject
+from hwnas.latency.subjects import ModelSubject, Subject
 from hwnas.latency.timing import Reader, RoundWatch, StoppingRule, Timing, measure_interleaved
 
 Progress = Callable[[int, int, str], None]
@@ -136,6 +136,8 @@ def measure_here(
 def _prepared(job: Job, position: int) -> Reader:
     """A subject's reader; a model that another process exported is loaded, and not made again."""
     subject, backend = job.subjects[position], job.backend
+    if isinstance(subject, ModelSubject) and isinstance(backend, OnnxBackend):
+        return backend.prepare_model(subject.model, subject.inputs(), job.labels[position])
     if not isinstance(backend, OnnxBackend) or job.models is None:
         return backend.prepare(subject.build(), subject.inputs())
     folder, names = job.models

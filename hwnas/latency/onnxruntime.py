@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed, MissingExtra
-from hwnas.latency.backend import DTYPES, Precision, host_clock, host_reader
+from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
+from hwnas.latency.backend import Precision, host_clock, host_reader
 from hwnas.latency.device import Device
-from hwnas.latency.export import OPSET, input_names, onnx_bytes
+from hwnas.latency.export import OPSET, input_names, onnx_bytes, require_onnxruntime
 from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.timing import Reader
 
@@ -25,6 +25,8 @@ PROVIDERS: dict[Provider, str] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+
+_FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
 
 _NOT_LOADED = (
     "Its libraries (CUDA, cuDNN, TensorRT) or the driver could not be loaded; "
@@ -99,7 +101,7 @@ class OnnxRuntimeBackend(OnnxBackend):
                 f"ONNX has no bf16 convolution before opset 22, and models are exported in opset {OPSET}. "
                 "Use --precision fp32 or fp16, or the torch backend for bf16."
             )
-        if self.precision == "fp16" and self.provider == "cpu" and not _has_fp16_kernels():
+        if self.precision == "fp16" and self.provider == "cpu" and not has_fp16_kernels():
             raise BackendUnavailable(
                 f"ONNX Runtime has no fp16 kernels for {platform.machine()}: it would cast to fp32 and "
                 "back, and the casts would be in the number. Use --precision fp32."
@@ -216,12 +218,10 @@ class OnnxRuntimeBackend(OnnxBackend):
         binding = session.io_binding()
         named = dict(zip(input_names(len(inputs)), inputs, strict=True))
         bound = []
-        # The model has only the inputs that it uses.
-        for node in session.get_inputs():
-            tensor = named[node.name].detach().cpu()
-            array = tensor.to(
-                DTYPES[self.precision] if tensor.is_floating_point() else tensor.dtype
-            ).contiguous()
+        # The model has only the inputs that it uses, and a file its own types and, of others' making, names.
+        for position, node in enumerate(session.get_inputs()):
+            tensor = (named[node.name] if node.name in named else inputs[position]).detach().cpu()
+            array = tensor.to(_FLOATS.get(node.type, tensor.dtype)).contiguous()
             value = runtime.OrtValue.ortvalue_from_numpy(array.numpy(), where, index)
             # The value may share the array's memory: both must outlive the reader.
             bound.append((array, value))
@@ -246,11 +246,7 @@ def _keeping(run: Any, alive: object) -> Any:
 
 
 def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "onnxruntime", "time models in ONNX Runtime") from error
-    return onnxruntime
+    return require_onnxruntime("time models in ONNX Runtime")
 
 
 def real_providers() -> tuple[list[str], list[str]]:
@@ -282,7 +278,8 @@ def _nodes_elsewhere(session: Any, provider: str) -> list[str]:
     ]
 
 
-def _has_fp16_kernels() -> bool:
+def has_fp16_kernels() -> bool:
+    """Whether ONNX Runtime computes in fp16 on this machine's CPU, instead of casting to fp32 and back."""
     return platform.machine().lower() in ("aarch64", "arm64")
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hwnas.errors import InvalidInput
 from hwnas.ops import OpKey, build_op, registered_ops
 
 
@@ -73,6 +74,24 @@ class ModuleSubject(Subject):
     def build(self) -> nn.Module:
         """A copy in evaluation mode."""
         return copy.deepcopy(self.module).eval()
+
+    def inputs(self) -> list[Tensor]:
+        """The tensors that it was given."""
+        return list(self.tensors)
+
+
+@dataclass(frozen=True)
+class ModelSubject(Subject):
+    """A serialised ONNX model, which is timed as it is; for runtimes that read ONNX."""
+
+    model: bytes
+    tensors: tuple[Tensor, ...]
+
+    def build(self) -> nn.Module:
+        """Refused: a model is not turned back into a module."""
+        raise InvalidInput(
+            "an ONNX file is timed by a runtime that reads ONNX: use --backend onnxruntime or tensorrt."
+        )
 
     def inputs(self) -> list[Tensor]:
         """The tensors that it was given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hwnas.core.fit import FitConfig
+from hwnas.errors import InvalidInput
 from hwnas.recipes.recipe import Recipe, Stage, TeacherStage
 from hwnas.segmentation.transforms import JointAugmentation
 
@@ -117,3 +118,17 @@ RECIPES: Mapping[str, Recipe] = {
     ),
 }
 """By name."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name, or in the JSON file of that name.
+
+    Raises:
+        InvalidInput: there is none.
+        DataError: the file holds no recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if name.endswith(".json"):
+        return Recipe.load(name)
+    raise InvalidInput(f'no recipe is called "{name}". Known: {", ".join(RECIPES)}; or name a file.json.')

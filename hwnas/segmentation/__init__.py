@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from hwnas.segmentation.files import SplitFolder as SplitFolder
     from hwnas.segmentation.folders import ImageLabelFolders as ImageLabelFolders
     from hwnas.segmentation.idd_lite import IddLite as IddLite
+    from hwnas.segmentation.labels import Labelling as Labelling
     from hwnas.segmentation.loaders import evaluation_loader as evaluation_loader
     from hwnas.segmentation.loaders import training_loader as training_loader
     from hwnas.segmentation.losses import OhemCrossEntropy as OhemCrossEntropy
     from hwnas.segmentation.metrics import MeanIoU as MeanIoU
     from hwnas.segmentation.predictions import colourise as colourise
+    from hwnas.segmentation.predictions import overlay as overlay
     from hwnas.segmentation.predictions import save_predictions as save_predictions
     from hwnas.segmentation.predictions import save_triptych as save_triptych
     from hwnas.segmentation.registry import known_datasets as known_datasets
@@ -38,9 +40,11 @@ else:
         "IddLite": "hwnas.segmentation.idd_lite",
         "evaluation_loader": "hwnas.segmentation.loaders",
         "training_loader": "hwnas.segmentation.loaders",
+        "Labelling": "hwnas.segmentation.labels",
         "OhemCrossEntropy": "hwnas.segmentation.losses",
         "MeanIoU": "hwnas.segmentation.metrics",
         "colourise": "hwnas.segmentation.predictions",
+        "overlay": "hwnas.segmentation.predictions",
         "save_predictions": "hwnas.segmentation.predictions",
         "save_triptych": "hwnas.segmentation.predictions",
         "known_datasets": "hwnas.segmentation.registry",

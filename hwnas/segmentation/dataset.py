@@ -107,7 +107,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Colours in 0…1, ``[…, 3, H, W]``, as the network sees them: zero mean, unit deviation."""
-        return (pixels - _channels(self.mean)) / _channels(self.std)
+        return normalised(pixels, self.mean, self.std)
 
     def denormalise(self, image: Tensor) -> Tensor:
         """The inverse of :meth:`normalise`, clipped to 0…1."""
@@ -120,6 +120,11 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         if self.size is None:
             return image, label
         return resize_image(image, self.size), resize_label(label, self.size)
+
+
+def normalised(pixels: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """Colours in 0…1, ``[…, 3, H, W]``, less ``mean`` and over ``std``."""
+    return (pixels - _channels(mean)) / _channels(std)
 
 
 def _channels(values: tuple[float, float, float]) -> Tensor:

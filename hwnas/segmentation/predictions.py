@@ -35,6 +35,40 @@ def colourise(
     return table[np.where(numbers == ignore_index, len(palette), numbers)]
 
 
+def overlay(
+    picture: Pixels,
+    labels: Tensor | Pixels,
+    palette: Sequence[Colour],
+    *,
+    opacity: float = 0.5,
+    ignore_index: int = VOID,
+) -> Pixels:
+    """An RGB picture, uint8 ``[H, W, 3]``, with each pixel tinted in its class's colour; void stays as it is.
+
+    Args:
+        picture: not changed.
+        labels: class numbers ``[H, W]``.
+        palette: a colour for each class.
+        opacity: of the colours, 0…1.
+        ignore_index: the class number that is not tinted.
+
+    Raises:
+        InvalidInput: the sizes differ, the opacity is none, or a label is not in the palette.
+    """
+    if not 0 <= opacity <= 1:
+        raise InvalidInput(f"opacity must lie in 0…1; got {opacity}")
+    if tuple(picture.shape[:2]) != tuple(labels.shape):
+        raise InvalidInput(
+            f"picture and labels must share their height and width; got {list(picture.shape)} and "
+            f"{list(labels.shape)}"
+        )
+    numbers = labels.cpu().numpy() if isinstance(labels, Tensor) else labels
+    colours = colourise(numbers, palette, ignore_index=ignore_index)
+    share = np.where(numbers == ignore_index, 0.0, opacity)[..., None]
+    blended: Pixels = np.rint(picture * (1 - share) + colours * share).astype(np.uint8)
+    return blended
+
+
 def save_triptych(
     path: str | Path, dataset: SegmentationDataset, image: Tensor, target: Tensor, prediction: Tensor
 ) -> Path:

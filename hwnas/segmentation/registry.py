@@ -11,6 +11,7 @@ from typing import Any
 from hwnas.arguments import checked_arguments
 from hwnas.errors import InvalidInput
 from hwnas.segmentation.dataset import SegmentationDataset
+from hwnas.segmentation.labels import Labelling
 
 GROUP = "hwnas.datasets"
 """Entry-point group in which other packages offer theirs."""
@@ -42,15 +43,7 @@ def open_dataset(text: str, split: str = "train", **options: Any) -> Segmentatio
         InvalidInput: if there is no such data set, or it wants a folder and none is given, or the reverse.
         DataError: if what lies in the folder is not such a data set.
     """
-    name, _, rest = text.partition(":")
-    known = known_datasets()
-    if name in known:
-        module_name, _, class_name = known[name].partition(":")
-        root = rest
-    else:
-        module_name = name
-        class_name, _, root = rest.partition(":")
-    kind = _find_class(text, module_name, class_name, known)
+    kind, root = _parsed(text)
     parameters = inspect.signature(kind).parameters
     if "root" not in parameters and root:
         raise InvalidInput(f"{text.removesuffix(':' + root)} takes no folder; got {root!r}")
@@ -63,6 +56,30 @@ def open_dataset(text: str, split: str = "train", **options: Any) -> Segmentatio
     place = {"root": root} if root else {}
     dataset: SegmentationDataset = kind(**place, split=split, **checked_arguments(kind, options, text))
     return dataset
+
+
+def labelling(text: str, split: str = "train", **options: Any) -> Labelling:
+    """What the labels of a data set mean; its folder is opened only where its class does not say.
+
+    Raises:
+        InvalidInput: there is no such data set.
+        DataError: what lies in the folder is not such a data set.
+    """
+    kind, _ = _parsed(text)
+    return Labelling.of(kind if getattr(kind, "classes", None) else open_dataset(text, split, **options))
+
+
+def _parsed(text: str) -> tuple[Callable[..., SegmentationDataset], str]:
+    """The class that a text names, and the folder, or an empty text where it names none."""
+    name, _, rest = text.partition(":")
+    known = known_datasets()
+    if name in known:
+        module_name, _, class_name = known[name].partition(":")
+        root = rest
+    else:
+        module_name = name
+        class_name, _, root = rest.partition(":")
+    return _find_class(text, module_name, class_name, known), root
 
 
 def _find_class(

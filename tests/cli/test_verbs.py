@@ -21,7 +21,8 @@ from tests.cli.conftest import TINY, hwnas, said, settings
 def test_every_verb_explains_itself():
     verbs = re.findall(r"^  (\w+)  ", hwnas("--help").output.partition("Commands:")[2], re.MULTILINE)
     assert " ".join(verbs) == (
-        "demo devices spaces doctor profile verify search derive recipes fit eval export measure table report"
+        "demo devices spaces doctor profile verify search sweep derive recipes fit eval export measure "
+        "predict zoo table report"
     )
     assert all(hwnas(verb, "--help").exit_code == 0 for verb in verbs)
 
@@ -172,7 +173,7 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
         (["derive", "nosuch"], "no genotype at"),
         (["fit", "nosuch"], "no genotype at"),
         (["report", "nosuch"], "no genotype at"),
-        (["measure"], "Missing argument 'RUN'"),
+        (["measure"], "Missing argument 'NET'"),
         (["nosuch"], "No such command 'nosuch'"),
     ],
 )

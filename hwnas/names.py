@@ -1,4 +1,4 @@
-"""From the names written on the command line to classes; the only place that looks them up by string."""
+"""From the names in files and on the command line to classes; the only place that looks them up by string."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from hwnas.errors import GenotypeError, InvalidInput, refusals
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
-    from hwnas.recipes import Recipe
 
 # So that names hold in a source tree that was never installed. pyproject.toml offers the same as entry
 # points, as other packages offer theirs; a test holds both together.
@@ -67,22 +66,6 @@ def find_backend(name: str) -> type[LatencyBackend]:
     if not isinstance(found, type) or not issubclass(found, LatencyBackend):
         raise InvalidInput(f'"{name}" names {found!r}, which is not a LatencyBackend.')
     return found
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe of that name, or in the JSON file of that name.
-
-    Raises:
-        InvalidInput: there is none.
-        DataError: the file holds no recipe.
-    """
-    from hwnas.recipes import RECIPES, Recipe
-
-    if name in RECIPES:
-        return RECIPES[name]
-    if name.endswith(".json"):
-        return Recipe.load(name)
-    raise InvalidInput(f'no recipe is called "{name}". Known: {", ".join(RECIPES)}; or name a file.json.')
 
 
 def space_of(genotype: Genotype) -> SearchSpace:

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 import hwnas
-from hwnas.cli.names import (
+from hwnas.core.genotype import Genotype
+from hwnas.errors import GenotypeError, InvalidInput
+from hwnas.latency.fake import FakeBackend
+from hwnas.names import (
     _BACKENDS,
     _SPACES,
     find_backend,
@@ -14,9 +17,6 @@ from hwnas.cli.names import (
     known_spaces,
     space_of,
 )
-from hwnas.core.genotype import Genotype
-from hwnas.errors import GenotypeError, InvalidInput
-from hwnas.latency.fake import FakeBackend
 from hwnas.search_spaces.chain import Chain
 from hwnas.segmentation.registry import _BUILT_IN
 
@@ -38,7 +38,7 @@ def test_the_entry_points_are_the_names_in_the_code():
 
 def test_other_packages_offer_names(monkeypatch):
     offered = EntryPoint("mine", "hwnas.search_spaces.chain:Chain", "hwnas.search_spaces")
-    monkeypatch.setattr("hwnas.cli.names.entry_points", lambda group: [offered] if "space" in group else [])
+    monkeypatch.setattr("hwnas.names.entry_points", lambda group: [offered] if "space" in group else [])
     assert find_space("mine") is Chain
     assert set(known_spaces()) == {"autortnet", "chain", "mine"}
     assert set(known_backends()) == set(_BACKENDS)

@@ -1,0 +1,132 @@
+"""What exporting costs in mIoU: one trained run's network in fp32, fp16 and int8, each evaluated as a file.
+
+    python benchmarks/export_quality.py RUN --data camvid:DIR
+
+Every file is written by what ``hwnas export`` calls and scored by what ``hwnas eval FILE.onnx`` calls, beside
+the network in PyTorch. Latency is left to ``hwnas measure FILE.onnx`` on a quiet machine. Run again, it goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hwnas import Genotype
+from hwnas.cli.data import DataChoice
+from hwnas.cli.evaluate import net_eval, run_eval
+from hwnas.cli.export import run_export
+from hwnas.cli.folder import RunFolder
+from hwnas.files import write_atomically
+from hwnas.latency.device import Device
+from hwnas.latency.export import require_onnxruntime
+
+FILES: dict[str, dict[str, Any]] = {
+    "fp32": {"precision": "fp32"},
+    "fp16": {"precision": "fp16"},
+    "int8": {"precision": "int8"},
+    "int8, argmax in the graph": {"precision": "int8", "argmax": True},
+}
+
+
+def score(name: str, options: dict[str, Any], run: Path, images: DataChoice, work: Path) -> dict[str, Any]:
+    """Export one file and evaluate it."""
+    path = work / f"{re.sub('[^a-z0-9]+', '-', name)}.onnx"
+    exported = run_export(str(run), path, images, **options)
+    return exported | net_eval(str(path), images, images.val)
+
+
+def main() -> None:
+    """Export, evaluate, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", required=True, help="as in hwnas eval: camvid:DIR")
+    parser.add_argument("--work", type=Path, default=Path("runs/export_quality"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    images = DataChoice.of(options.data, 4, {})
+    kept = options.work / "scores.json"
+    scores: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+    for name in ("PyTorch", *FILES):
+        if name not in scores:
+            scores[name] = (
+                run_eval(RunFolder(options.run), images, images.val, device="cpu", pictures=0)
+                if name == "PyTorch"
+                else score(name, FILES[name], options.run, images, options.work)
+            )
+            write_atomically(kept, (json.dumps(scores, indent=1) + "\n").encode())
+        print(f"{name}: mIoU {scores[name]['miou']:.3f} %", flush=True)
+    date = datetime.now(UTC).date().isoformat()
+    device = Device.find("cpu")
+    summary = {
+        "question": "What does exporting cost in mIoU?",
+        "date": date,
+        "device": device.name,
+        "torch": torch.__version__,
+        "onnxruntime": require_onnxruntime("evaluate files").__version__,
+        "genotype": Genotype.load(options.run / "genotype.json").short_id,
+        "data": images.name.partition(":")[0],
+        # Where files lie on this machine is nobody's business.
+        "scores": {
+            name: {key: value for key, value in found.items() if key not in ("path", "data")}
+            for name, found in scores.items()
+        },
+    }
+    page = markdown(summary)
+    stem = f"export_quality_{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}_{date}"
+    write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
+    write_atomically(options.results / f"{stem}.md", page.encode())
+    print(page)
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The result as a page."""
+    scores = summary["scores"]
+    whole = scores["PyTorch"]
+    rows = [
+        "| file | MiB | mIoU % | lost | same class as PyTorch, % of pixels |",
+        "|---|---|---|---|---|",
+        f"| PyTorch | | {whole['miou']:.2f} | | |",
+    ]
+    rows += [
+        f"| {name} | {found['bytes'] / 2**20:.2f} | {found['miou']:.2f} "
+        f"| {whole['miou'] - found['miou']:+.2f} | {found['agreement_percent']:.2f} "
+        f"({found['images_compared']} images) |"
+        for name, found in scores.items()
+        if name != "PyTorch"
+    ]
+    classes = ["| class | " + " | ".join(scores) + " |", "|---|" + "---|" * len(scores)]
+    for name in whole["per_class"]:
+        values = (found["per_class"][name] for found in scores.values())
+        classes.append(
+            f"| {name} | " + " | ".join("-" if value is None else f"{value:.1f}" for value in values) + " |"
+        )
+    int8 = scores["int8"]
+    return "\n".join(
+        [
+            f"# {summary['question']}",
+            "",
+            f"{summary['device']}, ONNX Runtime {summary['onnxruntime']} (CPU), torch {summary['torch']}, "
+            f"{summary['date']}. Network {summary['genotype']} on {summary['data']}, {whole['images']} "
+            f"images of {whole['split']}; int8 calibrated on {int8['calibration_images']} training images.",
+            "",
+            *rows,
+            "",
+            *classes,
+            "",
+            "Written by benchmarks/export_quality.py. A negative loss is a gain by chance.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What a command line names as a trained network: a run's folder, an exported file, or one of the zoo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwnas.cli.data import DataChoice, image_shape
+from hwnas.cli.folder import RunFolder, RunSetup
+from hwnas.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwnas.core.genotype import Genotype
+    from hwnas.segmentation.labels import Labelling
+
+
+@dataclass(frozen=True)
+class Net:
+    """A trained network with what is known of it.
+
+    Attributes:
+        network: in eval mode.
+        input_shape: channels, height and width of its images.
+        genotype: None for a file that hwnas did not write.
+        labelling: None where nothing says what its classes are.
+    """
+
+    network: nn.Module
+    input_shape: tuple[int, int, int]
+    genotype: Genotype | None
+    labelling: Labelling | None
+
+
+def is_run(name: str) -> bool:
+    """Whether ``name`` is a folder, and no network that the zoo packed."""
+    return Path(name).is_dir() and not (Path(name) / "card.json").is_file()
+
+
+def find_net(name: str, data: str | None = None, *, trained: bool = True) -> Net:
+    """The network that ``name`` names.
+
+    Args:
+        name: a run's folder, an ``.onnx`` file, a network of the zoo, or a folder in the zoo's layout.
+        data: as ``--data``: what the classes of a run's network are where the run does not say.
+        trained: a run's own weights, or fresh ones.
+
+    Raises:
+        InvalidInput: there is none of that name; or fresh weights are asked of what has no run.
+        CheckpointError: a run without weights.
+        DataError: a file that is no exported network, or a damaged one of the zoo.
+    """
+    if is_run(name):
+        folder = RunFolder(Path(name))
+        setup = RunSetup.load(folder.path)
+        choice = folder.data(data, {}) if data or setup else None
+        return Net(
+            folder.network(trained=trained),
+            image_shape(folder.space),
+            folder.genotype,
+            choice.labelling() if choice else None,
+        )
+    if not trained:
+        raise InvalidInput(f"{name} is no run: only a run's network can be had with fresh weights.")
+    if Path(name).suffix == ".onnx" or Path(name).is_file():
+        from hwnas.deploy.onnx_network import OnnxNetwork
+
+        found = OnnxNetwork(name)
+        about = found.description
+        return Net(
+            found,
+            (3, *found.size),
+            about.genotype if about else None,
+            about.labelling if about else None,
+        )
+    from hwnas import zoo
+
+    entry = zoo.find(name)
+    return Net(entry.network(), entry.card.input_shape, entry.genotype, entry.card.labelling)
+
+
+def data_for(name: str, data: str | None, settings: dict[str, Any]) -> DataChoice:
+    """The images to use with a network: those named, else those of its run.
+
+    Raises:
+        InvalidInput: neither names any.
+    """
+    if is_run(name):
+        return RunFolder(Path(name)).data(data, settings)
+    if data is None:
+        raise InvalidInput(f"{name} does not say where images are: name them with --data NAME:DIR.")
+    return DataChoice.of(data, 8, settings)

@@ -1,0 +1,135 @@
+"""``hwnas zoo``: trained networks that come with hwnas, and how one is packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hwnas.cli.console import note, result
+from hwnas.cli.data import image_shape
+from hwnas.cli.folder import RunFolder
+
+if TYPE_CHECKING:
+    from hwnas.zoo.cards import Card
+
+_SAMPLES = 16
+"""Images on which the packed weights are compared with the trained ones."""
+
+
+@click.group("zoo", invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """List the trained networks (hwnas zoo list), show one's card, or pack one of a run."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: name → card.")
+def list_(as_json: bool = False) -> None:
+    """List the networks that come with hwnas: what each scores, and how long it takes."""
+    from hwnas import zoo
+
+    cards = {name: zoo.card(name) for name in zoo.names()}
+    if not cards:
+        note("no network comes with this hwnas; hwnas zoo pack makes one of a run")
+    lines = [
+        f"{name:<24} {_score(card):<22} {_latency(card):<28} {card.about}" for name, card in cards.items()
+    ]
+    result({name: card.model_dump(mode="json") for name, card in cards.items()}, lines, as_json=as_json)
+
+
+@command.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="The card as it is.")
+def show(name: str, as_json: bool) -> None:
+    """Show one network's card: data, recipe, scores, latency."""
+    from hwnas import zoo
+
+    card = zoo.card(name)
+    result(card.model_dump(mode="json"), lines(card), as_json=as_json)
+
+
+@command.command("pack")
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("name")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("zoo"),
+              show_default=True, help="Folder that gets the folder NAME.")  # fmt: skip
+@click.option("--about", required=True, help="One line that says what the network is.")
+@click.option("--licence", required=True, help="Under what terms the training data are to be had.")
+@click.option("--data", metavar="NAME[:DIR]", help="[default: the run's data]")
+@click.option("--split", help="What was trained on [default: the data's training split].")
+@click.option("--training-device", help="What it was trained on [default: this machine].")
+@click.option("--json", "as_json", is_flag=True, help="The card as it is.")
+def pack(
+    run: Path,
+    name: str,
+    out: Path,
+    about: str,
+    licence: str,
+    data: str | None,
+    split: str | None,
+    training_device: str | None,
+    as_json: bool,
+) -> None:
+    """Pack RUN's trained network as NAME: fp16 weights, genotype and card; its eval and measure go along."""
+    from hwnas.latency.device import Device
+    from hwnas.zoo.packing import pack as packed
+
+    folder = RunFolder(run)
+    images = folder.data(data, {})
+    if training_device is None:
+        training_device = Device.find("auto").name
+        note(f"taken as trained on {training_device}; say otherwise with --training-device")
+    entry = packed(
+        run,
+        name,
+        out=out,
+        about=about,
+        # Where the data lie on this machine is nobody's business.
+        data=images.name.partition(":")[0],
+        split=split or images.train,
+        data_licence=licence,
+        labelling=images.labelling(),
+        samples=images.samples(images.val, image_shape(folder.space)[1:], _SAMPLES),
+        training_device=training_device,
+    )
+    result(entry.card.model_dump(mode="json"), [f"{entry.folder}:", *lines(entry.card)], as_json=as_json)
+
+
+def lines(card: Card) -> list[str]:
+    """A card for people."""
+    shown = [
+        f"{card.name}: {card.about}",
+        f"{card.parameters:,} parameters, {card.bytes / 2**20:.2f} MiB in fp16, images of "
+        f"{card.input_shape[1]}x{card.input_shape[2]}, genotype {card.genotype}",
+        f"trained on {card.data}, {card.split}, seed {card.seed}, for {card.training_seconds:.0f} s on "
+        f"{card.training_device}; data: {card.data_licence}",
+    ]
+    for score in card.scores:
+        images = f"{score.images} images of " if score.images else ""
+        shown.append(f"mIoU {score.miou:.1f} % on {images}{score.split}, trained on {score.trained_on}")
+        shown += [
+            f"  {name:<16} {'-' if value is None else f'{value:.1f}':>6}"
+            for name, value in score.per_class.items()
+        ]
+    if card.latency is not None:
+        shown.append(f"{_latency(card)} on {card.latency.device}, batch {card.latency.batch}")
+    shown.append(
+        f"fp16 weights name the trained ones' class for {card.fp16_agreement_percent:.2f} % of the pixels of "
+        f"{card.fp16_agreement_images} images"
+    )
+    return shown
+
+
+def _score(card: Card) -> str:
+    return f"mIoU {card.scores[0].miou:.1f} % on {card.scores[0].split}" if card.scores else "no score"
+
+
+def _latency(card: Card) -> str:
+    found: Any = card.latency
+    if found is None:
+        return "not measured"
+    return f"{found.median_ms:.2f} ms ({found.backend} {found.precision}, threads {found.threads})"

@@ -1,0 +1,110 @@
+"""The card of a trained network: where it comes from, what it scores, how long it takes, and on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from hwnas.errors import DataError, refusals
+from hwnas.segmentation.labels import Labelling
+
+SCHEMA_VERSION = 1
+
+NAME_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+"""What a network may be called: the name is a folder's."""
+
+
+class Score(BaseModel):
+    """One evaluation. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    """What was evaluated on."""
+    trained_on: str
+    """What had been trained on: the card's split, unless the score is of a twin that held images out."""
+    images: int | None = None
+    miou: float
+    """Mean intersection over union, percent."""
+    per_class: dict[str, float | None]
+    """Of each class; None where it neither occurs nor is predicted."""
+
+
+class Latency(BaseModel):
+    """One measurement, with all that the number depends on. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    median_ms: float
+    spread_ms: float
+    count: int
+    device: str
+    backend: str
+    precision: str
+    batch: int
+    threads: int
+    versions: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    remarks: tuple[str, ...] = ()
+
+
+class Card(BaseModel):
+    """What is known of one trained network; JSON in ``card.json``. Frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    name: str = Field(pattern=NAME_PATTERN)
+    about: str
+    """One line that says what it is."""
+    genotype: str
+    """Id of its architecture, which is in ``genotype.json``."""
+    input_shape: tuple[int, int, int]
+    """Channels, height and width that it was trained and measured at."""
+    parameters: int
+    labelling: Labelling
+    """Classes, their colours, and how pictures are normalised."""
+    data: str
+    """Name of the data set that it was trained on."""
+    split: str
+    """Of these data."""
+    data_licence: str
+    """Under what terms the data are to be had: the weights learnt from them."""
+    seed: int
+    recipe: dict[str, JsonValue]
+    """How it was trained, as the run's folder has it."""
+    training_device: str
+    training_seconds: float
+    """Wall time of the epochs of the last stage and those before it."""
+    scores: tuple[Score, ...] = ()
+    latency: Latency | None = None
+    fp16_agreement_percent: float
+    """Weights are kept in fp16: for so many pixels they name the class that the trained ones do."""
+    fp16_agreement_images: int
+    sha256: str
+    """Of ``weights.safetensors``."""
+    bytes: int
+    """Of the same file."""
+    versions: dict[str, str]
+    """Of hwnas, torch and Python, that trained or packed it."""
+
+    @classmethod
+    def load(cls, path: Path) -> Card:
+        """Read a card.
+
+        Raises:
+            DataError: no such file, a damaged one, or one of a newer schema.
+        """
+        try:
+            found = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(f"no card at {path}.") from None
+        except ValidationError as error:
+            raise DataError(f"{path} is not a card of a network:\n{refusals(error)}") from error
+        if found.schema_version > SCHEMA_VERSION:
+            raise DataError(
+                f"{path} has schema {found.schema_version}, this hwnas reads up to {SCHEMA_VERSION}: "
+                "upgrade hwnas."
+            )
+        return found

@@ -1,0 +1,169 @@
+"""From a trained run to an entry of the zoo."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from hwnas.core.fit import load_weights
+from hwnas.core.genotype import Genotype
+from hwnas.core.runlog import read_log
+from hwnas.deploy.export import agreement_percent
+from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
+from hwnas.latency.backend import host_versions
+from hwnas.names import space_of
+from hwnas.segmentation.labels import Labelling
+from hwnas.zoo.cards import NAME_PATTERN, Card, Latency, Score
+from hwnas.zoo.entry import CARD, GENOTYPE, WEIGHTS, Entry, fp16_weights, put_weights
+
+LARGEST_BYTES = 12 * 2**20
+"""An entry's weights may not be larger: all of them come with every installation."""
+
+
+def pack(
+    run: str | Path,
+    name: str,
+    *,
+    out: str | Path,
+    about: str,
+    data: str,
+    split: str,
+    data_licence: str,
+    labelling: Labelling,
+    samples: Tensor,
+    scores: Sequence[Score] = (),
+    training_device: str,
+) -> Entry:
+    """Make ``out/name`` of a run's folder, in one step; an entry that is there already is replaced.
+
+    Args:
+        run: has ``genotype.json``, ``weights.pt``, ``fit.json`` and ``fit.log.jsonl``; ``recipe.json`` and
+            ``measure.json`` are taken where they are there, and ``eval.json`` where no ``scores`` are given
+            and the run's evaluation held images out.
+        name: lower case, digits and hyphens.
+        out: the zoo's folder, or any other.
+        about: one line that says what the network is.
+        data: name of the data set, without its place.
+        split: what was trained on.
+        data_licence: under what terms the data are to be had.
+        labelling: of the data.
+        samples: normalised images, ``[N, 3, H, W]``, on which the fp16 weights are compared.
+        scores: evaluations; a twin's, where the network itself was trained on everything.
+        training_device: what the training ran on.
+
+    Raises:
+        InvalidInput: a name that is none, weights beyond fp16's range, or too large.
+        GenotypeError, CheckpointError, DataError: the run's folder lacks a file, or has a damaged one.
+    """
+    from safetensors.torch import save
+
+    run, out = Path(run), Path(out)
+    if not re.match(NAME_PATTERN, name):
+        raise InvalidInput(f'a network is called like autortnet-a-camvid (a-z, 0-9, hyphens); got "{name}".')
+    genotype = Genotype.load(run / GENOTYPE)
+    network = space_of(genotype).build(genotype).eval()
+    if not (run / "weights.pt").is_file():
+        raise CheckpointError(f"no weights at {run / 'weights.pt'}; train them first:  hwnas fit {run}")
+    load_weights(network, run / "weights.pt")
+    weights = fp16_weights(network)
+    content: bytes = save(weights)
+    if len(content) > LARGEST_BYTES:
+        raise InvalidInput(
+            f"{name} takes {len(content) / 2**20:.1f} MiB in fp16, and an entry of the zoo at most "
+            f"{LARGEST_BYTES >> 20}."
+        )
+    rounded = copy.deepcopy(network)
+    put_weights(rounded, weights, name)
+    fitted = _read(run / "fit.json")
+    recipe = _read(run / "recipe.json") if (run / "recipe.json").is_file() else {"fit": fitted["config"]}
+    if not scores and (run / "eval.json").is_file():
+        scores = [_score(run / "eval.json", split)]
+    latency = _read(run / "measure.json") if (run / "measure.json").is_file() else None
+    try:
+        card = Card(
+            name=name,
+            about=about,
+            genotype=genotype.short_id,
+            input_shape=tuple(samples.shape[1:]),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            labelling=labelling,
+            data=data,
+            split=split,
+            data_licence=data_licence,
+            seed=fitted["config"]["seed"],
+            recipe=recipe,
+            training_device=training_device,
+            training_seconds=round(_seconds(run, recipe), 2),
+            scores=tuple(scores),
+            latency=Latency.model_validate(latency) if latency is not None else None,
+            fp16_agreement_percent=agreement_percent(network, rounded, samples),
+            fp16_agreement_images=len(samples),
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
+            versions={**host_versions(), "torch": torch.__version__},
+        )
+    except ValidationError as error:
+        raise DataError(f"no card can be made of {run}:\n{refusals(error)}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    # Written aside and moved as a whole: a reader sees the old entry or the new one.
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as aside:
+        fresh, old = Path(aside) / "new", Path(aside) / "old"
+        fresh.mkdir()
+        genotype.save(fresh / GENOTYPE)
+        (fresh / WEIGHTS).write_bytes(content)
+        (fresh / CARD).write_text(card.model_dump_json(indent=1) + "\n")
+        if (out / name).exists():
+            if not (out / name / CARD).is_file():
+                raise InvalidInput(f"{out / name} is there and is no entry of the zoo; give another --out.")
+            shutil.move(out / name, old)
+        fresh.rename(out / name)
+    return Entry(out / name)
+
+
+def _score(path: Path, split: str) -> Score:
+    """What ``hwnas eval`` found; nothing is worth a score that was trained on."""
+    found = _read(path)
+    try:
+        score = Score(
+            split=found.get("split", "val"),
+            trained_on=split,
+            images=found.get("images"),
+            miou=found["miou"],
+            per_class=found["per_class"],
+        )
+    except (KeyError, ValidationError) as error:
+        raise DataError(f"{path} holds no evaluation of a segmentation network: {error}") from error
+    if set(score.split.split("+")) & set(split.split("+")):
+        raise InvalidInput(
+            f"{path} is an evaluation on {score.split}, which is part of what it was trained on, {split}. "
+            "Remove it, or give the scores of a twin that held images out."
+        )
+    return score
+
+
+def _seconds(run: Path, recipe: dict[str, Any]) -> float:
+    """Of all epochs; the stages before the last have folders of their own."""
+    folders = [*(run / stage["name"] for stage in recipe.get("stages", ())[:-1]), run]
+    events = [event for folder in folders for event in read_log(folder / "fit.log.jsonl")]
+    return sum(event.get("seconds", 0.0) for event in events if event["event"] == "epoch")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"no file {path}; is {path.parent} the folder of a training?") from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    return dict(found)

@@ -1,0 +1,176 @@
+"""From a trained run to files, scores of files, predictions on pictures and an entry of the zoo."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from hwnas.cli.app import EXIT_ERROR
+from tests.cli.conftest import hwnas, said, settings
+
+pytest.importorskip("onnxruntime")
+
+DATA = ("--data", "synthetic", "--set", "data.length=4")
+
+
+@pytest.fixture(scope="module")
+def files(run, tmp_path_factory):
+    """The run's network in each precision, with and without the argmax."""
+    folder = tmp_path_factory.mktemp("files")
+    found = {}
+    for name, options in {
+        "fp32": (),
+        "fp16": ("--precision", "fp16"),
+        "int8": ("--precision", "int8", "--calibration", "3"),
+        "classes": ("--argmax",),
+    }.items():
+        found[name] = said("export", run, *options, "--out", folder / f"{name}.onnx")
+    return found
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A picture of another size than the network's."""
+    path = tmp_path_factory.mktemp("pictures") / "street.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_the_files_are_where_they_are_said_to_be(run, files):
+    assert (run / "net.onnx").is_file()  # of the plain hwnas export RUN
+    for name, values in files.items():
+        assert values["bytes"] == Path(values["path"]).stat().st_size, name
+        assert values["images_compared"] == 4, name
+    assert files["classes"]["output"] == "classes"
+    # fp32 names the same classes but for ties.
+    assert files["fp32"]["agreement_percent"] > 99.9
+    assert files["int8"]["calibration_images"] == 3
+
+
+def test_a_default_name_says_what_a_file_is(run):
+    said("export", run, "--precision", "fp16", "--argmax")
+    assert (run / "net-fp16-classes.onnx").is_file()
+
+
+def test_a_file_scores_as_its_run_does(run, files):
+    scored = json.loads((run / "eval.json").read_text())
+    for name in ("fp32", "classes"):
+        found = said("eval", files[name]["path"], *DATA)
+        assert found.keys() == scored.keys()
+        assert found["miou"] == pytest.approx(scored["miou"], abs=0.1)
+        assert found["per_class"].keys() == scored["per_class"].keys()
+        assert json.loads(Path(files[name]["path"] + ".eval.json").read_text()) == found
+
+
+def test_a_file_needs_data_of_its_classes(files):
+    result = hwnas("eval", files["fp32"]["path"])
+    assert result.exit_code == EXIT_ERROR
+    assert "name them with --data NAME:DIR" in result.stderr
+    model = onnx.load(files["fp32"]["path"])
+    for prop in model.metadata_props:
+        if prop.key == "hwnas.classes":
+            prop.value = prop.value.replace("road", "river")
+    onnx.save(model, files["fp32"]["path"] + ".other.onnx")
+    result = hwnas("eval", files["fp32"]["path"] + ".other.onnx", *DATA)
+    assert result.exit_code == EXIT_ERROR
+    assert "tells apart river, pavement" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8"])
+def test_a_file_is_measured_as_it_is(name, files):
+    found = said("measure", files[name]["path"], "--device", "cpu", "--allow-busy",
+                 *settings(rounds=1, processes=1))  # fmt: skip
+    assert found["median_ms"] > 0
+    assert (found["precision"], found["backend"], found["batch"]) == (name, "onnxruntime", 1)
+    assert json.loads(Path(files[name]["path"] + ".measure.json").read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "fp16"], "is measured in its own precision: leave --precision out"),
+        (["--backend", "torch"], "torch does not read ONNX files: use --backend onnxruntime"),
+    ],
+)
+def test_a_file_is_not_measured_as_what_it_is_not(options, message, files):
+    result = hwnas("measure", files["fp32"]["path"], "--device", "cpu", *options)
+    assert result.exit_code == EXIT_ERROR
+    assert message in result.stderr
+
+
+def test_a_file_is_not_exported_again(files):
+    result = hwnas("export", files["fp32"]["path"])
+    assert result.exit_code == EXIT_ERROR
+    assert "is exported already" in result.stderr
+
+
+def test_overlays_have_the_pictures_size_and_agree(run, files, picture, tmp_path):
+    nets = {"run": run} | {name: values["path"] for name, values in files.items()}
+    maps = {}
+    for name, net in nets.items():
+        found = said("predict", picture, "--net", net, "--out", tmp_path / name, "--maps")
+        assert [file["frames"] for file in found["files"]] == [1]
+        assert sum(found["classes"].values()) == pytest.approx(100)
+        with Image.open(tmp_path / name / "street.png") as image:
+            assert image.size == (70, 50)
+        maps[name] = np.asarray(Image.open(tmp_path / name / "street.classes.png"))
+    assert maps["run"].shape == (50, 70)
+    for name in ("fp32", "classes"):
+        assert (maps[name] == maps["run"]).mean() > 0.999
+
+
+def test_pictures_are_not_overwritten(run, picture, tmp_path):
+    result = hwnas("predict", picture, "--net", run, "--out", picture.parent)
+    assert result.exit_code == EXIT_ERROR
+    assert "holds the pictures themselves" in result.stderr
+    (tmp_path / "street.jpg").write_bytes(picture.read_bytes())
+    result = hwnas("predict", picture, tmp_path / "street.jpg", "--net", run, "--out", tmp_path / "out")
+    assert result.exit_code == EXIT_ERROR
+    assert "several of the pictures are called street" in result.stderr
+
+
+def test_a_run_is_packed_shown_exported_and_predicts(run, picture, tmp_path):
+    zoo = tmp_path / "zoo"
+    about = ("--about", "a test", "--licence", "none: drawn", "--training-device", "a CPU")
+    card = said("zoo", "pack", run, "tiny", "--out", zoo, *about)
+    assert (card["name"], card["data"], card["split"]) == ("tiny", "synthetic", "train")
+    assert card["latency"]["backend"] == "fake"
+    shown = hwnas("zoo", "show", zoo / "tiny")
+    assert "tiny: a test" in shown.output and "mIoU" in shown.output and "none: drawn" in shown.output
+    assert said("zoo", "show", zoo / "tiny") == card
+    exported = said("export", zoo / "tiny", "--out", tmp_path / "tiny.onnx")
+    assert exported["bytes"] > 0
+    # A card has the classes, so that nothing else is needed.
+    found = said("predict", picture, "--net", zoo / "tiny", "--out", tmp_path / "a")
+    again = said("predict", picture, "--net", tmp_path / "tiny.onnx", "--out", tmp_path / "b")
+    assert found["classes"] == pytest.approx(again["classes"], abs=0.1)
+    scored = said("eval", zoo / "tiny", *DATA)
+    assert scored["miou"] == pytest.approx(card["scores"][0]["miou"], abs=1)
+
+
+def test_the_zoo_is_listed():
+    result = hwnas("zoo", "list")
+    assert result.exit_code == 0
+    assert result.stdout or "no network comes with this hwnas" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zoo", "show", "nosuch"], 'the zoo has no network "nosuch"; it has:'),
+        (["eval", "nosuch", "--data", "synthetic"], 'the zoo has no network "nosuch"'),
+        (["predict", "x.png", "--net", "nosuch"], "no file or folder x.png"),
+        (["eval", "none.onnx", "--data", "synthetic"], "no file none.onnx"),
+        (["measure", "none.onnx"], "no file none.onnx"),
+    ],
+)
+def test_a_name_that_is_none_is_a_sentence(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = hwnas(*arguments)
+    assert result.exit_code == EXIT_ERROR
+    assert message in result.stderr
+    assert "Traceback" not in result.output

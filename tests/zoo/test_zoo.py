@@ -1,0 +1,202 @@
+"""A packed network is loaded as it was trained; what is damaged or does not belong is refused."""
+
+import json
+
+import pytest
+import torch
+
+import hwnas
+from hwnas import zoo
+from hwnas.core.fit import save_weights
+from hwnas.errors import CheckpointError, DataError, InvalidInput
+from hwnas.search_spaces.autortnet import AutoRTNet
+from hwnas.segmentation import SyntheticScenes
+from hwnas.segmentation.labels import Labelling
+from hwnas.zoo.cards import Card, Score
+from hwnas.zoo.packing import pack
+from tests.deploy.nets import trained
+
+SPACE = AutoRTNet.from_preset(
+    "small", num_classes=8, cells=(1, 2, 2), init_channels=1, channel_multiplier=2, stem_channels=(2, 2),
+    aggregation_width=2, head_width=4, head_dilations=(2,), height=32, width=64,
+)  # fmt: skip
+PER_CLASS = dict.fromkeys(SyntheticScenes.classes, 50.0)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a training that never was."""
+    folder = tmp_path / "run"
+    genotype = SPACE.random(torch.Generator().manual_seed(0))
+    genotype.save(folder / "genotype.json")
+    save_weights(trained(SPACE.build(genotype)), folder / "weights.pt")
+    (folder / "fit.json").write_text(json.dumps({"config": {"seed": 7, "epochs": 2}}))
+    epochs = [
+        {"event": "epoch", "seconds": 1.25},
+        {"event": "step", "seconds": 9},
+        {"event": "epoch", "seconds": 2},
+    ]
+    (folder / "fit.log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in epochs))
+    return folder
+
+
+def packed(run, **changes):
+    dataset = SyntheticScenes("val", size=(32, 64), length=2)
+    return pack(
+        run,
+        **{
+            "name": "tiny-scenes", "out": run.parent / "zoo", "about": "a test", "data": "synthetic",
+            "split": "train", "data_licence": "none: drawn", "labelling": Labelling.of(SyntheticScenes),
+            "samples": torch.stack([dataset[0][0], dataset[1][0]]), "training_device": "a CPU",
+        }
+        | changes,
+    )  # fmt: skip
+
+
+def trained_network(run):
+    genotype = hwnas.Genotype.load(run / "genotype.json")
+    return trained(SPACE.build(genotype))
+
+
+def test_a_packed_network_is_loaded_as_it_was_trained(run):
+    entry = packed(run)
+    network = hwnas.load(entry.folder)
+    assert not network.training
+    x = torch.randn(2, 3, 32, 64)
+    state = hwnas.core.checkpoint.load_checkpoint(run / "weights.pt")["weights"]
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            # The nearest fp16 number: at most 2^-11 off, relative.
+            assert tensor.dtype == torch.float32
+            assert torch.allclose(tensor, state[name], rtol=2**-11, atol=1e-7)
+    assert network(x).shape == (2, 8, 32, 64)
+    assert sorted(path.name for path in entry.folder.iterdir()) == [
+        "card.json", "genotype.json", "weights.safetensors",
+    ]  # fmt: skip
+
+
+def test_a_card_says_where_a_network_comes_from(run):
+    (run / "eval.json").write_text(
+        json.dumps(
+            {"miou": 50.0, "per_class": PER_CLASS, "split": "val", "images": 9, "data": "synthetic:/x"}
+        )
+    )
+    measured = {
+        "median_ms": 1.5, "spread_ms": 0.1, "count": 30, "device": "a CPU", "backend": "onnxruntime",
+        "precision": "fp32", "batch": 1, "threads": 1, "versions": {"onnxruntime": "1"}, "asked_ms": None,
+    }  # fmt: skip
+    (run / "measure.json").write_text(json.dumps(measured))
+    card = zoo.card(packed(run).folder)
+    assert card == Card.load(run.parent / "zoo/tiny-scenes/card.json")
+    assert (card.seed, card.training_seconds, card.input_shape) == (7, 3.25, (3, 32, 64))
+    assert card.recipe == {"fit": {"seed": 7, "epochs": 2}}
+    assert card.scores == (Score(split="val", trained_on="train", images=9, miou=50.0, per_class=PER_CLASS),)
+    assert (card.latency.median_ms, card.latency.device) == (1.5, "a CPU")
+    assert card.labelling.classes == SyntheticScenes.classes
+    assert 95 <= card.fp16_agreement_percent <= 100
+    assert card.genotype == hwnas.Genotype.load(run / "genotype.json").short_id
+    # Nothing of this machine's folders.
+    assert str(run.parent) not in card.model_dump_json()
+
+
+def test_the_stages_before_the_last_count(run):
+    recipe = {"about": "x", "stages": [{"name": "first"}, {"name": "last"}]}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (run / "first").mkdir()
+    (run / "first/fit.log.jsonl").write_text(json.dumps({"event": "epoch", "seconds": 10}) + "\n")
+    card = packed(run).card
+    assert card.training_seconds == 13.25
+    assert card.recipe == recipe
+
+
+def test_a_score_on_training_images_is_no_score(run):
+    (run / "eval.json").write_text(json.dumps({"miou": 50.0, "per_class": PER_CLASS, "split": "val"}))
+    with pytest.raises(
+        InvalidInput, match="is an evaluation on val, which is part of what it was trained on"
+    ):
+        packed(run, split="train+val")
+    twin = Score(split="val", trained_on="train", miou=50.0, per_class=PER_CLASS)
+    assert packed(run, split="train+val", scores=[twin]).card.scores == (twin,)
+
+
+def test_packing_again_replaces_and_leaves_nothing_behind(run):
+    packed(run)
+    assert packed(run, about="better").card.about == "better"
+    assert [path.name for path in (run.parent / "zoo").iterdir()] == ["tiny-scenes"]
+
+
+def test_a_folder_that_is_no_entry_is_not_replaced(run):
+    (run.parent / "zoo/tiny-scenes").mkdir(parents=True)
+    (run.parent / "zoo/tiny-scenes/mine.txt").touch()
+    with pytest.raises(InvalidInput, match="is there and is no entry of the zoo"):
+        packed(run)
+    assert (run.parent / "zoo/tiny-scenes/mine.txt").is_file()
+
+
+def test_values_beyond_fp16_are_refused(run):
+    network = trained_network(run)
+    next(iter(network.parameters())).data.flatten()[0] = 1e6
+    save_weights(network, run / "weights.pt")
+    with pytest.raises(InvalidInput, match=r"holds? values beyond fp16's 65504"):
+        packed(run)
+
+
+def test_what_cannot_be_packed_is_named(run, monkeypatch):
+    with pytest.raises(InvalidInput, match=r'called like autortnet-a-camvid .* got "../x"'):
+        packed(run, name="../x")
+    monkeypatch.setattr("hwnas.zoo.packing.LARGEST_BYTES", 2**10)
+    with pytest.raises(InvalidInput, match="and an entry of the zoo at most"):
+        packed(run)
+    (run / "fit.json").unlink()
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"no file .*fit\.json"):
+        packed(run)
+    (run / "weights.pt").unlink()
+    with pytest.raises(CheckpointError, match="hwnas fit"):
+        packed(run)
+    assert not (run.parent / "zoo").exists()
+
+
+def test_damaged_weights_are_not_loaded(run):
+    entry = packed(run)
+    path = entry.folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is damaged: its sha256 is"):
+        hwnas.load(entry.folder)
+    path.unlink()
+    with pytest.raises(DataError, match="no weights at"):
+        hwnas.load(entry.folder)
+
+
+def test_another_genotype_or_card_is_refused(run):
+    entry = packed(run)
+    other = SPACE.random(torch.Generator().manual_seed(5))
+    assert other.short_id != entry.genotype.short_id
+    other.save(entry.folder / "genotype.json")
+    with pytest.raises(DataError, match="and the card speaks of"):
+        hwnas.load(entry.folder)
+    card = json.loads((entry.folder / "card.json").read_text())
+    (entry.folder / "card.json").write_text(json.dumps(card | {"schema_version": 2}))
+    with pytest.raises(DataError, match="has schema 2, this hwnas reads up to 1"):
+        zoo.card(entry.folder)
+    (entry.folder / "card.json").write_text(json.dumps(card | {"seed": "x"}))
+    with pytest.raises(DataError, match="is not a card of a network:\n  seed"):
+        zoo.card(entry.folder)
+
+
+def test_an_unknown_name_lists_the_known_ones(run, monkeypatch):
+    packed(run)
+    monkeypatch.setattr("hwnas.zoo._SHIPPED", run.parent / "zoo")
+    assert zoo.names() == ["tiny-scenes"]
+    assert hwnas.load("tiny-scenes")(torch.zeros(1, 3, 32, 64)).shape == (1, 8, 32, 64)
+    with pytest.raises(InvalidInput, match='the zoo has no network "tiny"; it has: tiny-scenes'):
+        hwnas.load("tiny")
+
+
+def test_every_network_that_comes_with_hwnas_is_sound():
+    for name in zoo.names():
+        card = zoo.card(name)
+        assert card.name == name and card.bytes <= 12 * 2**20
+        hwnas.load(name)
