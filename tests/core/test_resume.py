@@ -87,8 +87,14 @@ KINDS = {
     "soft": {"relaxation": {"form": "gumbel", "hard": False}},
     "mixture": {"relaxation": {"form": "softmax"}},
     "bilevel": {"arch_batches": 2},
-    "exploring": {"explore": 0.5, "entropy_weight": 0.02, "candidates": 3},
-    "all at once": {"arch_batches": 3, "explore": 0.5, "target_ms": 0.016, "budget": {"max_params": 750}},
+    "exploring": {"explore": 0.5, "entropy_weight": 0.02, "candidates": 3, "arch_lr": 0.3},
+    "all at once": {
+        "arch_batches": 3,
+        "explore": 0.5,
+        "arch_lr": 0.3,
+        "target_ms": 0.016,
+        "budget": {"max_params": 750},
+    },
 }
 
 
