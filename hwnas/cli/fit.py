@@ -170,11 +170,14 @@ def adjusted(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, dict[
     Raises:
         InvalidInput: a setting that is no stage's, or that a recipe decides, or a value that is refused.
     """
-    from hwnas.recipes import Stage
-
-    fields = [name for name in Stage.model_fields if name != "name"]
-    homes = sort_out(settings, {stage.name: fields for stage in recipe.all_stages} | {"data": None})
-    of_data = homes.pop("data")
+    fields = {
+        stage.name: [name for name in type(stage).model_fields if name != "name"]
+        for stage in recipe.all_stages
+    }
+    # By name: a stage has a field "data" too.
+    of_data = {key[5:]: value for key, value in settings.items() if key.startswith("data.")}
+    rest = {key: value for key, value in settings.items() if not key.startswith("data.")}
+    homes = sort_out(rest, fields)
     if decided := sorted({"batch", "augment"} & of_data.keys()):
         field = {"batch": "batch=…", "augment": "augmentation.flip=…"}[decided[0]]
         stage = recipe.stages[-1].name

@@ -60,8 +60,8 @@ class RunSetup(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``RUN/``: run.json, search.json, table.json, genotype.json, result.json, the logs, weights.pt,
-    eval.json, net.onnx, measure.json, predictions/ and report.html; whatever exists of them.
+    """``RUN/``: run.json, search.json, table.json, genotype.json, result.json, recipe.json, the logs,
+    weights.pt, eval.json, net.onnx, measure.json, predictions/ and report.html; whatever exists of them.
     """
 
     path: Path

@@ -42,7 +42,7 @@ class Stage(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
-        if self.name in {"data", *type(self).model_fields}:
+        if self.name in TeacherStage.model_fields:
             raise ValueError(f'a stage cannot be called "{self.name}": --set means something else by that')
         if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
             raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')
