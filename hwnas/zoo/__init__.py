@@ -58,7 +58,8 @@ def load(name: str | Path) -> nn.Module:
     """A trained network of the zoo, in eval mode on the CPU, in fp32.
 
     It takes images ``[N, 3, H, W]`` normalised as ``hwnas.zoo.card(name).labelling`` says, and gives logits
-    ``[N, classes, H, W]``. Any height and width will do; it was trained at the card's ``input_shape``.
+    ``[N, classes, H, W]``. AutoRTNets take any height and width; the card's ``input_shape`` is what they were
+    trained and measured at.
 
     Args:
         name: one of ``hwnas.zoo.names()``, or a folder as ``hwnas zoo pack`` writes it.

@@ -156,7 +156,8 @@ def _seconds(run: Path, recipe: dict[str, Any]) -> float:
     """Of all epochs; the stages before the last have folders of their own."""
     folders = [*(run / stage["name"] for stage in recipe.get("stages", ())[:-1]), run]
     events = [event for folder in folders for event in read_log(folder / "fit.log.jsonl")]
-    return float(sum(event.get("seconds", 0.0) for event in events if event["event"] == "epoch"))
+    seconds: float = sum(event.get("seconds", 0.0) for event in events if event["event"] == "epoch")
+    return seconds
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A packed network is loaded as it was trained; what is damaged or does not belong is refused."""
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import SyntheticScenes
 from hwnas.segmentation.labels import Labelling
 from hwnas.zoo.cards import Card, Score
+from hwnas.zoo.entry import CARD, GENOTYPE, WEIGHTS
 from hwnas.zoo.packing import pack
 from tests.deploy.nets import trained
 
@@ -193,6 +196,13 @@ def test_an_unknown_name_lists_the_known_ones(run, monkeypatch):
     assert hwnas.load("tiny-scenes")(torch.zeros(1, 3, 32, 64)).shape == (1, 8, 32, 64)
     with pytest.raises(InvalidInput, match='the zoo has no network "tiny"; it has: tiny-scenes'):
         hwnas.load("tiny")
+
+
+def test_entries_are_part_of_the_distribution():
+    project = tomllib.loads((Path(hwnas.__file__).parents[1] / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["hwnas"]
+    for name in (CARD, GENOTYPE, WEIGHTS):
+        assert any(Path(f"zoo/any-name/{name}").match(pattern) for pattern in patterns), name
 
 
 def test_every_network_that_comes_with_hwnas_is_sound():
