@@ -7,25 +7,40 @@ val together, so that no score on val is given. Every stage is resumed when run 
     python benchmarks/camvid_zoo.py search a --data DIR --lut TABLE
     python benchmarks/camvid_zoo.py fit a --data DIR
     python benchmarks/camvid_zoo.py fit a --data DIR --scale gpu         (the recipe for hours on a GPU)
-    python benchmarks/camvid_zoo.py fit a --data DIR --split train       (scored on val; another folder)
+    python benchmarks/camvid_zoo.py fit a --data DIR --split train       (a twin that is scored on val)
+    python benchmarks/camvid_zoo.py result --data DIR --peers ONNX_DIR   (on a quiet machine)
 
-DIR holds the folders camvid, idd_lite and, for the GPU's recipe, tiny_imagenet.
+DIR holds the folders camvid, idd_lite and, for the GPU's recipe, tiny_imagenet. "result" measures the three
+and whatever ONNX files lie in ONNX_DIR in the same rounds, packs the zoo's entries, and writes page and plot.
+Peers are exported from their authors' definitions, with fresh weights, and named like the keys of PUBLISHED.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hwnas import Genotype, LatencyTable, Progress, SearchConfig, SearchData, search
+import torch
+
+from hwnas import Genotype, LatencyTable, OnnxRuntimeBackend, Progress, SearchConfig, SearchData, search
+from hwnas.cli import drawing
+from hwnas.cli.folder import RunFolder
 from hwnas.files import write_atomically
+from hwnas.latency.device import Device
+from hwnas.latency.measuring import measure_subjects
+from hwnas.latency.subjects import ModelSubject, ModuleSubject, Subject, plausible_inputs
 from hwnas.names import space_of
 from hwnas.recipes import RECIPES, Recipe, train
 from hwnas.search_spaces.autortnet import AutoRTNet
-from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, training_loader
+from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
+from hwnas.segmentation.registry import labelling
+from hwnas.zoo.cards import Latency, Score
+from hwnas.zoo.packing import pack
 
 TARGETS_MS = {"a": 19.5, "b": 14.5, "c": 9.8}
 """Milliseconds at 360×480 on one thread of ONNX Runtime."""
@@ -121,20 +136,242 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
         print(found, flush=True)
 
 
+PUBLISHED = {
+    "enet": (51.3, "CGNet's paper, arXiv 1811.08201"),
+    "espnet": (55.6, "CGNet's paper, arXiv 1811.08201"),
+    "cgnet": (65.6, "its paper, arXiv 1811.08201"),
+    "dabnet": (66.4, "its paper, arXiv 1907.11357"),
+}
+"""mIoU on CamVid's test split at 360×480 as published, and where."""
+
+
+def measured(work: Path, peers: Path | None) -> dict[str, Latency]:
+    """The three networks and the peers, all in the same rounds, on one thread of ONNX Runtime."""
+    backend = OnnxRuntimeBackend("cpu", threads=1)
+    example = plausible_inputs([(1, *AutoRTNet().input_shape())])
+    subjects: dict[str, Subject] = {}
+    for name in TARGETS_MS:
+        folder = RunFolder(work / name)
+        subjects[name] = ModuleSubject(folder.network(), tuple(example))
+    for path in sorted(peers.glob("*.onnx")) if peers else ():
+        subjects[path.stem] = ModelSubject(path.read_bytes(), tuple(example))
+    found = measure_subjects(subjects, backend)
+    return {
+        name: Latency(
+            median_ms=timing.median_ms,
+            spread_ms=timing.spread_ms,
+            count=timing.count,
+            device=str(backend.device.name),
+            backend=backend.name,
+            precision=backend.precision,
+            batch=1,
+            threads=backend.threads,
+            versions=backend.versions(),
+            settings=backend.settings(),
+            remarks=(*found.remarks, *found.busy),
+        )
+        for name, timing in found.timings.items()
+    }
+
+
+def twin_score(work: Path, name: str) -> Score | None:
+    """What a network trained alike, on the train split alone, scores on val; None where there is none."""
+    path = work / f"{name}-train" / "eval.json"
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    return Score(
+        split="val", trained_on="train", images=101, miou=found["miou"], per_class=found["per_class"]
+    )
+
+
+def stage_result(options: argparse.Namespace) -> None:
+    """Measure, pack, and write the result file, its page and its plot."""
+    latencies = measured(options.work, options.peers)
+    place = f"camvid:{options.data / 'camvid'}"
+    train = open_dataset(place, "train")
+    places = torch.linspace(0, len(train) - 1, 16).tolist()
+    samples = torch.stack([train[round(index)][0] for index in places])
+    device = Device.find("auto")
+    networks: dict[str, Any] = {}
+    for name, target in TARGETS_MS.items():
+        run = options.work / name
+        latency = latencies[name]
+        write_atomically(run / "measure.json", (latency.model_dump_json(indent=1) + "\n").encode())
+        score = twin_score(options.work, name)
+        entry = pack(
+            run,
+            f"autortnet-{name}-camvid",
+            out=options.zoo,
+            about=f"street scenes at 360x480, searched for {target:g} ms on one thread of ONNX Runtime",
+            data="CamVid (SegNet's version, 11 classes); pre-trained on IDD-lite",
+            split="train+val",
+            data_licence="CamVid: CC BY-NC 4.0; IDD-lite: IDD's terms, research",
+            labelling=labelling(place),
+            samples=samples,
+            scores=(score,) if score else (),
+            training_device=device.name,
+        )
+        card = entry.card
+        networks[name] = {
+            "entry": card.name,
+            "genotype": card.genotype,
+            "depths": {k: v for k, v in Genotype.load(run / "genotype.json").choices.items() if "depth" in k},
+            "parameters": card.parameters,
+            "bytes_fp16": card.bytes,
+            "target_ms": target,
+            "predicted_ms": json.loads((run / "result.json").read_text())["predicted_ms"],
+            "latency": latency.model_dump(mode="json"),
+            "training_seconds": card.training_seconds,
+            "fp16_agreement_percent": card.fp16_agreement_percent,
+            "twin_val": score.model_dump(mode="json") if score else None,
+        }
+    peers = {
+        name: {
+            "latency": latency.model_dump(mode="json"),
+            "published_miou": PUBLISHED.get(name, (None, None))[0],
+            "published_in": PUBLISHED.get(name, (None, None))[1],
+        }
+        for name, latency in latencies.items()
+        if name not in TARGETS_MS
+    }
+    date = datetime.now(UTC).date().isoformat()
+    summary = {
+        "question": "the zoo's networks on CamVid at 360x480, and what they take beside others",
+        "device": device.model_dump(mode="json"),
+        "backend": "onnxruntime fp32, threads 1",
+        "date": date,
+        "recipe": {name: recipe_for(name, options.scale).model_dump(mode="json") for name in TARGETS_MS},
+        "networks": networks,
+        "peers": peers,
+    }
+    stem = f"camvid_zoo_{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}_{date}"
+    plot(summary, options.results / f"{stem}.png")
+    text = page(summary, f"{stem}.png")
+    write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
+    write_atomically(options.results / f"{stem}.md", text.encode())
+    print(text)
+
+
+def page(summary: dict[str, Any], picture: str) -> str:
+    """The result as a page."""
+    networks, peers = summary["networks"], summary["peers"]
+    base = peers["cgnet"]["latency"]["median_ms"] if "cgnet" in peers else None
+
+    def times(latency: dict[str, Any]) -> str:
+        ratio = f"{latency['median_ms'] / base:.2f}" if base else "-"
+        return f"{latency['median_ms']:.2f} ± {latency['spread_ms']:.2f} | {ratio}"
+
+    lines = [
+        f"# {summary['question']}",
+        "",
+        f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All networks were measured in",
+        "the same rounds. Trained on CamVid train+val after IDD-lite, from scratch, on one CPU core each, while",
+        "other work shared the machine: the wall seconds include that.",
+        "",
+        "| network | ms | of CGNet | asked ms | predicted ms | depths | parameters M | MiB fp16 | trained, s "
+        "| fp16 agrees % | val mIoU % of its twin (trained on train alone) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for net in networks.values():
+        twin = f"{net['twin_val']['miou']:.1f}" if net["twin_val"] else "not trained"
+        lines.append(
+            f"| {net['entry']} | {times(net['latency'])} | {net['target_ms']} | {net['predicted_ms']:.2f} "
+            f"| {', '.join(net['depths'].values())} | {net['parameters'] / 1e6:.2f} "
+            f"| {net['bytes_fp16'] / 2**20:.2f} | {net['training_seconds']:.0f} "
+            f"| {net['fp16_agreement_percent']:.2f} | {twin} |"
+        )
+    lines += [
+        "",
+        "| others, definitions of their authors | ms | of CGNet | test mIoU % **as published** | in |",
+        "|---|---|---|---|---|",
+    ]
+    for name, peer in sorted(peers.items(), key=lambda item: item[1]["latency"]["median_ms"]):
+        miou = f"{peer['published_miou']}" if peer["published_miou"] else "-"
+        lines.append(f"| {name} | {times(peer['latency'])} | {miou} | {peer['published_in'] or '-'} |")
+    lines += [
+        "",
+        f"![mIoU against milliseconds]({picture})",
+        "",
+        "Val is one street filmed at 15 Hz and no test set: a twin's score beside a published test score says",
+        "how far a training got, not which network is better. The networks' test scores are not known here.",
+        "",
+        "Written by benchmarks/camvid_zoo.py.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def plot(summary: dict[str, Any], path: Path) -> None:
+    """MIoU against measured milliseconds; what is published, and what is of another split, marked as such."""
+    with drawing.styled():
+        figure = drawing.figure(7.0, 4.2)
+        _draw(figure.add_subplot(), summary)
+    drawing.save_png(figure, path)
+
+
+def _draw(axes: Any, summary: dict[str, Any]) -> None:
+    for name, peer in summary["peers"].items():
+        if peer["published_miou"]:
+            axes.plot(peer["latency"]["median_ms"], peer["published_miou"], "o", mfc="none", color="#888888")
+            axes.annotate(
+                f"{name}, test, published",
+                (peer["latency"]["median_ms"], peer["published_miou"]),
+                xytext=(-6, 6),
+                textcoords="offset points",
+                ha="right",
+                fontsize=8,
+            )
+        else:
+            axes.axvline(peer["latency"]["median_ms"], color="#cccccc", linewidth=0.8)
+            axes.annotate(
+                name,
+                (peer["latency"]["median_ms"], 0.02),
+                xycoords=("data", "axes fraction"),
+                rotation=90,
+                fontsize=7,
+                ha="right",
+            )
+    for net in summary["networks"].values():
+        ms = net["latency"]["median_ms"]
+        if net["twin_val"]:
+            axes.plot(ms, net["twin_val"]["miou"], "s", color="#0072b2")
+            axes.annotate(
+                f"{net['entry']}, its twin on val",
+                (ms, net["twin_val"]["miou"]),
+                xytext=(6, 0),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        else:
+            axes.axvline(ms, color="#0072b2", linewidth=0.8)
+    axes.set_xlabel("measured milliseconds at 360×480, ONNX Runtime, one thread")
+    axes.set_ylabel("mIoU on CamVid [%]")
+    axes.set_xlim(left=0)
+
+
 def main() -> None:
-    """One stage for one network."""
+    """One stage, for one network or for all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=["search", "fit"])
-    parser.add_argument("network", choices=sorted(TARGETS_MS))
+    parser.add_argument("stage", choices=["search", "fit", "result"])
+    parser.add_argument("network", nargs="?", choices=sorted(TARGETS_MS))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--lut", type=Path)
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"))
     parser.add_argument("--scale", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--split", default="train+val")
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--zoo", type=Path, default=Path("hwnas/zoo"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    {"search": stage_search, "fit": stage_fit}[options.stage](options.network, options)
+    if options.stage == "result":
+        stage_result(options)
+    elif options.network is None:
+        parser.error(f"{options.stage} wants the name of a network: a, b or c")
+    else:
+        {"search": stage_search, "fit": stage_fit}[options.stage](options.network, options)
 
 
 if __name__ == "__main__":
