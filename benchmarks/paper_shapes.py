@@ -79,7 +79,6 @@ STAGES = ("random", "sweep", "depths", "again", "positions", "aggregation")
 """In the order of what is wanted most, should time run out."""
 
 
-
 class WithoutAggregation(AutoRTNet):
     """The deepest hyper-cell's output alone goes to the head, enlarged to 1/8: Table 6 a).
 
@@ -141,19 +140,27 @@ class Bench:
         self.work: Path = options.work
         self.lut: Path | None = options.lut
         self.work.mkdir(parents=True, exist_ok=True)
+        self.spaces: dict[tuple[int, int, int], AutoRTNet] = {}
+        self.tables: dict[AutoRTNet, LatencyTable] = {}
         self.path = self.work / "runs.jsonl"
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         self.found: dict[str, dict[str, Any]] = {run["key"]: run for run in map(json.loads, lines)}
 
     def space(self, cells: tuple[int, int, int] = CELLS[0]) -> AutoRTNet:
-        """The space with so many cells."""
-        return AutoRTNet(**FIELDS, cells=cells)
+        """The space with so many cells; the same object each time, as it remembers its recording."""
+        if cells not in self.spaces:
+            self.spaces[cells] = AutoRTNet(**FIELDS, cells=cells)
+        return self.spaces[cells]
 
     def table(self, space: AutoRTNet) -> LatencyTable:
         """Milliseconds of its ops at its own resolution, 360×480."""
-        if self.lut is not None:
-            return LatencyTable.load(self.lut)
-        return fake_table(space.record().keys(), input_shape=space.input_shape())
+        if space not in self.tables:
+            self.tables[space] = (
+                LatencyTable.load(self.lut)
+                if self.lut is not None
+                else fake_table(space.record().keys(), input_shape=space.input_shape())
+            )
+        return self.tables[space]
 
     def ms(self, space: AutoRTNet, assignment: Mapping[str, int]) -> float:
         """A network's milliseconds by the table."""
@@ -289,7 +296,9 @@ class Bench:
         total = sum(searched)
         space = self.space((total - 2,) * 3)
         settings = [
-            (a, b, total - a - b) for a, b in itertools.product(range(1, total - 1), repeat=2) if a + b < total
+            (a, b, total - a - b)
+            for a, b in itertools.product(range(1, total - 1), repeat=2)
+            if a + b < total
         ]
         settings.remove(searched)
         order = torch.randperm(len(settings), generator=torch.Generator().manual_seed(2)).tolist()
