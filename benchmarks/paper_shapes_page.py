@@ -113,6 +113,7 @@ def random_result(bench: Bench) -> dict[str, Any] | None:
     return {
         "searched": searched,
         "random": rivals,
+        "drawn": bench.found["rivals"]["drawn"],
         "mean": statistics.fmean(mious),
         "std": statistics.stdev(mious),
         "half_width": interval(mious),
@@ -372,8 +373,8 @@ def random_page(summary: dict[str, Any]) -> list[str]:
         *lines,
         "",
         *said(
-            f"{len(found['random'])} random networks: {found['mean']:.1f} ± {found['std']:.1f} (standard "
-            f"deviation; 95 % interval of their mean ± {found['half_width']:.1f}). The searched one lies "
+            f"{len(found['random'])} random networks, of {found['drawn']} drawn: {found['mean']:.1f} ± "
+            f"{found['std']:.1f} (standard deviation; 95 % interval of their mean ± {found['half_width']:.1f}). The searched one lies "
             f"{margin:+.1f} from their mean and above {found['beaten']} of them. That the margin is at least "
             f"{MARGIN} (the paper's is 6.2): {verdict(margin >= MARGIN)}; the searched one is {sure} what 95 "
             f"of 100 further random networks would reach (their mean ± {found['one_more']:.1f})."
