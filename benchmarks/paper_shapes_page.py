@@ -374,10 +374,11 @@ def random_page(summary: dict[str, Any]) -> list[str]:
         "",
         *said(
             f"{len(found['random'])} random networks, of {found['drawn']} drawn: {found['mean']:.1f} ± "
-            f"{found['std']:.1f} (standard deviation; 95 % interval of their mean ± {found['half_width']:.1f}). The searched one lies "
-            f"{margin:+.1f} from their mean and above {found['beaten']} of them. That the margin is at least "
-            f"{MARGIN} (the paper's is 6.2): {verdict(margin >= MARGIN)}; the searched one is {sure} what 95 "
-            f"of 100 further random networks would reach (their mean ± {found['one_more']:.1f})."
+            f"{found['std']:.1f} (standard deviation; 95 % interval of their mean ± "
+            f"{found['half_width']:.1f}). The searched one lies {margin:+.1f} from their mean and above "
+            f"{found['beaten']} of them. That the margin is at least {MARGIN} (the paper's is 6.2): "
+            f"{verdict(margin >= MARGIN)}; the searched one is {sure} what 95 of 100 further random networks "
+            f"would reach (their mean ± {found['one_more']:.1f})."
         ),
     ]
 

@@ -261,6 +261,8 @@ class Bench:
             drawn = 0
             while len(near) < RIVALS:
                 drawn += 1
+                if drawn > 100_000:
+                    raise SystemExit(f"only {len(near)} networks within {NEAR:.0%} of {wanted_ms:.2f} ms")
                 assignment = space.random_assignment(generator)
                 if abs(table.predict_ms(recording.count(assignment)) / wanted_ms - 1) <= NEAR:
                     near.append(assignment)
