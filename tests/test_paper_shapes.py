@@ -15,9 +15,14 @@ from paper_shapes_runs import BASE, FIELDS, SWEEP, Bench, WithoutAggregation, de
 CELLS = (2, 4, 4)
 
 
+SPACES, TABLES = {}, {}
+
+
 @pytest.fixture
 def bench(tmp_path):
-    return Bench(None, tmp_path, None)
+    made = Bench(None, tmp_path, None)
+    made.spaces, made.tables = SPACES, TABLES  # recorded once for all tests
+    return made
 
 
 def searched(bench, what, depth, ms=10.0):
@@ -36,6 +41,7 @@ def trained(bench, name, seed, miou):
 def test_finished_runs_are_read_again(bench, tmp_path):
     searched(bench, BASE, (1, 2, 3))
     again = Bench(None, tmp_path, None)
+    again.spaces = SPACES
     assert again.found == bench.found
     assert depths(again.search(BASE)) == [1, 2, 3]
 
