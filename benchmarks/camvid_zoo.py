@@ -294,7 +294,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
         f"![mIoU against milliseconds]({picture})",
         "",
         "Val is one street filmed at 15 Hz and no test set: a twin's score beside a published test score",
-        "says how far a training got, not which network is better. The networks' test scores are not known here.",
+        "says how far a training got, not which network is better. The networks' own test scores are unknown.",
         "",
         "Written by benchmarks/camvid_zoo.py.",
         "",
@@ -303,7 +303,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
-    """Plot mIoU against measured milliseconds; what is published, and what is of another split, marked as such."""
+    """Plot mIoU against measured milliseconds; what is published is marked as such."""
     with drawing.styled():
         figure = drawing.figure(7.0, 4.2)
         _draw(figure.add_subplot(), summary)
