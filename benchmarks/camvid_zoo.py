@@ -294,7 +294,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
         f"![mIoU against milliseconds]({picture})",
         "",
         "Val is one street filmed at 15 Hz and no test set: a twin's score beside a published test score",
-        "says how far a training got, not which network is better. The networks' own test scores are unknown.",
+        "says how far a training got, not which network is better. The networks' test scores are unknown.",
         "",
         "Written by benchmarks/camvid_zoo.py.",
         "",
