@@ -265,8 +265,8 @@ def page(summary: dict[str, Any], picture: str) -> str:
     lines = [
         f"# {summary['question']}",
         "",
-        f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All networks were measured in",
-        "the same rounds. Trained on CamVid train+val after IDD-lite, from scratch, on one CPU core each, while",
+        f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All were measured in",
+        "the same rounds. Trained on CamVid train+val after IDD-lite, from scratch, one CPU core each, while",
         "other work shared the machine: the wall seconds include that.",
         "",
         "| network | ms | of CGNet | asked ms | predicted ms | depths | parameters M | MiB fp16 | trained, s "
@@ -293,8 +293,8 @@ def page(summary: dict[str, Any], picture: str) -> str:
         "",
         f"![mIoU against milliseconds]({picture})",
         "",
-        "Val is one street filmed at 15 Hz and no test set: a twin's score beside a published test score says",
-        "how far a training got, not which network is better. The networks' test scores are not known here.",
+        "Val is one street filmed at 15 Hz and no test set: a twin's score beside a published test score",
+        "says how far a training got, not which network is better. The networks' test scores are unknown.",
         "",
         "Written by benchmarks/camvid_zoo.py.",
         "",
@@ -303,7 +303,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
-    """MIoU against measured milliseconds; what is published, and what is of another split, marked as such."""
+    """Plot mIoU against measured milliseconds; what is published is marked as such."""
     with drawing.styled():
         figure = drawing.figure(7.0, 4.2)
         _draw(figure.add_subplot(), summary)

@@ -35,6 +35,7 @@ from hwnas.latency.header import TableHeader
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.profile import NetworkSubject
 from hwnas.latency.solve import NetworkTiming
+from hwnas.latency.steadiness import unsteadiness
 from hwnas.latency.subjects import OpSubject, plausible_inputs
 from hwnas.latency.table import LatencyTable, check_batch
 from hwnas.latency.timing import Timing, levelled, slowdown_by_round
@@ -352,10 +353,7 @@ def import_bundle(
         if entry.counts is not None
     ]
     slowdown = slowdown_by_round(list(timings.values())) if len(timings) > 2 else []
-    busy = []
-    if slowdown and max(slowdown) > manifest.settings.tolerance:
-        listed = ", ".join(f"{value:.2f}" for value in slowdown)
-        busy = [f"Rounds ran at unequal speed, as a ratio to the usual: {listed}."]
+    busy = unsteadiness(slowdown, manifest.settings.tolerance)
     if busy and manifest.settings.busy == "refuse" and not allow_busy:
         raise MeasurementFailed(
             f"the machine was not steady: {' '.join(busy)} End what else runs on {conditions.device}, delete "

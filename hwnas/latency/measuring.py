@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.measuring_process import Job, Outcome, Progress, measure_apart, measure_here
-from hwnas.latency.steadiness import causes
+from hwnas.latency.steadiness import causes, unsteadiness
 from hwnas.latency.subjects import ModuleSubject, Subject
 from hwnas.latency.timing import StoppingRule, Timing, levelled, measure_interleaved
 
@@ -230,19 +230,17 @@ class _Measurement(Generic[K]):
         remarks = list(self.remarks)
         if self.repeated:
             remarks.append(f"Disturbed rounds that were measured again: {self.repeated}.")
-        busy: list[str] = []
-        if slowdowns and max(slowdowns) > self.settings.tolerance:
+        busy = unsteadiness(slowdowns, self.settings.tolerance)
+        if busy:
             # Of the processes that measured: it is they that may have been pushed off their cores.
             causes_found = [
                 cause for outcome in self.outcomes for cause in causes(self.backend.device, *outcome.states)
             ]
-            listed = ", ".join(f"{value:.2f}" for value in slowdowns)
-            busy = [
-                f"Rounds ran at unequal speed, as a ratio to the usual: {listed}.",
+            busy.append(
                 f"Likely causes: {'; '.join(dict.fromkeys(causes_found))}."
                 if causes_found
-                else "What disturbed them does not show.",
-            ]
+                else "What disturbed them does not show."
+            )
         return Measured(
             levelled({name: self.timings[name] for name in self.subjects}),
             remarks,

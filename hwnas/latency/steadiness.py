@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,6 +39,19 @@ def canary(clock_ns: Callable[[], int]) -> Reader:
         return (clock_ns() - start) / 1e6
 
     return lambda: min(once() for _ in range(_CANARY_READS))
+
+
+def unsteadiness(slowdowns: Sequence[float], tolerance: float) -> list[str]:
+    """That rounds ran at unequal speed, in a sentence; empty where none was slower than is borne.
+
+    Args:
+        slowdowns: how many times slower than usual each round was.
+        tolerance: how many times is borne.
+    """
+    if max(slowdowns, default=1.0) <= tolerance:
+        return []
+    listed = ", ".join(f"{value:.2f}" for value in slowdowns)
+    return [f"Rounds ran at unequal speed, as a ratio to the usual: {listed}."]
 
 
 def causes(device: Device, before: DeviceState, after: DeviceState) -> list[str]:

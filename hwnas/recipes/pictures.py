@@ -82,7 +82,11 @@ class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
         return (image.float() / 255 - mean) / std, torch.tensor(self._labels[index])
 
     def read(self, index: int) -> Tensor:
-        """One picture, uint8 ``[3, H, W]``; grey ones get three equal channels."""
+        """One picture, uint8 ``[3, H, W]``; grey ones get three equal channels.
+
+        Raises:
+            DataError: it cannot be read.
+        """
         from PIL import Image, UnidentifiedImageError
 
         path, member = self._members[index]

@@ -161,7 +161,13 @@ def plan(
 ) -> list[PlannedStage]:
     """What :func:`train` would do; the data are found and counted, and nothing is written.
 
-    For the arguments, and what is raised, see there.
+    For the arguments see there.
+
+    Raises:
+        InvalidInput: a data set of the recipe has no place or too few pictures, or the space cannot tell its
+            classes apart, or has no auxiliary heads.
+        DataError: what lies in a place is not such a data set.
+        MissingExtra: the recipe has a teacher, and the weights that it begins with are not installed.
     """
     lacking = [name for name in (*recipe.other_data, TARGET) if name not in places]
     if lacking:

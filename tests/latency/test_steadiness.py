@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from hwnas.latency.device import Device, DeviceState
-from hwnas.latency.steadiness import busy_processes, canary, causes
+from hwnas.latency.steadiness import busy_processes, canary, causes, unsteadiness
 
 GPU = Device(kind="cuda", name="NVIDIA TITAN Xp")
 
@@ -79,3 +79,9 @@ def test_the_busiest_come_first_and_idle_and_gone_ones_not_at_all(monkeypatch):
 def test_the_canary_reads_the_clock_it_is_given():
     ticks = iter(range(0, 10**9, 500_000))
     assert canary(lambda: next(ticks))() == 0.5
+
+
+def test_unequal_rounds_are_said_where_one_is_slower_than_is_borne():
+    assert unsteadiness([], 1.1) == unsteadiness([1.0, 1.1], 1.1) == []
+    said = "Rounds ran at unequal speed, as a ratio to the usual: 1.00, 1.25."
+    assert unsteadiness([1.0, 1.25], 1.1) == [said]

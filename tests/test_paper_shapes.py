@@ -1,0 +1,109 @@
+"""What benchmarks/paper_shapes.py makes of its runs, on runs written by hand."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import paper_shapes_page
+import paper_shapes_runs
+from paper_shapes_runs import BASE, FIELDS, SWEEP, Bench, WithoutAggregation, depths
+
+CELLS = (2, 4, 4)
+
+
+SPACES, TABLES = {}, {}
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(None, tmp_path, None)
+    made.spaces, made.tables = SPACES, TABLES  # recorded once for all tests
+    return made
+
+
+def searched(bench, what, depth, ms=10.0):
+    assignment = bench.space(what.cells).random_assignment(torch.Generator().manual_seed(0))
+    assignment |= {f"h{h + 1}.depth": cells - 1 for h, cells in enumerate(depth)}
+    bench.keep(
+        what.key, ms=ms, expected_ms=ms, genotype="0", depths=depths(assignment), assignment=assignment
+    )
+    return assignment
+
+
+def trained(bench, name, seed, miou):
+    bench.keep(f"fit/{name}/{seed}", miou=miou, ms=1.0, parameters=1, genotype="0", depths=[1, 1, 1])
+
+
+def test_finished_runs_are_read_again(bench, tmp_path):
+    searched(bench, BASE, (1, 2, 3))
+    again = Bench(None, tmp_path, None)
+    again.spaces = SPACES
+    assert again.found == bench.found
+    assert depths(again.search(BASE)) == [1, 2, 3]
+
+
+def test_without_aggregation_only_the_deepest_hyper_cell_is_read(bench):
+    space = WithoutAggregation(**FIELDS, cells=CELLS)
+    choices = space.choices()
+    assert not [name for name in choices if name.startswith("agg.")]
+    network = space.build(space.genotype(dict.fromkeys(choices, 0)))
+    projections = network.aggregation.project
+    network(torch.rand(2, 3, 64, 64)).sum().backward()
+    assert [any(p.grad is not None for p in projection.parameters()) for projection in projections] == [
+        False, False, True,
+    ]  # fmt: skip
+
+
+def test_moved_downsampling_keeps_ops_and_the_total_of_cells(bench):
+    searched(bench, BASE, (1, 1, 1))
+    for what in SWEEP[1:]:
+        searched(bench, what, (2, 2, 1))
+    assert bench.deep() == SWEEP[1]  # the base's three cells cannot be moved
+    assignment = bench.search(bench.deep())
+    moved = list(bench.positions())
+    assert len({tuple(depths(one.assignment)) for one in moved}) == paper_shapes_runs.OTHERS
+    for one in moved:
+        assert sum(depths(one.assignment)) == 5
+        assert depths(one.assignment) != [2, 2, 1]
+        others = {name: k for name, k in one.assignment.items() if not name.endswith(".depth")}
+        assert others == {name: k for name, k in assignment.items() if not name.endswith(".depth")}
+        one.space.genotype(one.assignment)
+
+
+def test_random_networks_are_within_five_percent(bench):
+    wanted_ms = bench.ms(bench.space(), searched(bench, BASE, (1, 2, 2)))
+    rivals = list(bench.rivals())
+    assert len(rivals) == paper_shapes_runs.RIVALS
+    for rival in rivals:
+        assert bench.ms(rival.space, rival.assignment) == pytest.approx(wanted_ms, rel=0.05)
+
+
+def test_the_noise_of_one_training_is_pooled(bench):
+    # Variances 2 and 8 with one degree of freedom each, pooled: 5. Student's t for 2 degrees: 4.303.
+    trained(bench, "a", 0, 30.0)
+    trained(bench, "a", 1, 32.0)
+    trained(bench, "b", 0, 30.0)
+    trained(bench, "b", 1, 34.0)
+    trained(bench, "c", 0, 50.0)
+    noise = paper_shapes_page.noise(bench)
+    assert noise["freedom"] == 2
+    assert noise["std"] == pytest.approx(5**0.5)
+    assert noise["difference"] == pytest.approx(4.3027 * (2 * 5) ** 0.5, rel=1e-4)
+
+
+def test_a_shape_that_does_not_hold_is_told(bench):
+    for what, ms, miou in zip(
+        sorted(SWEEP, key=lambda what: what.weight), (9, 8, 8.5, 7), (40, 39, 38, 37), strict=True
+    ):
+        searched(bench, what, (1, 1, 1), ms=float(ms))
+        trained(bench, what.network, 0, float(miou))
+    sweep = paper_shapes_page.sweep_result(bench)
+    assert sweep["falls"] == {"ms": [True, False, True], "miou": [True, True, True]}
+    text = "\n".join(paper_shapes_page.sweep_page({"sweep": sweep, "noise": {"difference": 4.0}}, {}))
+    assert "Latency falls at each higher λ: **does not hold** (2 of 3 steps fall)" in text
+    assert "mIoU falls with it: holds (3 of 3 steps fall)" in text
+    assert "by 3.0, within noise" in text
