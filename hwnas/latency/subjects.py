@@ -88,7 +88,11 @@ class ModelSubject(Subject):
     tensors: tuple[Tensor, ...]
 
     def build(self) -> nn.Module:
-        """Refused: a model is not turned back into a module."""
+        """Refused.
+
+        Raises:
+            InvalidInput: always; a model is not turned back into a module.
+        """
         raise InvalidInput(
             "an ONNX file is timed by a runtime that reads ONNX: use --backend onnxruntime or tensorrt."
         )
