@@ -23,22 +23,18 @@ from hwnas.cli.data import DataChoice
 from hwnas.cli.evaluate import net_eval, run_eval
 from hwnas.cli.export import run_export
 from hwnas.cli.folder import RunFolder
+from hwnas.deploy.description import ExportPrecision
 from hwnas.files import write_atomically
 from hwnas.latency.device import Device
 from hwnas.latency.export import require_onnxruntime
 
-FILES: dict[str, dict[str, Any]] = {
-    "fp32": {"precision": "fp32"},
-    "fp16": {"precision": "fp16"},
-    "int8": {"precision": "int8"},
-    "int8, argmax in the graph": {"precision": "int8", "argmax": True},
-}
+FILES: tuple[ExportPrecision, ...] = ("fp32", "fp16", "int8")
 
 
-def score(name: str, options: dict[str, Any], run: Path, images: DataChoice, work: Path) -> dict[str, Any]:
+def score(precision: ExportPrecision, run: Path, images: DataChoice, work: Path) -> dict[str, Any]:
     """Export one file and evaluate it."""
-    path = work / f"{re.sub('[^a-z0-9]+', '-', name)}.onnx"
-    exported = run_export(str(run), path, images, **options)
+    path = work / f"{precision}.onnx"
+    exported = run_export(str(run), path, images, precision=precision)
     return exported | net_eval(str(path), images, images.val)
 
 
@@ -55,15 +51,14 @@ def main() -> None:
     images = DataChoice.of(options.data, 4, {})
     kept = options.work / "scores.json"
     scores: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
-    for name in ("PyTorch", *FILES):
+    if "PyTorch" not in scores:
+        scores["PyTorch"] = run_eval(RunFolder(options.run), images, images.val, device="cpu", pictures=0)
+    for name in FILES:
         if name not in scores:
-            scores[name] = (
-                run_eval(RunFolder(options.run), images, images.val, device="cpu", pictures=0)
-                if name == "PyTorch"
-                else score(name, FILES[name], options.run, images, options.work)
-            )
+            scores[name] = score(name, options.run, images, options.work)
             write_atomically(kept, (json.dumps(scores, indent=1) + "\n").encode())
-        print(f"{name}: mIoU {scores[name]['miou']:.3f} %", flush=True)
+    for name, found in scores.items():
+        print(f"{name}: mIoU {found['miou']:.3f} %", flush=True)
     date = datetime.now(UTC).date().isoformat()
     device = Device.find("cpu")
     summary = {
