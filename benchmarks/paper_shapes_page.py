@@ -302,8 +302,9 @@ def page(summary: dict[str, Any], pictures: dict[str, str]) -> str:
         f"**Search.** {settings['epochs']} epochs of CamVid train at batch {summary['batch']}, single-level; "
         f"choices from epoch {settings['arch_from_epoch']}, depths from {settings['depth_from_epoch']} "
         f"(counted from 0); penalty λ · ln(µs), base λ = {BASE_WEIGHT:g}. **Training.** {recipe['epochs']} "
-        "epochs for every network, from scratch, alike; that is far from trained out. "
-        "Val is one street filmed at 15 Hz: it predicts other streets poorly.",
+        "epochs for every network, from scratch, alike: far from trained out. Pictures are mirrored at "
+        "random, and augmented no further. Val is one street filmed at 15 Hz: it predicts other streets "
+        "poorly.",
         f"**Noise.** {scatter}",
     ):
         lines += said(paragraph)

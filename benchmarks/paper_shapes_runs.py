@@ -36,6 +36,9 @@ WEIGHTS = (BASE_WEIGHT, 10.0, 0.01, 1.0)
 SEEDS = (0, 1, 2)
 SIZE = (96, 128)
 BATCH = 8
+AUGMENT = JointAugmentation(crop=SIZE, scale=(1.0, 1.0), brightness=0.0, contrast=0.0, saturation=0.0)
+"""Mirrored at random, no more: trainings are too short to learn scales and colours too."""
+DESCRIPTION = {"data": "camvid", "split": "train", "size": SIZE, "batch": BATCH, "augmentation": "mirrored"}
 RIVALS = 5
 """Random networks beside the searched one."""
 NEAR = 0.05
@@ -43,10 +46,10 @@ NEAR = 0.05
 OTHERS = 3
 """Random places of downsampling, and random aggregation cells."""
 SEARCH = SearchConfig(
-    epochs=14,
+    epochs=12,
     weight_lr=0.1,
-    arch_from_epoch=2,
-    depth_from_epoch=4,
+    arch_from_epoch=1,
+    depth_from_epoch=3,
     arch_lr=0.03,
     penalty_on="probabilities",
     channels_last=True,
@@ -154,7 +157,7 @@ class Bench:
         """Augmented training batches, and validation batches."""
         if self.data is None:
             raise SystemExit("--data DIR is needed: CamVid's folder")
-        train = CamVid(self.data, "train", size=SIZE, augment=JointAugmentation(crop=SIZE), cache=True)
+        train = CamVid(self.data, "train", size=SIZE, augment=AUGMENT, cache=True)
         val = CamVid(self.data, "val", size=SIZE, cache=True)
         return training_loader(train, BATCH), evaluation_loader(val, BATCH)
 
@@ -173,7 +176,7 @@ class Bench:
             result = search(
                 space,
                 self.table(space),
-                SearchData(train=self.loaders[0], description={"data": "camvid", "size": SIZE}),
+                SearchData(train=self.loaders[0], description=DESCRIPTION),
                 config,
                 out=self.work / what.key,
                 resume=True,
@@ -206,6 +209,7 @@ class Bench:
             config=FIT.model_copy(update={"seed": what.seed}),
             val=val,
             metric=what.space.metric(),
+            description=DESCRIPTION,
             out=self.work / what.key,
             resume=True,
             on_progress=say(what.key),

@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+import torch
 
 from hwnas.core.runlog import read_log
 from hwnas.recipes.training import _digest
+from hwnas.search_spaces.autortnet import AutoRTNet
 
 from .conftest import hwnas
 
@@ -80,28 +82,21 @@ def test_fit_and_its_single_file_of_weights(out):
     assert scores.exit_code == 0, scores.output
 
 
-def test_a_recipe_passes_its_weights_from_stage_to_stage(out, tmp_path):
+def test_a_recipe_passes_its_weights_from_stage_to_stage(tmp_path):
+    space = AutoRTNet.from_preset("small", num_classes=8, cells=(1, 1, 1), height=32, width=32)
+    space.random(torch.Generator().manual_seed(0)).save(tmp_path / "genotype.json")
     stage = {"batch": 2, "augmentation": {"crop": [32, 32]}, "auxiliary": True}
     fit = {"fit": {"epochs": 1, "device": "cpu"}}
     stages = [{"name": name, **stage, **fit} for name in ("before", "target")]
     (tmp_path / "recipe.json").write_text(json.dumps({"about": "", "stages": stages}))
-    arguments = [
-        "fit",
-        out,
-        "--recipe",
-        tmp_path / "recipe.json",
-        "--data",
-        "synthetic",
-        "--out",
-        tmp_path / "run",
-    ]
+    arguments = ["fit", tmp_path, "--recipe", tmp_path / "recipe.json", "--data", "synthetic"]
     trained = torchrun(*arguments, "--set", "data.length=4", "--json")
-    printed, said = trained.communicate(timeout=100)
+    printed, said = trained.communicate(timeout=250)
     assert trained.returncode == 0, said
     assert "miou" in json.loads(printed)
     assert said.count("stage 2/2 target") == 1
-    start = json.loads((tmp_path / "run/fit.json").read_text())["data"]["start"]
-    assert start == _digest(tmp_path / "run/before/weights.pt")
+    start = json.loads((tmp_path / "fit.json").read_text())["data"]["start"]
+    assert start == _digest(tmp_path / "before/weights.pt")
 
 
 @pytest.mark.parametrize(
