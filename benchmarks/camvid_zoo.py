@@ -275,7 +275,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
     lines = [
         f"# {summary['question']}",
         "",
-        f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All were measured in the same",
+        f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All measured in the same",
         "rounds. Trained from scratch on CamVid train+val, after IDD-lite; seconds are wall time.",
         *([summary["remark"]] if summary["remark"] else []),
         "",

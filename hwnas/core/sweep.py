@@ -212,6 +212,8 @@ def sweep(
         return result
 
     with Run(out, "sweep", identity, {"points": points}, resume=resume) as run:
+        # The first point takes long: stopped in it, the sweep must know what it was.
+        run.save()
         earlier = len(points.done)
         for place in run.epochs(len(values)):
             point = found(place, resume=resume)

@@ -436,6 +436,14 @@ def test_another_sweep_is_refused_with_the_differences(tmp_path):
         resumable.run_sweep(tmp_path, 0, resume=True, **other)
 
 
+def test_another_sweep_is_refused_in_the_first_point_too(tmp_path):
+    with pytest.raises(Broken):
+        resumable.run_sweep(tmp_path, 0, on_progress=break_after(1), **SWEEPS["targets"])
+    other = {**SWEEPS["targets"], "targets_ms": (0.0142, 0.017)}
+    with pytest.raises(CheckpointError, match=r"values: checkpoint \[0\.0142, 0\.016\], asked"):
+        resumable.run_sweep(tmp_path, 0, resume=True, **other)
+
+
 def test_a_warm_up_of_other_settings_is_refused_with_the_differences(tmp_path):
     settings = {"arch_from_epoch": 1, "warm_up": tmp_path / "warm-up"}
     run_sharing(tmp_path / "4", target_ms=0.0142, **settings)
