@@ -9,8 +9,9 @@ import torch
 
 import hwnas
 from hwnas import zoo
+from hwnas.cli.nets import find_net
 from hwnas.core.fit import save_weights
-from hwnas.errors import CheckpointError, DataError, InvalidInput
+from hwnas.errors import CheckpointError, DataError, GenotypeError, InvalidInput
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import SyntheticScenes
 from hwnas.segmentation.labels import Labelling
@@ -187,6 +188,21 @@ def test_another_genotype_or_card_is_refused(run):
     (entry.folder / "card.json").write_text(json.dumps(card | {"seed": "x"}))
     with pytest.raises(DataError, match="is not a card of a network:\n  seed"):
         zoo.card(entry.folder)
+
+
+def test_a_folder_from_elsewhere_imports_nothing(run, tmp_path, monkeypatch):
+    entry = packed(run)
+    (tmp_path / "zoo_trap.py").write_text("raise AssertionError('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    other = entry.genotype.model_copy(update={"space": "zoo_trap:Space"})
+    other.save(entry.folder / "genotype.json")
+    card = entry.card.model_copy(update={"genotype": other.short_id})
+    (entry.folder / "card.json").write_text(card.model_dump_json())
+    with pytest.raises(GenotypeError, match="If you trust zoo_trap, import it first"):
+        hwnas.load(entry.folder)
+    # The verbs load in the same way.
+    with pytest.raises(GenotypeError, match="import it first"):
+        find_net(str(entry.folder))
 
 
 def test_an_unknown_name_lists_the_known_ones(run, monkeypatch):
