@@ -64,7 +64,7 @@ def command(
 def lines(values: dict[str, Any]) -> list[str]:
     """What was written, for people."""
     shown = [
-        f"{values['path']}: {values['bytes'] / 2**20:.2f} MiB, {values['precision']}, gives "
+        f"{values['path']}: {values['size_bytes'] / 2**20:.2f} MiB, {values['precision']}, gives "
         f"{values['output']}; as fp32 at most {values['max_abs_difference']:.1e} off PyTorch"
     ]
     if values["agreement_percent"] is not None:

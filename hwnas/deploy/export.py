@@ -35,15 +35,21 @@ class Exported(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
+    """Of the file."""
     precision: ExportPrecision
+    """What it computes in."""
     output: Output
-    bytes: int
+    """What it gives."""
+    size_bytes: int
+    """Of the file."""
     max_abs_difference: float
     """Largest difference between the logits of the fp32 model and of the network, on random inputs."""
     agreement_percent: float | None = None
     """Share of the samples' pixels for which the file and the network name the same class."""
     images_compared: int = 0
+    """How many samples there were."""
     calibration_images: int = 0
+    """Of an int8 file: how many pictures its ranges come from."""
 
 
 def export(
@@ -112,7 +118,7 @@ def export(
         path=Path(path),
         precision=precision,
         output=description.output,
-        bytes=len(content),
+        size_bytes=len(content),
         max_abs_difference=float(report.max_abs_difference or 0.0),
         agreement_percent=same,
         images_compared=0 if samples is None else len(samples),

@@ -43,7 +43,7 @@ def picture(tmp_path_factory):
 def test_the_files_are_where_they_are_said_to_be(run, files):
     assert (run / "net.onnx").is_file()  # of the plain hwnas export RUN
     for name, values in files.items():
-        assert values["bytes"] == Path(values["path"]).stat().st_size, name
+        assert values["size_bytes"] == Path(values["path"]).stat().st_size, name
         assert values["images_compared"] == 4, name
     assert files["classes"]["output"] == "classes"
     # fp32 names the same classes but for ties.
@@ -143,7 +143,7 @@ def test_a_run_is_packed_shown_exported_and_predicts(run, picture, tmp_path):
     assert "tiny: a test" in shown.output and "mIoU" in shown.output and "none: drawn" in shown.output
     assert said("zoo", "show", zoo / "tiny") == card
     exported = said("export", zoo / "tiny", "--out", tmp_path / "tiny.onnx")
-    assert exported["bytes"] > 0
+    assert exported["size_bytes"] > 0
     # A card has the classes, so that nothing else is needed.
     found = said("predict", picture, "--net", zoo / "tiny", "--out", tmp_path / "a")
     again = said("predict", picture, "--net", tmp_path / "tiny.onnx", "--out", tmp_path / "b")

@@ -60,7 +60,7 @@ def test_a_file_names_the_networks_classes(precision, least, argmax, tmp_path):
     )  # fmt: skip
     assert (report.precision, report.images_compared) == (precision, 3)
     assert least <= report.agreement_percent <= 100
-    assert report.bytes == report.path.stat().st_size
+    assert report.size_bytes == report.path.stat().st_size
     onnx.checker.check_model(onnx.load(report.path), full_check=True)
     loaded = OnnxNetwork(report.path)
     # Whatever the precision: fp32 comes in, in batches of any size.
