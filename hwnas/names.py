@@ -88,8 +88,8 @@ def space_of(genotype: Genotype, *, may_import: bool = True) -> SearchSpace:
         and genotype.space not in known_spaces().values()
     ):
         raise GenotypeError(
-            f"the genotype names {genotype.space}, and no file from elsewhere decides what is imported, which "
-            f"is to execute it. If you trust {module_name}, import it first, or offer its space as an entry "
+            f"the genotype names {genotype.space}, and no file from elsewhere decides what is imported, "
+            f"which is to execute it. If you trust {module_name}, import it first, or offer its space as an entry "
             'point ("hwnas.search_spaces"). Known: ' + ", ".join(sorted(known_spaces()))
         )
     try:

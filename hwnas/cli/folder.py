@@ -133,7 +133,8 @@ class RunFolder:
             raise InvalidInput(f"{path} holds a run of another architecture; name another folder (--out).")
         if there is not None and there.data.name != images.name:
             raise InvalidInput(
-                f"{path} holds a run for {there.data.name}, not for {images.name}; name another folder (--out)."
+                f"{path} holds a run for {there.data.name}, not for {images.name}; "
+                "name another folder (--out)."
             )
         # The genotype makes a folder a run: by then the folder knows its data, whenever this is stopped.
         if there is None:

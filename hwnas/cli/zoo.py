@@ -62,7 +62,7 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--data", metavar="NAME[:DIR]", help="[default: the run's data]")
 @click.option("--split", help="What was trained on [default: the data's training split].")
 @click.option("--twin", type=click.Path(file_okay=False, path_type=Path),
-              help="Run of the same architecture whose eval.json is the score [default: RUN's own].")  # fmt: skip
+              help="Run of the same architecture whose eval.json is the score [default: RUN].")  # fmt: skip
 @click.option("--training-device", help="What it was trained on [default: this machine].")
 @click.option("--json", "as_json", is_flag=True, help="The card as it is.")
 def pack(

@@ -62,7 +62,7 @@ def pack(
         data_licence: under what terms the data are to be had.
         labelling: of the data.
         samples: normalised images, ``[N, 3, H, W]``, on which the fp16 weights are compared.
-        scores: evaluations; a twin's (:func:`twin_score`), where the network itself was trained on everything.
+        scores: evaluations; a twin's (:func:`twin_score`), where the network was trained on everything.
         training_device: what the training ran on.
 
     Raises:

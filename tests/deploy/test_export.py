@@ -113,6 +113,23 @@ def test_int8_needs_images(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("what", ["samples", "calibration"])
+@pytest.mark.parametrize("shape", [(0, *SHAPE), (2, 3, 8, 24), (2, 1, 16, 24)])
+def test_images_are_of_the_networks_shape(what, shape, tmp_path):
+    images_NCHW = {"samples": images(1), "calibration": images(1), what: torch.zeros(shape)}
+    message = r"int8 needs images" if what == "calibration" and not shape[0] else (
+        rf"{what}= takes at least one image .*\[N, 3, 16, 24\]; got \[{shape[0]}, "
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match=message):
+        export(trained(), SHAPE, tmp_path / "n.onnx", precision="int8", **images_NCHW)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_agrees_on_no_image():
+    with pytest.raises(InvalidInput, match="takes at least one image; got none"):
+        agreement_percent(trained(), trained(), images(0))
+
+
 def test_a_file_describes_itself(tmp_path):
     space = Chain()
     genotype = space.random(torch.Generator().manual_seed(0))

@@ -138,7 +138,11 @@ def test_a_score_on_training_images_is_no_score(run):
 
 @pytest.mark.parametrize(
     ("trained_on", "started_with"),
-    [({"split": "train", "stage": {}}, None), ({"train": "train"}, None), (None, {"data": {"train": "train"}})],
+    [
+        ({"split": "train", "stage": {}}, None),
+        ({"train": "train"}, None),
+        (None, {"data": {"train": "train"}}),
+    ],
 )
 def test_a_twins_score_says_what_the_twin_was_trained_on(trained_on, started_with, run):
     twin = run.parent / "twin"
