@@ -89,8 +89,8 @@ def space_of(genotype: Genotype, *, may_import: bool = True) -> SearchSpace:
     ):
         raise GenotypeError(
             f"the genotype names {genotype.space}, and no file from elsewhere decides what is imported, "
-            f"which is to execute it. If you trust {module_name}, import it first, or offer its space as an entry "
-            'point ("hwnas.search_spaces"). Known: ' + ", ".join(sorted(known_spaces()))
+            f"which is to execute it. If you trust {module_name}, import it first, or offer its space as an "
+            f'entry point ("hwnas.search_spaces"). Known: {", ".join(sorted(known_spaces()))}'
         )
     try:
         return _made(genotype.space, json.dumps(genotype.fields, sort_keys=True))

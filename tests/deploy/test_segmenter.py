@@ -106,7 +106,7 @@ def test_what_the_painter_raises_is_not_the_pictures_fault(tmp_path):
     def paint(_):
         raise OSError("out of paint")
 
-    with pytest.raises(OSError, match="^out of paint"):
+    with pytest.raises(OSError, match=r"^out of paint"):
         overlay_file(tmp_path / "a.bmp", tmp_path / "out", paint)
 
 
