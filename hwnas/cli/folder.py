@@ -67,6 +67,11 @@ class RunFolder:
     path: Path
 
     @property
+    def is_of_the_zoo(self) -> bool:
+        """Whether this is no run, but a network that the zoo packed."""
+        return (self.path / "card.json").is_file()
+
+    @property
     def genotype(self) -> Genotype:
         """The architecture that was found.
 
@@ -77,8 +82,13 @@ class RunFolder:
 
     @property
     def space(self) -> SearchSpace:
-        """The space that it was found in, rebuilt from the genotype."""
-        return space_of(self.genotype)
+        """The space that it was found in, rebuilt from the genotype.
+
+        Raises:
+            GenotypeError: there is no genotype; or the folder is the zoo's, which may come from elsewhere, and
+                the space is neither known nor imported.
+        """
+        return space_of(self.genotype, may_import=not self.is_of_the_zoo)
 
     def network(self, *, trained: bool = True) -> nn.Module:
         """The derived network in eval mode, with the weights of ``weights.pt`` or fresh ones.
@@ -87,7 +97,7 @@ class RunFolder:
             CheckpointError: ``trained``, and there are no weights.
         """
         genotype = self.genotype
-        network = space_of(genotype).build(genotype)
+        network = self.space.build(genotype)
         if trained:
             path = self.path / "weights.pt"
             if not path.is_file():

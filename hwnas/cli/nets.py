@@ -36,7 +36,7 @@ class Net:
 
 def is_run(name: str) -> bool:
     """Whether ``name`` is a folder, and no network that the zoo packed."""
-    return Path(name).is_dir() and not (Path(name) / "card.json").is_file()
+    return Path(name).is_dir() and not RunFolder(Path(name)).is_of_the_zoo
 
 
 def find_net(name: str, data: str | None = None, *, trained: bool = True) -> Net:

@@ -9,6 +9,7 @@ import torch
 
 import hwnas
 from hwnas import zoo
+from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import find_net
 from hwnas.core.fit import save_weights
 from hwnas.errors import CheckpointError, DataError, GenotypeError, InvalidInput
@@ -263,6 +264,8 @@ def test_a_folder_from_elsewhere_imports_nothing(run, tmp_path, monkeypatch):
     # The verbs load in the same way.
     with pytest.raises(GenotypeError, match="import it first"):
         find_net(str(entry.folder))
+    with pytest.raises(GenotypeError, match="import it first"):
+        RunFolder(entry.folder).network(trained=False)
 
 
 def test_an_unknown_name_lists_the_known_ones(run, monkeypatch):
