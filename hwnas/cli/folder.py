@@ -85,8 +85,8 @@ class RunFolder:
         """The space that it was found in, rebuilt from the genotype.
 
         Raises:
-            GenotypeError: there is no genotype; or the folder is the zoo's, which may come from elsewhere, and
-                the space is neither known nor imported.
+            GenotypeError: there is no genotype; or the folder is the zoo's, which may come from elsewhere,
+                and the space is neither known nor imported.
         """
         return space_of(self.genotype, may_import=not self.is_of_the_zoo)
 
