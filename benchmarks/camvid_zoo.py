@@ -225,7 +225,7 @@ def stage_result(options: argparse.Namespace) -> None:
             "genotype": card.genotype,
             "depths": {k: v for k, v in Genotype.load(run / "genotype.json").choices.items() if "depth" in k},
             "parameters": card.parameters,
-            "bytes_fp16": card.bytes,
+            "bytes_fp16": card.size_bytes,
             "target_ms": target,
             "predicted_ms": json.loads((run / "result.json").read_text())["predicted_ms"],
             "latency": latency.model_dump(mode="json"),

@@ -92,7 +92,7 @@ def markdown(summary: dict[str, Any]) -> str:
         f"| PyTorch | | {whole['miou']:.2f} | | |",
     ]
     rows += [
-        f"| {name} | {found['bytes'] / 2**20:.2f} | {found['miou']:.2f} "
+        f"| {name} | {found['size_bytes'] / 2**20:.2f} | {found['miou']:.2f} "
         f"| {whole['miou'] - found['miou']:+.2f} | {found['agreement_percent']:.2f} "
         f"({found['images_compared']} images) |"
         for name, found in scores.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -68,12 +69,29 @@ def find_backend(name: str) -> type[LatencyBackend]:
     return found
 
 
-def space_of(genotype: Genotype) -> SearchSpace:
+def space_of(genotype: Genotype, *, may_import: bool = True) -> SearchSpace:
     """The space that a genotype was found in, rebuilt from what the genotype says.
 
+    Args:
+        genotype: names its space, by a known name or as ``package.module:Class``.
+        may_import: whether a module that only the genotype names may be imported, which executes it. Not for
+            a genotype from elsewhere.
+
     Raises:
-        GenotypeError: its fields do not fit that space.
+        GenotypeError: its fields do not fit that space; or it names a module that may not be imported.
     """
+    module_name, names_class, _ = genotype.space.partition(":")
+    if (
+        not may_import
+        and names_class
+        and module_name not in sys.modules
+        and genotype.space not in known_spaces().values()
+    ):
+        raise GenotypeError(
+            f"the genotype names {genotype.space}, and no file from elsewhere decides what is imported, "
+            f"which is to execute it. If you trust {module_name}, import it first, or offer its space as an "
+            f'entry point ("hwnas.search_spaces"). Known: {", ".join(sorted(known_spaces()))}'
+        )
     try:
         return _made(genotype.space, json.dumps(genotype.fields, sort_keys=True))
     except ValidationError as error:

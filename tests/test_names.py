@@ -1,3 +1,4 @@
+import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -71,3 +72,25 @@ def test_a_space_is_rebuilt_from_its_genotype():
 def test_a_genotype_with_fields_of_another_version_is_refused():
     with pytest.raises(GenotypeError, match="the genotype's fields do not fit chain"):
         space_of(Genotype(space="chain", fields={"length": 3}, choices={}))
+
+
+def test_a_genotype_from_elsewhere_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "trap.py").write_text(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'sprung')!r}).touch()\n"
+        "from hwnas.search_spaces.chain import Chain\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    genotype = Genotype(space="trap:Chain", fields=Chain().model_dump(mode="json"), choices={})
+    with pytest.raises(GenotypeError, match=r"trap:Chain.* import it first, or offer its space as an entry"):
+        space_of(genotype, may_import=False)
+    assert not (tmp_path / "sprung").exists()
+    # What the user imports, or has installed as a plug-in, the user trusts.
+    offered = EntryPoint("mine", "trap:Chain", "hwnas.search_spaces")
+    with monkeypatch.context() as patched:
+        patched.setattr("hwnas.names.entry_points", lambda group: [offered])
+        assert "mine" in known_spaces()
+        assert space_of(genotype, may_import=False) == Chain()
+        assert space_of(genotype.model_copy(update={"space": "mine"}), may_import=False) == Chain()
+    assert space_of(genotype, may_import=False) == Chain()  # by now it is imported
+    assert (tmp_path / "sprung").exists()
+    del sys.modules["trap"]

@@ -82,10 +82,7 @@ class DataChoice(BaseModel):
         options = {name: value for name, value in self.options.items() if name != "cache"}
         choice = self.model_copy(update={"options": options})
         dataset = choice.dataset(split, size)
-        last = len(dataset) - 1
-        count = min(count, len(dataset))
-        places = [round(position * last / max(1, count - 1)) for position in range(count)]
-        return torch.stack([dataset[place][0] for place in places])
+        return torch.stack([dataset[place][0] for place in evenly_spread(count, len(dataset))])
 
     def training(self, split: str, size: tuple[int, int]) -> DataLoader[Batch]:
         """Shuffled, augmented batches."""
@@ -101,6 +98,12 @@ class DataChoice(BaseModel):
         return evaluation_loader(
             self.dataset(split, size), self.batch, num_workers=self.workers, pin_memory=_pins()
         )
+
+
+def evenly_spread(count: int, length: int) -> list[int]:
+    """``count`` positions (all where there are fewer) in a sequence of ``length``, the ends among them."""
+    count = min(count, length)
+    return [round(position * (length - 1) / max(1, count - 1)) for position in range(count)]
 
 
 def _pins() -> bool:

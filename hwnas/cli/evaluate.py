@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwnas.cli.console import result
-from hwnas.cli.data import DataChoice, image_shape, require_maps
+from hwnas.cli.data import DataChoice, evenly_spread, image_shape, require_maps
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import data_for, find_net, is_run
 from hwnas.cli.settings import parse, sort_out
@@ -77,10 +77,8 @@ def run_eval(
     network = folder.network()
     found = _scores(network, loader, named_metric(space, dataset), images, split, device)
     folder.write("eval.json", found)
-    count = min(pictures, len(dataset))
-    if count:
+    if indices := evenly_spread(pictures, len(dataset)):
         where = torch_device(device)
-        indices = [round(position * (len(dataset) - 1) / max(1, count - 1)) for position in range(count)]
         save_predictions(network.to(where), dataset, folder.path / "predictions", indices, device=where)
     return found
 
@@ -89,7 +87,7 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
     """Evaluate an exported file or a network of the zoo; kept beside the file.
 
     Raises:
-        InvalidInput: it tells other classes apart than the data have.
+        InvalidInput: it tells other classes apart than the data have, or wants pictures normalised otherwise.
     """
     net = find_net(name)
     loader = images.evaluation(split, net.input_shape[1:])
@@ -99,8 +97,16 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
             f"{name} tells apart {', '.join(net.labelling.classes)}; the classes of {images.name} are "
             f"{', '.join(dataset.classes)}: evaluate it on data with its own classes."
         )
-    metric = MeanIoU(dataset.num_classes, dataset.ignore_index, dataset.classes)
-    found = _scores(net.network, loader, metric, images, split, device)
+    # The value of unlabelled pixels is the data's alone: no network gives it.
+    for field in ("mean", "std"):
+        wanted, given = getattr(net.labelling, field, None), tuple(getattr(dataset, field))
+        if wanted is not None and wanted != given:
+            raise InvalidInput(
+                f"{name} wants pictures normalised with {field} {wanted}, and {images.name} normalises with "
+                f"{given}: it would be scored on what it was never trained for. Evaluate it on data that are "
+                "normalised alike."
+            )
+    found = _scores(net.network, loader, _mean_iou(dataset), images, split, device)
     path = Path(name)
     if path.is_file():
         write_atomically(
@@ -133,8 +139,10 @@ def named_metric(space: SearchSpace, dataset: Any) -> Metric:
         raise InvalidInput(
             f"{space.name} has no metric, so there is nothing to evaluate: give it a metric()."
         )
-    if isinstance(metric, MeanIoU):
-        named: Any = MeanIoU(metric.num_classes, metric.ignore_index, dataset.classes)
-        metric = named
-    found: Metric = metric
+    found: Metric = _mean_iou(dataset) if isinstance(metric, MeanIoU) else metric
     return found
+
+
+def _mean_iou(dataset: Any) -> Any:
+    """Of the data set's classes, by name; Any because its update takes tensors, and a Metric's anything."""
+    return MeanIoU(dataset.num_classes, dataset.ignore_index, dataset.classes)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _SAMPLES = 8
 """Validation images on which the file is compared with the network."""
+_CALIBRATION = 32
+"""Training images that int8's ranges are observed on."""
 
 
 @click.command("export")
@@ -31,7 +33,7 @@ _SAMPLES = 8
               help="[default: RUN/net[-PRECISION][-classes].onnx]")  # fmt: skip
 @click.option("--data", metavar="NAME[:DIR]", help="Where classes and images come from [default: the run's].")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="data.NAME: see hwnas search.")
-@click.option("--calibration", type=click.IntRange(1), default=32, show_default=True,
+@click.option("--calibration", type=click.IntRange(1), show_default=f"{_CALIBRATION}",
               help="Training images that int8's ranges are observed on.")  # fmt: skip
 @click.option("--untrained", is_flag=True, help="With fresh weights, for measuring before training.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -42,20 +44,29 @@ def command(
     out: Path | None,
     data: str | None,
     settings: Sequence[str],
-    calibration: int,
+    calibration: int | None,
     untrained: bool,
     as_json: bool,
 ) -> None:
     """Export NET's network, a run's or the zoo's, to ONNX and check that it computes the same."""
     given = sort_out(parse(settings), {"data": None})["data"]
     known = data is not None or (is_run(net) and RunSetup.load(Path(net)) is not None)
+    if calibration is not None and precision != "int8":
+        raise InvalidInput(
+            f"--calibration is for --precision int8; {precision} observes no ranges: leave --calibration out."
+        )
+    if given and not known and precision != "int8":
+        raise InvalidInput(
+            f"--set data.{next(iter(given))} says how data are loaded, and nothing says which: name them "
+            "with --data NAME[:DIR], or leave --set out."
+        )
     values = run_export(
         net,
         out,
         data_for(net, data, given) if known or precision == "int8" else None,
         precision=precision,
         argmax=argmax,
-        calibration=calibration,
+        calibration=calibration or _CALIBRATION,
         trained=not untrained,
     )
     result(values, lines(values), as_json=as_json)
@@ -64,7 +75,7 @@ def command(
 def lines(values: dict[str, Any]) -> list[str]:
     """What was written, for people."""
     shown = [
-        f"{values['path']}: {values['bytes'] / 2**20:.2f} MiB, {values['precision']}, gives "
+        f"{values['path']}: {values['size_bytes'] / 2**20:.2f} MiB, {values['precision']}, gives "
         f"{values['output']}; as fp32 at most {values['max_abs_difference']:.1e} off PyTorch"
     ]
     if values["agreement_percent"] is not None:
@@ -82,7 +93,7 @@ def run_export(
     *,
     precision: ExportPrecision = "fp32",
     argmax: bool = False,
-    calibration: int = 32,
+    calibration: int = _CALIBRATION,
     trained: bool = True,
 ) -> dict[str, Any]:
     """Export, with the numeric check; where to, how large, and how far off.

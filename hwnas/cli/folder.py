@@ -67,6 +67,11 @@ class RunFolder:
     path: Path
 
     @property
+    def is_of_the_zoo(self) -> bool:
+        """Whether this is no run, but a network that the zoo packed."""
+        return (self.path / "card.json").is_file()
+
+    @property
     def genotype(self) -> Genotype:
         """The architecture that was found.
 
@@ -77,8 +82,13 @@ class RunFolder:
 
     @property
     def space(self) -> SearchSpace:
-        """The space that it was found in, rebuilt from the genotype."""
-        return space_of(self.genotype)
+        """The space that it was found in, rebuilt from the genotype.
+
+        Raises:
+            GenotypeError: there is no genotype; or the folder is the zoo's, which may come from elsewhere,
+                and the space is neither known nor imported.
+        """
+        return space_of(self.genotype, may_import=not self.is_of_the_zoo)
 
     def network(self, *, trained: bool = True) -> nn.Module:
         """The derived network in eval mode, with the weights of ``weights.pt`` or fresh ones.
@@ -87,7 +97,7 @@ class RunFolder:
             CheckpointError: ``trained``, and there are no weights.
         """
         genotype = self.genotype
-        network = space_of(genotype).build(genotype)
+        network = self.space.build(genotype)
         if trained:
             path = self.path / "weights.pt"
             if not path.is_file():
@@ -100,12 +110,15 @@ class RunFolder:
 
         Raises:
             InvalidInput: neither names any.
+            GenotypeError: the same of a folder that is no run.
         """
         setup = RunSetup.load(self.path)
         recorded = setup.data if setup else None
         if name is not None and (recorded is None or name != recorded.name):
             return DataChoice.of(name, recorded.batch if recorded else 8, settings)
         if recorded is None:
+            # What is no run is told as such first.
+            Genotype.load(self.path / "genotype.json")
             raise InvalidInput(f"{self.path} does not say which data it is for; name them with --data.")
         own = {key: value for key, value in settings.items() if key in DataChoice.model_fields}
         options = {key: value for key, value in settings.items() if key not in own}
@@ -119,18 +132,26 @@ class RunFolder:
         Latency tables, and what was measured, stay behind.
 
         Raises:
-            InvalidInput: there is a run of another architecture in that folder.
+            InvalidInput: there is a run of another architecture, or for other data, in that folder.
         """
         from hwnas.recipes.training import for_classes
 
         _, genotype = for_classes(self.space, self.genotype, class_count(images.name))
         other = RunFolder(path)
-        if not (path / "genotype.json").is_file():
-            setup = RunSetup.load(self.path)
-            genotype.save(path / "genotype.json")
-            RunSetup(data=images, preset=setup.preset if setup else None).save(path)
-        elif other.genotype != genotype:
+        begun, there = (path / "genotype.json").is_file(), RunSetup.load(path)
+        if begun and other.genotype != genotype:
             raise InvalidInput(f"{path} holds a run of another architecture; name another folder (--out).")
+        if there is not None and there.data.name != images.name:
+            raise InvalidInput(
+                f"{path} holds a run for {there.data.name}, not for {images.name}; "
+                "name another folder (--out)."
+            )
+        # The genotype makes a folder a run: by then the folder knows its data, whenever this is stopped.
+        if there is None:
+            setup = RunSetup.load(self.path)
+            RunSetup(data=images, preset=setup.preset if setup else None).save(path)
+        if not begun:
+            genotype.save(path / "genotype.json")
         return other
 
     def table(self) -> LatencyTable | None:

@@ -36,7 +36,7 @@ class Net:
 
 def is_run(name: str) -> bool:
     """Whether ``name`` is a folder, and no network that the zoo packed."""
-    return Path(name).is_dir() and not (Path(name) / "card.json").is_file()
+    return Path(name).is_dir() and not RunFolder(Path(name)).is_of_the_zoo
 
 
 def find_net(name: str, data: str | None = None, *, trained: bool = True) -> Net:
@@ -51,6 +51,7 @@ def find_net(name: str, data: str | None = None, *, trained: bool = True) -> Net
         InvalidInput: there is none of that name; or fresh weights are asked of what has no run.
         CheckpointError: a run without weights.
         DataError: a file that is no exported network, or a damaged one of the zoo.
+        GenotypeError: a folder of the zoo with a space that is neither known nor imported.
     """
     if is_run(name):
         folder = RunFolder(Path(name))

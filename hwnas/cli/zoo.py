@@ -61,6 +61,8 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--licence", required=True, help="Under what terms the training data are to be had.")
 @click.option("--data", metavar="NAME[:DIR]", help="[default: the run's data]")
 @click.option("--split", help="What was trained on [default: the data's training split].")
+@click.option("--twin", type=click.Path(file_okay=False, path_type=Path),
+              help="Run of the same architecture whose eval.json is the score [default: RUN].")  # fmt: skip
 @click.option("--training-device", help="What it was trained on [default: this machine].")
 @click.option("--json", "as_json", is_flag=True, help="The card as it is.")
 def pack(
@@ -71,14 +73,17 @@ def pack(
     licence: str,
     data: str | None,
     split: str | None,
+    twin: Path | None,
     training_device: str | None,
     as_json: bool,
 ) -> None:
     """Pack RUN's trained network as NAME: fp16 weights, genotype and card; its eval and measure go along."""
     from hwnas.latency.device import Device
     from hwnas.zoo.packing import pack as packed
+    from hwnas.zoo.packing import twin_score
 
     folder = RunFolder(run)
+    scores = [] if twin is None else [twin_score(run, twin)]
     images = folder.data(data, {})
     if training_device is None:
         training_device = Device.find("auto").name
@@ -94,6 +99,7 @@ def pack(
         data_licence=licence,
         labelling=images.labelling(),
         samples=images.samples(images.val, image_shape(folder.space)[1:], _SAMPLES),
+        scores=scores,
         training_device=training_device,
     )
     result(entry.card.model_dump(mode="json"), [f"{entry.folder}:", *lines(entry.card)], as_json=as_json)
@@ -103,7 +109,7 @@ def lines(card: Card) -> list[str]:
     """A card for people."""
     shown = [
         f"{card.name}: {card.about}",
-        f"{card.parameters:,} parameters, {card.bytes / 2**20:.2f} MiB in fp16, images of "
+        f"{card.parameters:,} parameters, {card.size_bytes / 2**20:.2f} MiB in fp16, images of "
         f"{card.input_shape[1]}x{card.input_shape[2]}, genotype {card.genotype}",
         f"trained on {card.data}, {card.split}, seed {card.seed}, for {card.training_seconds:.0f} s on "
         f"{card.training_device}; data: {card.data_licence}",

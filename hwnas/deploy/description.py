@@ -29,7 +29,9 @@ class Description(BaseModel):
     version: str
     """Of hwnas, that wrote the file."""
     precision: ExportPrecision
+    """What the file computes in; its input is fp32 in any."""
     output: Output = "logits"
+    """What it gives: logits or class numbers."""
     genotype: Genotype | None = None
     """The architecture, with the name and fields of its space."""
     labelling: Labelling | None = None

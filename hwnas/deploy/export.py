@@ -19,11 +19,12 @@ from hwnas.core.genotype import Genotype
 from hwnas.deploy.description import Description, ExportPrecision, Output
 from hwnas.deploy.onnx_network import OnnxNetwork
 from hwnas.deploy.precisions import halved, quantised
-from hwnas.errors import ExportError, InvalidInput
+from hwnas.errors import InvalidInput
 from hwnas.files import write_atomically
 from hwnas.latency.backend import host_versions
 from hwnas.latency.export import export_onnx
 from hwnas.segmentation.labels import Labelling
+from hwnas.segmentation.metrics import class_numbers
 
 CLASSES_OUTPUT = "classes"
 """Name of the output of a file with the argmax in its graph."""
@@ -35,15 +36,21 @@ class Exported(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
+    """Of the file."""
     precision: ExportPrecision
+    """What it computes in."""
     output: Output
-    bytes: int
+    """What it gives."""
+    size_bytes: int
+    """Of the file."""
     max_abs_difference: float
     """Largest difference between the logits of the fp32 model and of the network, on random inputs."""
     agreement_percent: float | None = None
     """Share of the samples' pixels for which the file and the network name the same class."""
     images_compared: int = 0
+    """How many samples there were."""
     calibration_images: int = 0
+    """Of an int8 file: how many pictures its ranges come from."""
 
 
 def export(
@@ -61,7 +68,8 @@ def export(
     """Write a segmentation network as ONNX; the file takes any batch size, and fp32 images in any precision.
 
     Args:
-        network: gives logits ``[N, classes, H, W]`` of its input's height and width; not changed.
+        network: gives logits ``[N, classes, H, W]`` of its input's height and width; put into eval mode where
+            there are ``samples``, otherwise not changed.
         input_shape: of one image, ``(3, H, W)``.
         path: of the file; an older one is replaced in one step.
         precision: fp16 halves weights and activations; int8 quantises both, weights by channel.
@@ -73,13 +81,20 @@ def export(
 
     Raises:
         ExportError: the network cannot be expressed in ONNX, or computes something else there.
-        InvalidInput: int8 without ``calibration``.
+        InvalidInput: int8 without ``calibration``; no image in ``samples``, or images of another size than
+            ``input_shape`` there or in ``calibration``.
         MissingExtra: ONNX Runtime is not installed.
     """
     if precision == "int8" and (calibration is None or not len(calibration)):
         raise InvalidInput(
             "int8 needs images to calibrate its ranges on: pass calibration=, some tens of training images."
         )
+    for what, images in (("samples", samples), ("calibration", calibration)):
+        if images is not None and (not len(images) or tuple(images.shape[1:]) != tuple(input_shape)):
+            raise InvalidInput(
+                f"{what}= takes at least one image of the network's own shape, [N, "
+                f"{', '.join(map(str, input_shape))}]; got {list(images.shape)}"
+            )
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="hwnas-") as folder:
@@ -105,14 +120,12 @@ def export(
         content: bytes = model.SerializeToString()
         written.write_bytes(content)
         same = agreement_percent(network, OnnxNetwork(written), samples) if samples is not None else None
-        if same is not None and same != same:
-            raise ExportError(f"{type(network).__name__} gives no class for its samples.")
     write_atomically(Path(path), content)
     return Exported(
         path=Path(path),
         precision=precision,
         output=description.output,
-        bytes=len(content),
+        size_bytes=len(content),
         max_abs_difference=float(report.max_abs_difference or 0.0),
         agreement_percent=same,
         images_compared=0 if samples is None else len(samples),
@@ -125,7 +138,12 @@ def agreement_percent(network: nn.Module, other: nn.Module, images_NCHW: Tensor)
     """For how many pixels of ``images_NCHW`` two networks name the same class, in percent.
 
     Both are put into eval mode and left as they were otherwise; either gives logits or class numbers.
+
+    Raises:
+        InvalidInput: there are no images.
     """
+    if not len(images_NCHW):
+        raise InvalidInput("to compare two networks takes at least one image; got none")
     same = pixels = 0
     for image in images_NCHW:
         ours, theirs = (class_map(each, image[None]) for each in (network, other))
@@ -137,8 +155,7 @@ def agreement_percent(network: nn.Module, other: nn.Module, images_NCHW: Tensor)
 @torch.inference_mode()
 def class_map(network: nn.Module, images_NCHW: Tensor) -> Tensor:
     """Class numbers ``[N, H, W]`` int64 of a network that gives these or logits; it stays in eval mode."""
-    outputs: Tensor = network.eval()(images_NCHW)
-    return outputs.max(dim=1).indices if outputs.ndim == 4 else outputs
+    return class_numbers(network.eval()(images_NCHW))
 
 
 def _end_with_argmax(model: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -56,76 +56,120 @@ def overlay_file(source: Path, folder: Path, paint: Callable[[Pixels], Pixels]) 
         the file, and its number of frames.
 
     Raises:
-        DataError: the source cannot be read.
+        DataError: the source cannot be read, or holds no frame.
+        InvalidInput: the file to write is the source itself; or a video cannot be written there.
         MissingExtra: a video, and PyAV is not installed.
+        OSError: a picture cannot be written there.
     """
-    if source.suffix.lower() in VIDEO_SUFFIXES:
-        return _video(source, folder / f"{source.stem}.mp4", paint)
-    from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+    is_video = source.suffix.lower() in VIDEO_SUFFIXES
+    suffix = ".mp4" if is_video else ".png" if _frame_count(source) == 1 else ".webp"
+    path = folder / f"{source.stem}{suffix}"
+    if path.exists() and source.exists() and path.samefile(source):
+        raise InvalidInput(f"{path} is the source itself; give another folder (--out).")
+    write = {".mp4": _write_video, ".png": _write_still, ".webp": _write_animation}[suffix]
+    return path, write(source, path, paint)
+
+
+def _write_still(source: Path, path: Path, paint: Callable[[Pixels], Pixels]) -> int:
+    from PIL import Image
+
+    ((pixels, _),) = _frames(source)
+    content = io.BytesIO()
+    Image.fromarray(paint(pixels)).save(content, format="PNG")
+    write_atomically(path, content.getvalue())
+    return 1
+
+
+def _write_animation(source: Path, path: Path, paint: Callable[[Pixels], Pixels]) -> int:
+    from PIL import Image
+
+    painted, durations_ms = [], []
+    for pixels, duration_ms in _frames(source):
+        painted.append(Image.fromarray(paint(pixels)))
+        durations_ms.append(round(duration_ms) or 100)
+    content = io.BytesIO()
+    painted[0].save(
+        content, format="WEBP", save_all=True, append_images=painted[1:], duration=durations_ms, loop=0,
+        lossless=True,
+    )  # fmt: skip
+    write_atomically(path, content.getvalue())
+    return len(painted)
+
+
+def _frame_count(source: Path) -> int:
+    with _opened(source) as image:
+        return getattr(image, "n_frames", 1)
+
+
+def _frames(source: Path) -> Iterator[tuple[Pixels, float]]:
+    """The frames of a picture, each with the milliseconds that it is shown, 0 where nothing says."""
+    from PIL import ImageOps, ImageSequence
+
+    with _opened(source) as image:
+        for frame in ImageSequence.Iterator(image):
+            # Cameras store pictures lying down, and note which way is up.
+            upright = ImageOps.exif_transpose(frame).convert("RGB")
+            yield np.asarray(upright), frame.info.get("duration", 0)
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[Any]:
+    """The picture as Pillow opens it; what fails while it is read is a DataError."""
+    from PIL import Image
 
     try:
         with Image.open(source) as image:
-            painted, durations_ms = [], []
-            for frame in ImageSequence.Iterator(image):
-                durations_ms.append(frame.info.get("duration", 0))
-                # Cameras store pictures lying down, and note which way is up.
-                upright = ImageOps.exif_transpose(frame).convert("RGB")
-                painted.append(Image.fromarray(paint(np.asarray(upright))))
-    except (UnidentifiedImageError, OSError) as error:
+            yield image
+    # Pillow raises SyntaxError for some damaged files.
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{source} cannot be read as a picture: {error}") from error
-    content = io.BytesIO()
-    if len(painted) == 1:
-        path = folder / f"{source.stem}.png"
-        painted[0].save(content, format="PNG")
-    else:
-        path = folder / f"{source.stem}.webp"
-        painted[0].save(
-            content, format="WEBP", save_all=True, append_images=painted[1:],
-            duration=[round(duration) or 100 for duration in durations_ms], loop=0, lossless=True,
-        )  # fmt: skip
-    write_atomically(path, content.getvalue())
-    return path, len(painted)
 
 
-def _video(source: Path, path: Path, paint: Callable[[Pixels], Pixels]) -> tuple[Path, int]:
+def _write_video(source: Path, path: Path, paint: Callable[[Pixels], Pixels]) -> int:
     try:
         import av
     except ImportError as error:
         raise MissingExtra("av", "video", f"read {source.name}") from error
-    if path.resolve() == source.resolve():
-        raise InvalidInput(f"{path} is the video itself; give another --out.")
     path.parent.mkdir(parents=True, exist_ok=True)
     # A video may be larger than memory: it is written aside, and takes its name when it is whole.
     aside = path.with_name(f".{path.name}.part.mp4")
     try:
-        with av.open(str(source)) as reading, av.open(str(aside), "w") as writing:
-            if not reading.streams.video:
-                raise DataError(f"{source} has no picture in it")
-            rate = reading.streams.video[0].average_rate or Fraction(25)
-            count = _encode(_decoded(reading), writing, rate, paint)
+        with closing(_video_frames(source)) as frames, av.open(str(aside), "w") as writing:
+            count = _encode(frames, writing, paint)
         if not count:
             raise DataError(f"{source} holds no frame")
         aside.replace(path)
     except av.FFmpegError as error:
-        raise DataError(f"{source} cannot be read as a video: {error}") from error
+        raise InvalidInput(f"{path} cannot be written as a video: {error}") from error
     finally:
-        with suppress(FileNotFoundError):
-            aside.unlink()
-    return path, count
+        aside.unlink(missing_ok=True)
+    return count
 
 
-def _decoded(reading: Any) -> Iterator[Pixels]:
-    for frame in reading.decode(video=0):
-        yield frame.to_ndarray(format="rgb24")
+def _video_frames(source: Path) -> Generator[tuple[Pixels, Fraction]]:
+    """The frames of a video, each with the video's rate."""
+    import av
+
+    try:
+        with av.open(str(source)) as reading:
+            if not reading.streams.video:
+                raise DataError(f"{source} has no picture in it")
+            rate = reading.streams.video[0].average_rate or Fraction(25)
+            for frame in reading.decode(video=0):
+                yield frame.to_ndarray(format="rgb24"), rate
+    except av.FFmpegError as error:
+        raise DataError(f"{source} cannot be read as a video: {error}") from error
 
 
-def _encode(frames: Iterator[Pixels], writing: Any, rate: Fraction, paint: Callable[[Pixels], Pixels]) -> int:
+def _encode(
+    frames: Iterator[tuple[Pixels, Fraction]], writing: Any, paint: Callable[[Pixels], Pixels]
+) -> int:
     import av
 
     stream: Any = None
     count = 0
-    for frame in frames:
-        painted = paint(frame)
+    for pixels, rate in frames:
+        painted = paint(pixels)
         # Colours are stored for two by two pixels, so an odd last row or column is left out.
         painted = np.ascontiguousarray(painted[: painted.shape[0] & ~1, : painted.shape[1] & ~1])
         if stream is None:

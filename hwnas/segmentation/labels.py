@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwnas.errors import DataError, refusals
 
 VOID = 255
 """Target value of pixels that belong to no class: neither learnt nor scored, in any data set here."""
@@ -38,11 +40,16 @@ class Labelling(BaseModel):
 
     @classmethod
     def of(cls, dataset: Any) -> Labelling:
-        """That of a data set, or of its class where the class says all of it."""
-        return cls(
-            classes=dataset.classes,
-            palette=dataset.palette,
-            mean=dataset.mean,
-            std=dataset.std,
-            ignore_index=dataset.ignore_index,
-        )
+        """That of a data set, or of its class where the class says all of it.
+
+        Raises:
+            DataError: there are fewer than two classes, or it does not say all of it, or contradicts itself.
+        """
+        values = {name: getattr(dataset, name, None) for name in cls.model_fields}
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            kind = dataset if isinstance(dataset, type) else type(dataset)
+            raise DataError(
+                f"{kind.__name__} does not say what its labels mean:\n{refusals(error, values)}"
+            ) from error

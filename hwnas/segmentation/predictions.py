@@ -14,6 +14,7 @@ from hwnas.errors import InvalidInput
 from hwnas.files import write_atomically
 from hwnas.segmentation.dataset import Colour, Pixels, SegmentationDataset
 from hwnas.segmentation.labels import VOID
+from hwnas.segmentation.metrics import class_numbers
 
 _GAP = 4
 """White pixels between the panels."""
@@ -117,7 +118,8 @@ def save_predictions(
     """Write one triptych for each index, named after the image; the network is left in the mode it came in.
 
     Args:
-        network: gives logits ``[1, C, H, W]`` for an image ``[1, 3, H, W]``; already on ``device``.
+        network: gives logits ``[1, C, H, W]``, or class numbers ``[1, H, W]``, for an image ``[1, 3, H, W]``;
+            already on ``device``.
         dataset: where the images come from; without augmentation, if you want to see the whole image.
         folder: where the PNG files go.
         indices: which images.
@@ -129,9 +131,9 @@ def save_predictions(
         paths = []
         for index in indices:
             image, target = dataset[index]
-            logits = network(image[None].to(device))
+            prediction = class_numbers(network(image[None].to(device)))[0].cpu()
             path = Path(folder) / f"{dataset.name(index)}.png"
-            paths.append(save_triptych(path, dataset, image, target, logits.argmax(dim=1)[0].cpu()))
+            paths.append(save_triptych(path, dataset, image, target, prediction))
         return paths
     finally:
         network.train(was_training)

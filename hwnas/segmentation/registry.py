@@ -63,7 +63,7 @@ def labelling(text: str, split: str = "train", **options: Any) -> Labelling:
 
     Raises:
         InvalidInput: there is no such data set.
-        DataError: what lies in the folder is not such a data set.
+        DataError: what lies in the folder is not such a data set, or says nothing that holds together.
     """
     kind, _ = _parsed(text)
     return Labelling.of(kind if getattr(kind, "classes", None) else open_dataset(text, split, **options))

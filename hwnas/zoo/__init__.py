@@ -67,5 +67,7 @@ def load(name: str | Path) -> nn.Module:
     Raises:
         InvalidInput: there is none of that name.
         DataError: its files are damaged: what they hold is not what the card says.
+        GenotypeError: it is of a space of another package, which is neither imported nor offers the space as
+            an entry point.
     """
     return find(name).network()

@@ -25,6 +25,7 @@ class Score(BaseModel):
     trained_on: str
     """What had been trained on: the card's split, unless the score is of a twin that held images out."""
     images: int | None = None
+    """How many that were; None where the evaluation does not say."""
     miou: float
     """Mean intersection over union, percent."""
     per_class: dict[str, float | None]
@@ -37,16 +38,27 @@ class Latency(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     median_ms: float
+    """Of one run of the network: median over the rounds of each round's median."""
     spread_ms: float
+    """Half the width of the central 68 % of all readings."""
     count: int
+    """Number of readings."""
     device: str
+    """Where it was measured."""
     backend: str
+    """With what."""
     precision: str
+    """What the network computed in; not what its weights are kept in here."""
     batch: int
+    """Images in a run."""
     threads: int
+    """Of the CPU; without meaning on a GPU."""
     versions: dict[str, str] = {}
+    """Of the runtime and what it stands on."""
     settings: dict[str, str] = {}
+    """What else was chosen for the runtime."""
     remarks: tuple[str, ...] = ()
+    """What a reader should know before believing the number."""
 
 
 class Card(BaseModel):
@@ -55,7 +67,9 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
+    """Of the card's fields."""
     name: str = Field(pattern=NAME_PATTERN)
+    """What ``hwnas.load`` calls it, and its folder."""
     about: str
     """One line that says what it is."""
     genotype: str
@@ -63,6 +77,7 @@ class Card(BaseModel):
     input_shape: tuple[int, int, int]
     """Channels, height and width that it was trained and measured at."""
     parameters: int
+    """How many numbers were trained."""
     labelling: Labelling
     """Classes, their colours, and how pictures are normalised."""
     data: str
@@ -72,19 +87,24 @@ class Card(BaseModel):
     data_licence: str
     """Under what terms the data are to be had: the weights learnt from them."""
     seed: int
+    """Of the training."""
     recipe: dict[str, JsonValue]
     """How it was trained, as the run's folder has it."""
     training_device: str
+    """What the training ran on."""
     training_seconds: float
-    """Wall time of the epochs of the last stage and those before it."""
+    """Wall time of the epochs of all stages, a teacher's among them."""
     scores: tuple[Score, ...] = ()
+    """Evaluations on images that were held out, the network's own or a twin's."""
     latency: Latency | None = None
+    """How long it takes; None where that was not measured."""
     fp16_agreement_percent: float
     """Weights are kept in fp16: for so many pixels they name the class that the trained ones do."""
     fp16_agreement_images: int
+    """Of how many images these pixels are."""
     sha256: str
     """Of ``weights.safetensors``."""
-    bytes: int
+    size_bytes: int
     """Of the same file."""
     versions: dict[str, str]
     """Of hwnas, torch and Python, that trained or packed it."""

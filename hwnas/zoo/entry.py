@@ -52,8 +52,11 @@ class Entry:
     def network(self) -> nn.Module:
         """The derived network with its weights, in fp32 and eval mode.
 
+        The folder may come from elsewhere: nothing in it is executed, nor decides what is imported.
+
         Raises:
             DataError: the weights are missing, are not those that the card describes, or do not fit.
+            GenotypeError: the architecture is of a space that is neither known nor imported.
         """
         from safetensors.torch import load  # not for those who never load one
 
@@ -67,7 +70,7 @@ class Entry:
                 f"{path} is damaged: its sha256 is {digest[:12]}…, the card says {self.card.sha256[:12]}…. "
                 "Restore the file."
             )
-        network = space_of(self.genotype).build(self.genotype).eval()
+        network = space_of(self.genotype, may_import=False).build(self.genotype).eval()
         put_weights(network, load(content), str(path))
         return network
 

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from hwnas.deploy.export import agreement_percent
 from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
 from hwnas.latency.backend import host_versions
 from hwnas.names import space_of
+from hwnas.recipes.recipe import Recipe
 from hwnas.segmentation.labels import Labelling
 from hwnas.zoo.cards import NAME_PATTERN, Card, Latency, Score
 from hwnas.zoo.entry import CARD, GENOTYPE, WEIGHTS, Entry, fp16_weights, put_weights
@@ -45,7 +45,10 @@ def pack(
     scores: Sequence[Score] = (),
     training_device: str,
 ) -> Entry:
-    """Make ``out/name`` of a run's folder, in one step; an entry that is there already is replaced.
+    """Make ``out/name`` of a run's folder; an entry that is there already is replaced.
+
+    A reader sees an entry whole or not at all: while one replaces another there is none for a moment. What
+    fails leaves the old one.
 
     Args:
         run: has ``genotype.json``, ``weights.pt``, ``fit.json`` and ``fit.log.jsonl``; ``recipe.json`` and
@@ -59,7 +62,7 @@ def pack(
         data_licence: under what terms the data are to be had.
         labelling: of the data.
         samples: normalised images, ``[N, 3, H, W]``, on which the fp16 weights are compared.
-        scores: evaluations; a twin's, where the network itself was trained on everything.
+        scores: evaluations; a twin's (:func:`twin_score`), where the network was trained on everything.
         training_device: what the training ran on.
 
     Raises:
@@ -110,13 +113,14 @@ def pack(
             fp16_agreement_percent=agreement_percent(network, rounded, samples),
             fp16_agreement_images=len(samples),
             sha256=hashlib.sha256(content).hexdigest(),
-            bytes=len(content),
+            size_bytes=len(content),
             versions={**host_versions(), "torch": torch.__version__},
         )
     except ValidationError as error:
         raise DataError(f"no card can be made of {run}:\n{refusals(error)}") from error
     out.mkdir(parents=True, exist_ok=True)
-    # Written aside and moved as a whole: a reader sees the old entry or the new one.
+    if (out / name).exists() and not (out / name / CARD).is_file():
+        raise InvalidInput(f"{out / name} is there and is no entry of the zoo; give another --out.")
     with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=out) as aside:
         fresh, old = Path(aside) / "new", Path(aside) / "old"
         fresh.mkdir()
@@ -124,11 +128,42 @@ def pack(
         (fresh / WEIGHTS).write_bytes(content)
         (fresh / CARD).write_text(card.model_dump_json(indent=1) + "\n")
         if (out / name).exists():
-            if not (out / name / CARD).is_file():
-                raise InvalidInput(f"{out / name} is there and is no entry of the zoo; give another --out.")
-            shutil.move(out / name, old)
-        fresh.rename(out / name)
+            # A folder cannot take the place of one that holds files: first the old one goes.
+            (out / name).rename(old)
+        try:
+            fresh.rename(out / name)
+        except BaseException:
+            if old.exists():
+                old.rename(out / name)
+            raise
     return Entry(out / name)
+
+
+def twin_score(run: str | Path, twin: str | Path) -> Score:
+    """The score of the same architecture, trained in ``twin`` on less, on images that it held out.
+
+    Args:
+        run: the folder of the training that is to be packed.
+        twin: has ``genotype.json``, ``eval.json`` and ``fit.json``; ``run.json`` says what was trained on
+            where ``fit.json`` does not.
+
+    Raises:
+        InvalidInput: it is of another architecture, or was evaluated on what it was trained on.
+        GenotypeError, DataError: either folder lacks a file, or has a damaged one; or nothing says what the
+            twin was trained on.
+    """
+    run, twin = Path(run), Path(twin)
+    ours, theirs = (Genotype.load(folder / GENOTYPE).short_id for folder in (run, twin))
+    if ours != theirs:
+        raise InvalidInput(f"{twin} is no twin of {run}: its architecture is {theirs}, not {ours}.")
+    trained = _read(twin / "fit.json").get("data") or {}
+    # A recipe's training calls it so, a plain one keeps the fields of its data.
+    split = trained.get("split") or trained.get("train")
+    if split is None and (twin / "run.json").is_file():
+        split = _read(twin / "run.json").get("data", {}).get("train")
+    if split is None:
+        raise DataError(f"neither fit.json nor run.json in {twin} says which split it was trained on.")
+    return _score(twin / "eval.json", split)
 
 
 def _score(path: Path, split: str) -> Score:
@@ -153,8 +188,19 @@ def _score(path: Path, split: str) -> Score:
 
 
 def _seconds(run: Path, recipe: dict[str, Any]) -> float:
-    """Of all epochs; the stages before the last have folders of their own."""
-    folders = [*(run / stage["name"] for stage in recipe.get("stages", ())[:-1]), run]
+    """Of all epochs; what is trained before the last stage, a teacher too, has folders of its own.
+
+    Raises:
+        DataError: ``recipe.json`` is no recipe.
+    """
+    folders = [run]
+    if "stages" in recipe:
+        try:
+            # What an earlier version did not write has the value that was then meant.
+            stages = Recipe.model_validate({"about": "", **recipe}).all_stages
+        except ValidationError as error:
+            raise DataError(f"{run / 'recipe.json'} is not a recipe:\n{refusals(error)}") from error
+        folders = [*(run / stage.name for stage in stages[:-1]), run]
     events = [event for folder in folders for event in read_log(folder / "fit.log.jsonl")]
     seconds: float = sum(event.get("seconds", 0.0) for event in events if event["event"] == "epoch")
     return seconds

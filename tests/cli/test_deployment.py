@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hwnas.cli.app import EXIT_ERROR
+from hwnas.segmentation import SyntheticScenes
 from tests.cli.conftest import hwnas, said, settings
 
 pytest.importorskip("onnxruntime")
@@ -43,7 +44,7 @@ def picture(tmp_path_factory):
 def test_the_files_are_where_they_are_said_to_be(run, files):
     assert (run / "net.onnx").is_file()  # of the plain hwnas export RUN
     for name, values in files.items():
-        assert values["bytes"] == Path(values["path"]).stat().st_size, name
+        assert values["size_bytes"] == Path(values["path"]).stat().st_size, name
         assert values["images_compared"] == 4, name
     assert files["classes"]["output"] == "classes"
     # fp32 names the same classes but for ties.
@@ -80,6 +81,29 @@ def test_a_file_needs_data_of_its_classes(files):
     assert "tells apart river, pavement" in result.stderr
 
 
+def test_a_file_is_not_scored_on_pictures_that_are_normalised_otherwise(files):
+    model = onnx.load(files["fp32"]["path"])
+    for prop in model.metadata_props:
+        if prop.key == "hwnas.std":
+            prop.value = "[0.5, 0.5, 0.5]"
+        if prop.key == "hwnas.ignore_index":
+            prop.value = "254"
+    other = files["fp32"]["path"] + ".std.onnx"
+    onnx.save(model, other)
+    result = hwnas("eval", other, *DATA)
+    assert result.exit_code == EXIT_ERROR
+    assert (
+        "wants pictures normalised with std (0.5, 0.5, 0.5), and synthetic normalises with" in result.stderr
+    )
+    assert not Path(other + ".eval.json").exists()
+    for prop in model.metadata_props:
+        if prop.key == "hwnas.std":
+            prop.value = json.dumps(SyntheticScenes.std)
+    onnx.save(model, other)
+    # What unlabelled pixels are called is the data's business.
+    assert hwnas("eval", other, *DATA).exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["fp32", "fp16", "int8"])
 def test_a_file_is_measured_as_it_is(name, files):
     found = said("measure", files[name]["path"], "--device", "cpu", "--allow-busy",
@@ -100,6 +124,28 @@ def test_a_file_is_not_measured_as_what_it_is_not(options, message, files):
     result = hwnas("measure", files["fp32"]["path"], "--device", "cpu", *options)
     assert result.exit_code == EXIT_ERROR
     assert message in result.stderr
+
+
+def test_options_that_would_do_nothing_are_refused(run, tmp_path):
+    result = hwnas("export", run, "--calibration", "3", "--out", tmp_path / "n.onnx")
+    assert result.exit_code == EXIT_ERROR
+    assert "--calibration is for --precision int8; fp32 observes no ranges" in result.stderr
+    for name in ("genotype.json", "weights.pt"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    result = hwnas("export", tmp_path, "--set", "data.length=3")
+    assert result.exit_code == EXIT_ERROR
+    assert "--set data.length says how data are loaded, and nothing says which" in result.stderr
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_twin_scores_for_a_network_that_was_trained_on_all(run, tmp_path):
+    about = ("--about", "a test", "--licence", "none: drawn", "--training-device", "a CPU")
+    all_of_it = ("zoo", "pack", run, "tiny", "--out", tmp_path, *about, "--split", "train+val")
+    result = hwnas(*all_of_it)
+    assert result.exit_code == EXIT_ERROR
+    assert "is an evaluation on val, which is part of what it was trained on" in result.stderr
+    (score,) = said(*all_of_it, "--twin", run)["scores"]
+    assert (score["split"], score["trained_on"]) == ("val", "train")
 
 
 def test_a_file_is_not_exported_again(files):
@@ -143,7 +189,7 @@ def test_a_run_is_packed_shown_exported_and_predicts(run, picture, tmp_path):
     assert "tiny: a test" in shown.output and "mIoU" in shown.output and "none: drawn" in shown.output
     assert said("zoo", "show", zoo / "tiny") == card
     exported = said("export", zoo / "tiny", "--out", tmp_path / "tiny.onnx")
-    assert exported["bytes"] > 0
+    assert exported["size_bytes"] > 0
     # A card has the classes, so that nothing else is needed.
     found = said("predict", picture, "--net", zoo / "tiny", "--out", tmp_path / "a")
     again = said("predict", picture, "--net", tmp_path / "tiny.onnx", "--out", tmp_path / "b")

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from hwnas.cli.app import EXIT_ERROR
+from hwnas.cli.data import DataChoice
+from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.core.genotype import Genotype
 from hwnas.recipes import RECIPES, Recipe
 from tests.cli.conftest import hwnas, said, settings
@@ -107,8 +109,29 @@ def test_the_same_architecture_is_trained_for_other_data(searched, folders, tmp_
     assert set(said("eval", other, "--pictures", "0")["per_class"]) == {"road", "sky", "car"}
     assert hwnas(*again, "--resume").exit_code == 0
     assert not (searched / "weights.pt").exists()
-    Genotype.load(searched / "genotype.json").save(other / "genotype.json")
-    assert "holds a run of another architecture" in hwnas(*again).stderr
+    elsewhere = hwnas("fit", searched, "--data", "synthetic", "--out", other, *settings(epochs=1))
+    assert "holds a run of another architecture" in elsewhere.stderr
+    (other / "genotype.json").unlink()  # as if stopped before it was written
+    elsewhere = hwnas("fit", searched, "--data", "synthetic", "--out", other, *settings(epochs=1))
+    assert elsewhere.exit_code == EXIT_ERROR
+    assert f"{other} holds a run for {folders}, not for synthetic" in elsewhere.stderr
+
+
+def test_a_transferred_run_knows_its_data_before_it_is_a_run(searched, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    images = DataChoice(name="synthetic", batch=2)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Genotype, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(searched).transferred(tmp_path / "other", images)
+    assert RunSetup.load(tmp_path / "other").data == images
+    other = RunFolder(searched).transferred(tmp_path / "other", images)
+    assert other.genotype == RunFolder(searched).genotype
+    # A genotype alone, as an earlier version left it when it was stopped, is given its data.
+    (other.path / "run.json").unlink()
+    assert RunSetup.load(RunFolder(searched).transferred(other.path, images).path).data == images
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_file_names_the_networks_classes(precision, least, argmax, tmp_path):
     )  # fmt: skip
     assert (report.precision, report.images_compared) == (precision, 3)
     assert least <= report.agreement_percent <= 100
-    assert report.bytes == report.path.stat().st_size
+    assert report.size_bytes == report.path.stat().st_size
     onnx.checker.check_model(onnx.load(report.path), full_check=True)
     loaded = OnnxNetwork(report.path)
     # Whatever the precision: fp32 comes in, in batches of any size.
@@ -111,6 +111,23 @@ def test_int8_needs_images(tmp_path):
     with pytest.raises(InvalidInput, match="int8 needs images to calibrate"):
         export(trained(), SHAPE, tmp_path / "n.onnx", precision="int8")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["samples", "calibration"])
+@pytest.mark.parametrize("shape", [(0, *SHAPE), (2, 3, 8, 24), (2, 1, 16, 24)])
+def test_images_are_of_the_networks_shape(what, shape, tmp_path):
+    images_NCHW = {"samples": images(1), "calibration": images(1), what: torch.zeros(shape)}
+    message = r"int8 needs images" if what == "calibration" and not shape[0] else (
+        rf"{what}= takes at least one image .*\[N, 3, 16, 24\]; got \[{shape[0]}, "
+    )  # fmt: skip
+    with pytest.raises(InvalidInput, match=message):
+        export(trained(), SHAPE, tmp_path / "n.onnx", precision="int8", **images_NCHW)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_agrees_on_no_image():
+    with pytest.raises(InvalidInput, match="takes at least one image; got none"):
+        agreement_percent(trained(), trained(), images(0))
 
 
 def test_a_file_describes_itself(tmp_path):

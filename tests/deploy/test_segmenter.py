@@ -86,6 +86,30 @@ def test_a_picture_that_lies_down_is_put_upright(tmp_path):
         assert np.asarray(found)[0, :, 0].tolist() == [255] * 6
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_a_picture_is_not_overwritten_by_its_overlay(name, tmp_path):
+    frames = [Image.fromarray(np.full((6, 8, 3), value, np.uint8)) for value in (0, 100)]
+    animated = {"save_all": True, "append_images": frames[1:]} if name == "a.webp" else {}
+    frames[0].save(tmp_path / name, **animated)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(InvalidInput, match="is the source itself"):
+        overlay_file(tmp_path / name, tmp_path, inverted)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    with pytest.raises(InvalidInput, match="is the source itself"):
+        overlay_file(tmp_path / name, tmp_path / "linked", inverted)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_what_the_painter_raises_is_not_the_pictures_fault(tmp_path):
+    Image.fromarray(half_red(6, 8)).save(tmp_path / "a.bmp")
+
+    def paint(_):
+        raise OSError("out of paint")
+
+    with pytest.raises(OSError, match=r"^out of paint"):
+        overlay_file(tmp_path / "a.bmp", tmp_path / "out", paint)
+
+
 def test_an_animation_keeps_its_frames_and_its_timing(tmp_path):
     frames = [Image.fromarray(np.full((6, 8, 3), value, np.uint8)) for value in (0, 100, 200)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=[40, 80, 120])
@@ -130,7 +154,7 @@ def test_a_video_without_its_package_names_the_extra(tmp_path, monkeypatch):
         overlay_file(tmp_path / "a.mp4", tmp_path / "out", inverted)
 
 
-def test_a_video_keeps_its_rate_and_its_frames(tmp_path):
+def test_a_video_keeps_its_rate_and_its_frames(tmp_path, monkeypatch):
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=12)
@@ -149,8 +173,16 @@ def test_a_video_keeps_its_rate_and_its_frames(tmp_path):
         means = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
     assert means == pytest.approx([215, 165, 115, 65], abs=8)
     assert [found.name for found in (tmp_path / "out").iterdir()] == ["a.mp4"]
-    with pytest.raises(InvalidInput, match="is the video itself"):
+    with pytest.raises(InvalidInput, match="is the source itself"):
         overlay_file(tmp_path / "a.mp4", tmp_path, inverted)
     (tmp_path / "bad.mp4").write_text("no video")
     with pytest.raises(DataError, match="cannot be read as a video"):
         overlay_file(tmp_path / "bad.mp4", tmp_path / "out", inverted)
+
+    def full(*_):
+        raise av.FFmpegError(28, "No space left on device")
+
+    monkeypatch.setattr("hwnas.deploy.frames._encode", full)
+    with pytest.raises(InvalidInput, match=r"out/a\.mp4 cannot be written as a video: .*No space left"):
+        overlay_file(tmp_path / "a.mp4", tmp_path / "out", inverted)
+    assert [found.name for found in (tmp_path / "out").iterdir()] == ["a.mp4"]

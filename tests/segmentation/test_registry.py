@@ -1,10 +1,22 @@
+import json
 import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from hwnas.errors import DataError, InvalidInput
-from hwnas.segmentation import ImageLabelFolders, SyntheticScenes, known_datasets, open_dataset, registry
+from hwnas.segmentation import (
+    ImageLabelFolders,
+    Labelling,
+    SyntheticScenes,
+    known_datasets,
+    open_dataset,
+    registry,
+)
+
+from .conftest import write_image
 
 
 class Mine(SyntheticScenes):
@@ -88,3 +100,29 @@ def test_a_module_that_fails_to_import_says_why(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         open_dataset("hasty_module:Scenes")
     assert "hasty_module" not in sys.modules
+
+
+def test_labels_that_mean_nothing_are_refused(tmp_path):
+    class OneColourShort(SyntheticScenes):
+        palette = SyntheticScenes.palette[1:]
+
+    class OneClass(SyntheticScenes):
+        classes, palette = ("road",), ((1, 2, 3),)
+
+    for kind, message in ((OneColourShort, "8 classes, but 7 colours"), (OneClass, "classes: .* at least 2")):
+        with pytest.raises(
+            DataError, match=rf"{kind.__name__} does not say what its labels mean:\n.*{message}"
+        ):
+            Labelling.of(kind)
+    assert Labelling.of(SyntheticScenes).classes == SyntheticScenes.classes
+    with pytest.raises(DataError, match="palette"):
+        Labelling.of(
+            SimpleNamespace(classes=("road", "sky"), mean=(0, 0, 0), std=(1, 1, 1), ignore_index=255)
+        )
+    for part in ("images", "labels"):
+        write_image(
+            tmp_path / part / "train" / "a.png", np.zeros((4, 4, 3)[: 3 if part == "images" else 2], np.uint8)
+        )
+    (tmp_path / "classes.json").write_text(json.dumps({"names": ["road"]}))
+    with pytest.raises(DataError, match="ImageLabelFolders does not say"):
+        registry.labelling(f"folders:{tmp_path}")

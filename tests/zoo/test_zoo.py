@@ -9,14 +9,16 @@ import torch
 
 import hwnas
 from hwnas import zoo
+from hwnas.cli.folder import RunFolder
+from hwnas.cli.nets import find_net
 from hwnas.core.fit import save_weights
-from hwnas.errors import CheckpointError, DataError, InvalidInput
+from hwnas.errors import CheckpointError, DataError, GenotypeError, InvalidInput
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import SyntheticScenes
 from hwnas.segmentation.labels import Labelling
 from hwnas.zoo.cards import Card, Score
 from hwnas.zoo.entry import CARD, GENOTYPE, WEIGHTS
-from hwnas.zoo.packing import pack
+from hwnas.zoo.packing import pack, twin_score
 from tests.deploy.nets import trained
 
 SPACE = AutoRTNet.from_preset(
@@ -112,6 +114,19 @@ def test_the_stages_before_the_last_count(run):
     assert card.recipe == recipe
 
 
+def test_a_teachers_training_counts(run):
+    last = {"name": "last", "fit": {"distillation_weight": 1}}
+    recipe = {"about": "x", "stages": [{"name": "first"}, last], "teacher": {"batch": 4}}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    for name, seconds in (("first", 10), ("teacher", 100)):
+        (run / name).mkdir()
+        (run / name / "fit.log.jsonl").write_text(json.dumps({"event": "epoch", "seconds": seconds}) + "\n")
+    assert packed(run).card.training_seconds == 113.25
+    (run / "recipe.json").write_text(json.dumps(recipe | {"stages": []}))
+    with pytest.raises(DataError, match=r"recipe\.json is not a recipe:\n  stages"):
+        packed(run)
+
+
 def test_a_score_on_training_images_is_no_score(run):
     (run / "eval.json").write_text(json.dumps({"miou": 50.0, "per_class": PER_CLASS, "split": "val"}))
     with pytest.raises(
@@ -120,6 +135,53 @@ def test_a_score_on_training_images_is_no_score(run):
         packed(run, split="train+val")
     twin = Score(split="val", trained_on="train", miou=50.0, per_class=PER_CLASS)
     assert packed(run, split="train+val", scores=[twin]).card.scores == (twin,)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "started_with"),
+    [
+        ({"split": "train", "stage": {}}, None),
+        ({"train": "train"}, None),
+        (None, {"data": {"train": "train"}}),
+    ],
+)
+def test_a_twins_score_says_what_the_twin_was_trained_on(trained_on, started_with, run):
+    twin = run.parent / "twin"
+    twin.mkdir()
+    (twin / "genotype.json").write_bytes((run / "genotype.json").read_bytes())
+    (twin / "fit.json").write_text(json.dumps({"config": {"seed": 8}, "data": trained_on}))
+    evaluated = {"miou": 50.0, "per_class": PER_CLASS, "split": "val", "images": 9}
+    (twin / "eval.json").write_text(json.dumps(evaluated))
+    if started_with is not None:
+        with pytest.raises(DataError, match="says which split it was trained on"):
+            twin_score(run, twin)
+        (twin / "run.json").write_text(json.dumps(started_with))
+    score = twin_score(run, twin)
+    assert score == Score(split="val", trained_on="train", images=9, miou=50.0, per_class=PER_CLASS)
+    assert packed(run, split="train+val", scores=[score]).card.scores == (score,)
+    (twin / "eval.json").write_text(json.dumps(evaluated | {"split": "train"}))
+    with pytest.raises(InvalidInput, match="is an evaluation on train, which is part of what it was trained"):
+        twin_score(run, twin)
+    SPACE.random(torch.Generator().manual_seed(5)).save(twin / "genotype.json")
+    with pytest.raises(InvalidInput, match="is no twin of"):
+        twin_score(run, twin)
+
+
+def test_a_packing_that_fails_leaves_the_old_entry(run, monkeypatch):
+    entry = packed(run)
+    rename = Path.rename
+
+    def failing(self, target):
+        if self.name == "new":
+            raise OSError("the disk is full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="the disk is full"):
+        packed(run, about="better")
+    assert zoo.card(entry.folder).about == "a test"
+    hwnas.load(entry.folder)
+    assert [path.name for path in entry.folder.parent.iterdir()] == ["tiny-scenes"]
 
 
 def test_packing_again_replaces_and_leaves_nothing_behind(run):
@@ -189,6 +251,23 @@ def test_another_genotype_or_card_is_refused(run):
         zoo.card(entry.folder)
 
 
+def test_a_folder_from_elsewhere_imports_nothing(run, tmp_path, monkeypatch):
+    entry = packed(run)
+    (tmp_path / "zoo_trap.py").write_text("raise AssertionError('executed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    other = entry.genotype.model_copy(update={"space": "zoo_trap:Space"})
+    other.save(entry.folder / "genotype.json")
+    card = entry.card.model_copy(update={"genotype": other.short_id})
+    (entry.folder / "card.json").write_text(card.model_dump_json())
+    with pytest.raises(GenotypeError, match="If you trust zoo_trap, import it first"):
+        hwnas.load(entry.folder)
+    # The verbs load in the same way.
+    with pytest.raises(GenotypeError, match="import it first"):
+        find_net(str(entry.folder))
+    with pytest.raises(GenotypeError, match="import it first"):
+        RunFolder(entry.folder).network(trained=False)
+
+
 def test_an_unknown_name_lists_the_known_ones(run, monkeypatch):
     packed(run)
     monkeypatch.setattr("hwnas.zoo._SHIPPED", run.parent / "zoo")
@@ -208,5 +287,5 @@ def test_entries_are_part_of_the_distribution():
 def test_every_network_that_comes_with_hwnas_is_sound():
     for name in zoo.names():
         card = zoo.card(name)
-        assert card.name == name and card.bytes <= 12 * 2**20
+        assert card.name == name and card.size_bytes <= 12 * 2**20
         hwnas.load(name)
