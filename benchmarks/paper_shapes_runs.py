@@ -56,7 +56,7 @@ SEARCH = SearchConfig(
     device="cpu",
 )
 FIT = FitConfig(epochs=10, lr=0.05, warmup_epochs=1, channels_last=True, device="cpu", validate_every=10)
-STAGES = ("random", "sweep", "depths", "positions", "aggregation", "again")
+STAGES = ("random", "sweep", "depths", "again", "positions", "aggregation")
 """In the order of what is wanted most, should time run out."""
 
 
