@@ -152,6 +152,14 @@ class Bench:
         """A network's milliseconds by the table."""
         return self.table(space).predict_ms(space.record().count(assignment))
 
+    def penalised_ms(self, space: AutoRTNet, assignment: Mapping[str, int]) -> float:
+        """The same with the first op, two 1×1 convolutions, on all edges of the aggregation cell.
+
+        Its choices bear no penalty, so λ cannot make them fast.
+        """
+        plain = {name: 0 for name in assignment if name.startswith("agg.")}
+        return self.ms(space, {**assignment, **plain})
+
     @cached_property
     def loaders(self) -> tuple[Any, Any]:
         """Augmented training batches, and validation batches."""
