@@ -9,7 +9,7 @@ import torch
 
 import hwnas
 from hwnas import zoo
-from hwnas.core.fit import save_weights
+from hwnas.core.weights import save_weights
 from hwnas.errors import CheckpointError, DataError, InvalidInput
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import SyntheticScenes
