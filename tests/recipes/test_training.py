@@ -107,6 +107,17 @@ def test_a_stage_begins_with_the_weights_of_the_stage_before_it(whole):
     assert began_with == digest(kept)
 
 
+def test_weights_pass_from_memory(whole, places, tmp_path):
+    """A process on another machine has no file of those that the first one wrote."""
+
+    def forget(planned):
+        if planned.stage.name == "target":
+            (tmp_path / "streets/weights.pt").unlink()
+
+    _, scores = run(places, tmp_path, on_stage=forget)
+    assert scores == whole.scores
+
+
 def test_the_loss_is_that_of_the_stages_classes(whole):
     (_, streets), _ = whole.began
     assert streets["loss"].__self__.num_classes == 8
