@@ -24,8 +24,8 @@ from torch import nn
 from hwnas import FitConfig, Genotype, MeanIoU, Progress, SearchConfig, SearchData, fit, profile, search
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.report import write_report
-from hwnas.core.fit import load_weights
 from hwnas.core.runlog import read_log
+from hwnas.core.weights import load_weights
 from hwnas.files import write_atomically
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.device import Device

@@ -85,6 +85,7 @@ def recipe_for(variant: str, seed: int, options: argparse.Namespace) -> Recipe:
     }
     settings: dict[str, Any] = {
         "batch": options.batch,
+        "cache": True,
         "augmentation.crop": size,
         **PLAIN,
         **{f"fit.{name}": value for name, value in fit.items()},

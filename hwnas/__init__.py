@@ -21,9 +21,9 @@ from hwnas.core.choice import DepthBlock as DepthBlock
 from hwnas.core.choice import InputBlock as InputBlock
 from hwnas.core.collapse import CollapseWarning as CollapseWarning
 from hwnas.core.derive import derive as derive
+from hwnas.core.evaluation import evaluate as evaluate
 from hwnas.core.expected import ExpectedLatency as ExpectedLatency
 from hwnas.core.fit import FitConfig as FitConfig
-from hwnas.core.fit import evaluate as evaluate
 from hwnas.core.fit import fit as fit
 from hwnas.core.genotype import Genotype as Genotype
 from hwnas.core.profiling import profile as profile

@@ -14,7 +14,7 @@ from hwnas.cli.data import DataChoice, evenly_spread, image_shape, require_maps
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import data_for, find_net, is_run
 from hwnas.cli.settings import parse, sort_out
-from hwnas.core.fit import evaluate
+from hwnas.core.evaluation import evaluate
 from hwnas.core.space import Metric, SearchSpace
 from hwnas.errors import InvalidInput
 from hwnas.files import write_atomically

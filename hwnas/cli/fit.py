@@ -11,13 +11,14 @@ import click
 
 from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
-from hwnas.cli.evaluate import named_metric
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, told_by_first
 from hwnas.recipes.presets import find_recipe
+from hwnas.recipes.training import refuse_recipe
+from hwnas.segmentation.metrics import named_metric
 
 if TYPE_CHECKING:
     from hwnas.core.progress import Progress
@@ -67,6 +68,11 @@ def command(
         preset = preset or (setup.preset if setup else None)
         base = validated(FitConfig, folder.space.preset(preset).fit if preset else {}).model_dump()
         config = validated(FitConfig, changed(base, homes["fit"]))
+        if config.distillation_weight:
+            raise InvalidInput(
+                f"distillation_weight is {config.distillation_weight:g}, and teachers come with recipes: "
+                f"hwnas fit {run} --recipe taught"
+            )
         images = folder.data(data, homes["data"])
         found = run_fit(_into(folder, out, images), images, config, resume=resume)
     else:
@@ -98,6 +104,7 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
     """Train, watched; the last evaluation, empty where no images are held out."""
     import torch
 
+    told_by_first(lambda: refuse_recipe(folder.path))
     space = folder.space
     size = image_shape(space)[1:]
     train = images.training(images.train, size)
@@ -138,7 +145,7 @@ def run_recipe(
             stage = planned.stage
             note(
                 f"stage {names.index(stage.name) + 1}/{len(names)} {stage.name}: {stage.task} on "
-                f"{planned.place}, split {planned.split}: {planned.pictures} pictures of {planned.classes} "
+                f"{planned.place}, split {planned.split}: {planned.images} images of {planned.num_classes} "
                 f"classes, {stage.fit.epochs} epochs of {planned.steps} steps"
             )
             bar.close()

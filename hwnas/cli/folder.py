@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwnas.cli.data import DataChoice, class_count
 from hwnas.cli.settings import validated
-from hwnas.core.fit import load_weights
 from hwnas.core.genotype import Genotype
 from hwnas.core.runlog import read_log
-from hwnas.core.space import SearchSpace
+from hwnas.core.space import SearchSpace, for_classes
+from hwnas.core.weights import load_weights
 from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
 from hwnas.files import write_atomically
 from hwnas.names import space_of
@@ -134,8 +134,6 @@ class RunFolder:
         Raises:
             InvalidInput: there is a run of another architecture, or for other data, in that folder.
         """
-        from hwnas.recipes.training import for_classes
-
         _, genotype = for_classes(self.space, self.genotype, class_count(images.name))
         other = RunFolder(path)
         begun, there = (path / "genotype.json").is_file(), RunSetup.load(path)

@@ -1,11 +1,11 @@
-"""Training a derived network, and evaluating it."""
+"""Training a derived network."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from hwnas.core.checkpoint import load_checkpoint, save_checkpoint
-from hwnas.core.distributed import Additive, add_up_metric, global_loss, trained_as_one
+from hwnas.core.distributed import global_loss, trained_as_one
+from hwnas.core.evaluation import evaluate_with
 from hwnas.core.guidance import AuxiliaryHeads, distillation_loss
 from hwnas.core.progress import Progress
 from hwnas.core.run import Averages, Run, Stateful
@@ -27,9 +27,9 @@ from hwnas.core.training import (
     moving_average,
     torch_device,
 )
-from hwnas.errors import CheckpointError, InvalidInput
-from hwnas.ops import Op
-from hwnas.processes import ALONE, as_one, begin_epoch, processes
+from hwnas.core.weights import digest, save_weights, signature
+from hwnas.errors import InvalidInput
+from hwnas.processes import as_one, begin_epoch, processes
 from hwnas.processes import shared as share_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -164,10 +164,19 @@ def fit(
     if teacher is not None:
         teacher.to(device).eval().requires_grad_(False)
     identity = {
-        "network": _signature(trained),
+        "network": signature(trained),
         "config": config.model_dump(mode="json"),
         "data": description,
+        **({"teacher": digest(teacher.state_dict())} if teacher is not None else {}),
+        **({"auxiliary": sorted(auxiliary)} if auxiliary else {}),
     }
+    scores = partial(
+        evaluate_with,
+        device=device,
+        precision=config.precision,
+        channels_last=config.channels_last,
+        shared=True,
+    )
     report = on_progress if on_progress and processes().is_first else lambda progress: None
     found: dict[str, Any] = {}
     every = config.checkpoint_every_steps
@@ -188,9 +197,9 @@ def fit(
                         value = value + config.auxiliary_weight * loss(output, targets)
                     if teacher is not None:
                         with torch.no_grad():
-                            taught = teacher(inputs)
+                            teacher_outputs = teacher(inputs)
                         value = value + config.distillation_weight * distillation_loss(
-                            outputs, taught, config.distillation_temperature
+                            outputs, teacher_outputs, config.distillation_temperature
                         )
                     value = global_loss(value, 1.0)
                 if step(value, optimiser) and averaged is not None:
@@ -204,15 +213,7 @@ def fit(
             values = {**averages.means(), "skipped_steps": step.skipped}
             last = epoch + 1 == config.epochs
             if val is not None and metric is not None and (last or (epoch + 1) % config.validate_every == 0):
-                found = evaluate_with(
-                    kept,
-                    val,
-                    metric,
-                    device=device,
-                    precision=config.precision,
-                    channels_last=config.channels_last,
-                    shared=True,
-                )
+                found = scores(kept, val, metric)
                 values["val"] = found
             values["seconds"] = time.perf_counter() - began
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
@@ -220,7 +221,7 @@ def fit(
             report(Progress(epoch, config.epochs, run.step, True, values))
         if not found and val is not None and metric is not None:
             # Resumed after its last epoch: there was nothing left to train, but the caller asked for scores.
-            found = evaluate_with(kept, val, metric, device=device, precision=config.precision, shared=True)
+            found = scores(kept, val, metric)
     if averaged is not None:
         network.load_state_dict(averaged.module.state_dict())
     network.cpu().eval()
@@ -229,131 +230,9 @@ def fit(
     return found
 
 
-def evaluate(
-    network: nn.Module,
-    data: Iterable[Any],
-    metric: Metric,
-    *,
-    device: str = "auto",
-    precision: TrainingPrecision = "fp32",
-) -> dict[str, Any]:
-    """The metric of ``network`` over ``data``, in eval mode; the network returns to the CPU.
-
-    Args:
-        network: a derived network.
-        data: yields ``(inputs, targets)`` batches.
-        metric: reset first.
-        device: where to compute.
-        precision: "bf16" for bfloat16 matrix work.
-
-    Raises:
-        InvalidInput: no such torch device here, or batches that are no pairs.
-    """
-    where = torch_device(device)
-    found = evaluate_with(network.to(where), data, metric, device=where, precision=precision)
-    network.cpu()
-    return found
-
-
-def evaluate_with(
-    network: nn.Module,
-    data: Iterable[Any],
-    metric: Metric,
-    *,
-    device: torch.device,
-    precision: TrainingPrecision = "fp32",
-    channels_last: bool = False,
-    shared: bool = False,
-) -> dict[str, Any]:
-    """:func:`evaluate` for a network that lies on ``device`` already; its training flag is restored.
-
-    With ``shared``, all processes call this, each computes every so-many-th batch, and all get the result; a
-    metric whose sums cannot be added up sees all batches in each of them.
-    """
-    metric.reset()
-    here = processes() if shared and isinstance(metric, Additive) else ALONE
-    training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode(), autocast(device, precision):
-            for number, batch in enumerate(data):
-                if number % here.size == here.rank:
-                    inputs, targets = batch_to(device, batch, channels_last)
-                    outputs = network(inputs)
-                    # An exported network may give class numbers, which stay what they are.
-                    metric.update(outputs.float() if outputs.is_floating_point() else outputs, targets)
-    finally:
-        network.train(training)
-    if here.size > 1:
-        add_up_metric(metric, device)
-    return dict(metric.compute())
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the weights of ``network`` to ``path``, atomically."""
-    save_checkpoint(path, {"weights": network.state_dict(), "network": _signature(network)})
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Put weights that :func:`save_weights` wrote into ``network``.
-
-    Raises:
-        CheckpointError: no such file, a damaged one, or weights of another architecture.
-    """
-    state = load_checkpoint(path)
-    try:
-        if state["network"] != _signature(network):
-            raise CheckpointError(
-                f"{path} holds the weights of another network: shapes may agree, the layers do not. "
-                "Use the genotype that it was trained with."
-            )
-        network.load_state_dict(state["weights"])
-    except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds the weights of another network: {error}") from error
-
-
-def transfer_weights(network: nn.Module, path: Path) -> list[str]:
-    """Begin ``network``, in place, with the weights of another training that agree in name and shape.
-
-    So a network starts from one of the same architecture that tells other classes apart: all but the last
-    layer agree.
-
-    Args:
-        network: to be trained.
-        path: what :func:`save_weights` wrote.
-
-    Returns:
-        Names of the network's tensors that were not found there, and stay as they were.
-
-    Raises:
-        CheckpointError: no such file, a damaged one, or one of whose tensors less than half agree.
-    """
-    state = load_checkpoint(path)
-    theirs = state.get("weights", {})
-    ours = network.state_dict()
-    taken = {
-        name: theirs[name]
-        for name, tensor in ours.items()
-        if name in theirs and theirs[name].shape == tensor.shape
-    }
-    if 2 * len(taken) < len(ours):
-        raise CheckpointError(
-            f"of the network's {len(ours)} tensors only {len(taken)} agree with those of {path}: its weights "
-            "are of another architecture. Use those of the same genotype."
-        )
-    network.load_state_dict(taken, strict=False)
-    return [name for name in ours if name not in taken]
-
-
 def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:
     warmup = config.warmup_epochs * steps_in_epoch
     if step < warmup:
         return config.lr * (step + 1) / math.ceil(warmup)
     done = (step - warmup) / max(1.0, config.epochs * steps_in_epoch - warmup)
     return config.lr * math.pow(1.0 - done, config.power)
-
-
-def _signature(network: nn.Module) -> str:
-    # Shapes alone are not enough: two dilations of one convolution share them.
-    specs = [str(module.spec) for module in network.modules() if isinstance(module, Op)]
-    return hashlib.sha256(f"{network}{specs}".encode()).hexdigest()[:16]

@@ -73,24 +73,25 @@ class AuxiliaryHeads(nn.Module):
         return outputs
 
 
-def distillation_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """``T² · KL(softmax(taught / T) ‖ softmax(outputs / T))``, the mean over examples and positions.
+def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+    """``T² · KL(softmax(teacher_outputs / T) ‖ softmax(outputs / T))``, the mean over examples and positions.
 
     Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
 
     Args:
         outputs: logits ``[N, classes, …]``.
-        taught: the teacher's, of the same shape.
+        teacher_outputs: the teacher's, of the same shape.
         temperature: T > 0.
 
     Raises:
         InvalidInput: the shapes differ.
     """
-    if outputs.shape != taught.shape:
+    if outputs.shape != teacher_outputs.shape:
         raise InvalidInput(
-            f"the teacher gives {list(taught.shape)}, the network {list(outputs.shape)}: they must be alike."
+            f"the teacher gives {list(teacher_outputs.shape)}, the network {list(outputs.shape)}: "
+            "they must be alike."
         )
     log_ours = functional.log_softmax(outputs.float() / temperature, 1)
-    log_theirs = functional.log_softmax(taught.float() / temperature, 1)
+    log_theirs = functional.log_softmax(teacher_outputs.float() / temperature, 1)
     divergence = functional.kl_div(log_ours, log_theirs, reduction="none", log_target=True).sum(1)
     return temperature**2 * divergence.mean()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hwnas.core.checkpoint import reseeded
 from hwnas.core.distributed import Additive, trained_as_one
-from hwnas.core.fit import evaluate_with
+from hwnas.core.evaluation import evaluate_with
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
 from hwnas.core.training import TrainingPrecision, reestimate_statistics

@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -276,3 +277,26 @@ class SearchSpace(BaseModel, ABC):
                 continue
             total += math.prod(len(choices[name].options) for name in live if name not in gate)
         return total
+
+
+def for_classes(space: SearchSpace, genotype: Genotype, num_classes: int) -> tuple[SearchSpace, Genotype]:
+    """The space and the architecture that tell so many classes apart, otherwise the same.
+
+    Raises:
+        InvalidInput: the space's own number is another, and it has no field ``num_classes``.
+    """
+    own = getattr(space, "num_classes", None)
+    if own == num_classes:
+        return space, genotype
+    if own is None:
+        raise InvalidInput(
+            f"the data have {num_classes} classes, and {space.name} has no field num_classes to set to that."
+        )
+    other = _with_classes(space, num_classes)
+    return other, genotype.model_copy(update={"fields": other.model_dump(mode="json")})
+
+
+# A space remembers what it recorded of its supernet, which takes a second: one object serves all callers.
+@lru_cache(maxsize=8)
+def _with_classes(space: SearchSpace, num_classes: int) -> SearchSpace:
+    return type(space)(**{**space.model_dump(), "num_classes": num_classes})

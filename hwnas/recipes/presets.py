@@ -21,6 +21,7 @@ _STRONG = (
     Stage(
         name="streets",
         data="idd_lite",
+        cache=True,
         augmentation=JointAugmentation(crop=(360, 480), scale=(1.0, 2.5)),
         batch=16,
         auxiliary=True,
@@ -28,6 +29,7 @@ _STRONG = (
     ),
     Stage(
         name="target",
+        cache=True,
         batch=16,
         class_weight_offset=1.1,
         auxiliary=True,
@@ -63,17 +65,21 @@ RECIPES: Mapping[str, Recipe] = {
             ),
             Stage(
                 name="target",
+                cache=True,
                 augmentation=JointAugmentation(brightness=0, contrast=0, saturation=0),
                 batch=16,
                 fit=FitConfig(epochs=200, lr=0.01),
             ),
         ),
     ),
-    "strong": Recipe(about="pictures, other streets, then the target for long, for a GPU", stages=_STRONG),
+    "strong": Recipe(
+        about="images of all sorts, other streets, then the target for long, for a GPU", stages=_STRONG
+    ),
     "taught": Recipe(
         about="strong, and a teacher with weights from ImageNet, trained on the target first",
         stages=(*_STRONG[:-1], _taught(_STRONG[-1])),
         teacher=TeacherStage(
+            cache=True,
             batch=16,
             class_weight_offset=1.1,
             fit=FitConfig(
@@ -93,6 +99,7 @@ RECIPES: Mapping[str, Recipe] = {
             Stage(
                 name="streets",
                 data="idd_lite",
+                cache=True,
                 augmentation=JointAugmentation(crop=(224, 320), scale=(0.8, 2.0)),
                 batch=8,
                 auxiliary=True,
@@ -100,6 +107,7 @@ RECIPES: Mapping[str, Recipe] = {
             ),
             Stage(
                 name="target",
+                cache=True,
                 augmentation=JointAugmentation(crop=(240, 320)),
                 batch=8,
                 class_weight_offset=1.1,

@@ -1,4 +1,4 @@
-"""What a recipe says: stages of pre-training and training, each with its data, pictures and settings."""
+"""What a recipe says: stages of pre-training and training, each with its data, images and settings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from hwnas.segmentation.transforms import JointAugmentation
 
 TARGET = "target"
 """How a stage names the data that the network is for."""
+RUN_FOLDERS = ("predictions", "supernet", "tensorboard", "trials")
+"""Folders that a run may have beside those of its stages."""
 
 
 class Stage(BaseModel):
@@ -23,15 +25,19 @@ class Stage(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Names the stage's folder."""
     task: Literal["segmentation", "classification"] = "segmentation"
-    """What is learnt. A classifier is the same network whose logits are averaged over the picture."""
+    """What is learnt. A classifier is the same network whose logits are averaged over the image."""
     data: str = TARGET
     """Name of the data set, or "target": what the network is for, and must be in the last stage."""
     size: tuple[PositiveInt, PositiveInt] | None = None
-    """Height and width to which pictures are brought before augmentation; null keeps theirs."""
+    """Height and width to which images are brought before augmentation; null keeps theirs. Not a
+    classifier's, which are cropped."""
+    cache: bool = False
+    """Whether images are decoded once and kept in memory, 4 bytes for each pixel: of Cityscapes, 25 GB. Not a
+    classifier's."""
     augmentation: JointAugmentation = JointAugmentation()
     """Crop, scale, flip and colour. A classifier crops and flips."""
     batch: int = Field(16, ge=1)
-    """Pictures in a step."""
+    """Images in a step."""
     class_weight_offset: float | None = Field(None, gt=1)
     """c of the class weights ``1 / ln(c + share of the pixels)``; null: all classes weigh 1. ENet has 1.02,
     which weighs the rarest 50 (Paszke et al., arXiv 1606.02147, section 5)."""
@@ -42,8 +48,17 @@ class Stage(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
-        if self.name in TeacherStage.model_fields:
-            raise ValueError(f'a stage cannot be called "{self.name}": --set means something else by that')
+        taken = dict.fromkeys(TeacherStage.model_fields, "--set means something else by that")
+        taken |= dict.fromkeys(RUN_FOLDERS, "a run has another folder of that name")
+        if self.name in taken:
+            raise ValueError(f'a stage cannot be called "{self.name}": {taken[self.name]}')
+        if self.task == "classification":
+            idle = [name for name in ("size", "cache", "class_weight_offset") if getattr(self, name)]
+            if idle:
+                raise ValueError(
+                    f"{idle[0]} means nothing to a classifier: leave it out"
+                    + (", and set augmentation.crop" if idle[0] == "size" else "")
+                )
         if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
             raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')
         return self

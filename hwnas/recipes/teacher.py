@@ -81,24 +81,24 @@ _CLASSIFIER = ("_conv_head", "_bn1", "_fc")
 
 
 class Teacher(nn.Module):
-    """EfficientNet-Lite2 with a feature pyramid: logits at the input's size, ``(N, classes, H, W)``.
+    """EfficientNet-Lite2 with a feature pyramid: logits at the input's size, ``(N, num_classes, H, W)``.
 
     Lin et al., "Feature Pyramid Networks", arXiv 1612.03144: maps of four resolutions, brought to one width,
     are added up from coarse to fine; logits are of the finest sum.
 
     Args:
-        classes: how many are told apart.
+        num_classes: how many are told apart.
         width: channels of the pyramid.
     """
 
-    def __init__(self, classes: int, width: int = 96) -> None:
+    def __init__(self, num_classes: int, width: int = 96) -> None:
         super().__init__()
         self.backbone = EfficientNetLite()
         self.lateral = nn.ModuleList(nn.Conv2d(_STAGES[number][3], width, 1) for number in _READ)
         self.smooth = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
-        self.classify = nn.Conv2d(width, classes, 1)
+        self.classify = nn.Conv2d(width, num_classes, 1)
         # From our normalisation to that of the backbone's training: (x · 255 − 127) / 128.
         mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("scale", std * 255 / 128, persistent=False)
@@ -118,14 +118,14 @@ class Teacher(nn.Module):
         return _resized(self.classify(self.smooth(total)), x_N3HW)
 
 
-def pretrained_teacher(classes: int) -> Teacher:
+def pretrained_teacher(num_classes: int) -> Teacher:
     """A teacher whose backbone has the weights from ImageNet; its decoder is fresh.
 
     Raises:
         MissingExtra: the package with the weights is not installed.
         DataError: its file is damaged.
     """
-    teacher = Teacher(classes)
+    teacher = Teacher(num_classes)
     teacher.backbone.load_imagenet(imagenet_weights())
     return teacher
 

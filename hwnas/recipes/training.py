@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwnas.core.checkpoint import load_checkpoint
-from hwnas.core.fit import Loss, fit, transfer_weights
+from hwnas.core.fit import Loss, fit
 from hwnas.core.genotype import Genotype
 from hwnas.core.progress import Progress
 from hwnas.core.run import differences
-from hwnas.core.space import SearchSpace
+from hwnas.core.space import SearchSpace, for_classes
 from hwnas.core.training import torch_device
+from hwnas.core.weights import digest, transfer_weights
 from hwnas.errors import CheckpointError, InvalidInput, listing
 from hwnas.files import write_atomically
-from hwnas.processes import as_one, told_by_first
-from hwnas.recipes.pictures import LabelledPictures
+from hwnas.processes import as_one, processes, told_by_first
+from hwnas.recipes.images import LabelledImages
 from hwnas.recipes.recipe import TARGET, Recipe, Stage, TeacherStage
 from hwnas.recipes.teacher import imagenet_weights, pretrained_teacher
 from hwnas.segmentation.dataset import SegmentationDataset
 from hwnas.segmentation.loaders import evaluation_loader, training_loader
 from hwnas.segmentation.losses import OhemCrossEntropy
-from hwnas.segmentation.metrics import MeanIoU
+from hwnas.segmentation.metrics import named_metric
 from hwnas.segmentation.registry import open_dataset
 
 StageProgress = Callable[[Stage, Progress], None]
@@ -44,9 +43,10 @@ class PlannedStage:
         stage: what is to be done.
         place: where its data lie.
         split: the part of them that trains.
-        options: what else their class takes, :attr:`Stage.size` among it; empty for pictures.
-        pictures: how many of them there are.
-        classes: how many they tell apart.
+        options: what else their class takes, :attr:`Stage.size` among it; empty for a classifier's.
+        val: the split that is evaluated, or None.
+        images: how many of them train.
+        num_classes: how many they tell apart.
         folder: for its log, checkpoint and weights.
     """
 
@@ -54,14 +54,15 @@ class PlannedStage:
     place: str
     split: str
     options: Mapping[str, Any]
-    pictures: int
-    classes: int
+    val: str | None
+    images: int
+    num_classes: int
     folder: Path
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return self.pictures // self.stage.batch
+        return self.images // self.stage.batch
 
 
 @as_one
@@ -96,38 +97,34 @@ def train(
         out: folder.
         splits: by data set, the split to train on; "train" where nothing is said.
         val: the target's split that is evaluated, or None.
-        options: by segmentation data set, what else its class takes; a stage's own size goes before ``size``.
+        options: by segmentation data set, what else its class takes; a stage's own size goes before ``size``,
+            and ``cache`` before a stage's own.
         teacher: see :func:`hwnas.fit`; teaches in the stages whose ``distillation_weight`` is not 0, where
             the recipe has no teacher of its own.
-        workers: processes that load pictures.
+        workers: processes that load images.
         resume: go on in ``out``; stages that are done are not repeated.
         on_stage: called as each stage begins.
         on_progress: called with the stage after each of its steps and epochs.
 
     Raises:
-        InvalidInput: a data set of the recipe has no place or too few pictures, or the space cannot tell its
-            classes apart; ``val`` is trained on; ``out`` holds a training and ``resume`` is false; there is
-            no teacher where one is to teach, or there are two; what :func:`hwnas.fit` raises.
+        InvalidInput: what :func:`plan` and :func:`hwnas.fit` raise; ``out`` holds a training and ``resume``
+            is false; there is no teacher where one is to teach, or there are two.
         MissingExtra: the recipe has a teacher, and the weights that it begins with are not installed.
         DataError: what lies in a place is not such a data set.
         CheckpointError: ``out`` holds a training by another recipe.
     """
     out = Path(out)
-    planned = plan(space, genotype, recipe, places, out=out, splits=splits, options=options)
-    if val is not None and val in planned[-1].split.split("+"):
-        raise InvalidInput(
-            f'the split "{val}" is trained on ("{planned[-1].split}"), and a score on it would mean nothing; '
-            "evaluate another, or none (val=None)."
-        )
+    planned = plan(space, genotype, recipe, places, out=out, splits=splits, val=val, options=options)
     if teacher is not None and recipe.teacher is not None:
         raise InvalidInput("there are two teachers, the recipe's and the one that was passed: pass none.")
     taught = [stage.name for stage in recipe.stages if stage.fit.distillation_weight]
     if teacher is None and recipe.teacher is None and taught:
         raise InvalidInput(
-            f"in stage {taught[0]} a teacher teaches (distillation_weight), and there is none."
+            f"in stage {taught[0]} a teacher teaches (distillation_weight), and there is none: give the "
+            'recipe a "teacher", as "taught" has (hwnas recipes taught).'
         )
     told_by_first(lambda: _begin(out, recipe, planned, resume))
-    start: Path | None = None
+    start: nn.Module | None = None
     for each in planned:
         if on_stage is not None:
             on_stage(each)
@@ -135,7 +132,6 @@ def train(
             space,
             genotype,
             each,
-            val=val if each.stage.data == TARGET else None,
             start=start,
             teacher=teacher,
             workers=workers,
@@ -145,7 +141,7 @@ def train(
         if isinstance(each.stage, TeacherStage):
             teacher = network
         else:
-            start = each.folder / "weights.pt"
+            start = network
     return network, found
 
 
@@ -157,6 +153,7 @@ def plan(
     *,
     out: str | Path,
     splits: Mapping[str, str] | None = None,
+    val: str | None = "val",
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[PlannedStage]:
     """What :func:`train` would do; the data are found and counted, and nothing is written.
@@ -164,8 +161,9 @@ def plan(
     For the arguments see there.
 
     Raises:
-        InvalidInput: a data set of the recipe has no place or too few pictures, or the space cannot tell its
-            classes apart, or has no auxiliary heads.
+        InvalidInput: a data set of the recipe has no place or too few images, or the space cannot tell its
+            classes apart, has no auxiliary heads or no metric; ``val`` is trained on; a stage's device is
+            not here, or its batch cannot be divided among the processes.
         DataError: what lies in a place is not such a data set.
         MissingExtra: the recipe has a teacher, and the weights that it begins with are not installed.
     """
@@ -179,77 +177,97 @@ def plan(
     for stage in recipe.all_stages:
         if isinstance(stage, TeacherStage):
             imagenet_weights()  # is it there?
+        torch_device(stage.fit.device)  # is it there?
+        processes().share(range(stage.batch), f"stage {stage.name}: a batch")
         place, split = places[stage.data], (splits or {}).get(stage.data, "train")
-        pictures: SegmentationDataset | LabelledPictures
         given: dict[str, Any] = {}
-        if stage.task == "classification":
-            pictures = LabelledPictures(place, split)
-        else:
-            given = {"size": None, **(options or {}).get(stage.data, {})}
-            given["size"] = stage.size or given["size"]
+        if stage.task == "segmentation":
+            given = dict((options or {}).get(stage.data, {}))
+            given["size"] = stage.size or given.pop("size", None)
             if given["size"] is None:
                 del given["size"]
-            pictures = open_dataset(place, split, **{**given, "cache": False})
-        if stage.batch > len(pictures):
+        images = _opened(stage, place, split, {**given, "cache": False})
+        if stage.batch > len(images):
             raise InvalidInput(
                 f"stage {stage.name} wants batches of {stage.batch}, and the split {split} of {place} has "
-                f"{len(pictures)} pictures."
+                f"{len(images)} images."
             )
-        theirs, _ = for_classes(space, genotype, pictures.num_classes)
+        theirs, _ = for_classes(space, genotype, images.num_classes)
         if stage.auxiliary and type(theirs).auxiliary_heads is SearchSpace.auxiliary_heads:
             raise InvalidInput(f"stage {stage.name} wants auxiliary heads, and {space.name} has none.")
+        scored = val if stage.data == TARGET and stage.task == "segmentation" else None
+        if scored is not None:
+            if scored in split.split("+"):
+                raise InvalidInput(
+                    f'the split "{scored}" is trained on ("{split}"), and a score on it would mean nothing; '
+                    "evaluate another, or none (val=None)."
+                )
+            held_out = open_dataset(place, scored, **{**given, "cache": False})
+            named_metric(theirs, held_out)  # is there one?
         folder = Path(out) if stage is recipe.stages[-1] else Path(out) / stage.name
-        planned.append(PlannedStage(stage, place, split, given, len(pictures), pictures.num_classes, folder))
+        planned.append(
+            PlannedStage(stage, place, split, given, scored, len(images), images.num_classes, folder)
+        )
     return planned
+
+
+def _opened(
+    stage: Stage, place: str, split: str, options: Mapping[str, Any]
+) -> SegmentationDataset | LabelledImages:
+    """The images that a stage trains on."""
+    if stage.task == "classification":
+        return LabelledImages(place, split, crop=stage.augmentation.crop, flip=stage.augmentation.flip)
+    return open_dataset(place, split, augment=stage.augmentation, **options)
 
 
 def _begin(out: Path, recipe: Recipe, planned: Sequence[PlannedStage], resume: bool) -> None:
     """Refuse a folder that holds another training, before hours go into a stage; else write the recipe."""
-    begun = [each.folder for each in planned if (each.folder / "fit.json").is_file()]
     path = out / "recipe.json"
-    if begun and not resume:
-        raise InvalidInput(
-            f"{begun[0]} holds a training already. Go on with it (--resume), or name another folder (--out)."
-        )
-    if out in begun and not path.is_file():
-        raise CheckpointError(
-            f"{out} holds a training without a recipe: go on with it without one, or start anew in another "
-            "folder (--out)."
-        )
-    if begun and path.is_file() and (lines := differences(_by_stage(Recipe.load(path)), _by_stage(recipe))):
+    kept = Recipe.load(path) if path.is_file() else None
+    # Of the recipe that is kept, too: it may have been stopped in a stage that this one does not have.
+    earlier = [stage for stage in kept.all_stages if stage is not kept.stages[-1]] if kept is not None else []
+    folders = [out / stage.name for stage in earlier] + [each.folder for each in planned]
+    begun = [folder for folder in dict.fromkeys(folders) if (folder / "fit.json").is_file()]
+    lines = differences(_by_stage(kept), _by_stage(recipe)) if kept is not None else []
+    if lines and begun:
         raise CheckpointError(
             f"{out} holds a training by another recipe:\n{listing(lines)}\n"
             "Resume with the same, or start anew in another folder (--out)."
         )
+    if begun and not resume:
+        raise InvalidInput(
+            f"{begun[0]} holds a training already. Go on with it (--resume), or name another folder (--out)."
+        )
+    if out in begun and kept is None:
+        raise CheckpointError(
+            f"{out} holds a training without a recipe: go on with it without one, or start anew in another "
+            "folder (--out)."
+        )
     write_atomically(path, (recipe.model_dump_json(indent=1) + "\n").encode())
 
 
-def _by_stage(recipe: Recipe) -> dict[str, Any]:
-    stages = {stage.name: stage.model_dump(mode="json", exclude={"name"}) for stage in recipe.all_stages}
-    return {"stages": " ".join(stages), **stages}
+def refuse_recipe(out: str | Path) -> None:
+    """Refuse a folder for a training without a recipe, where one by a recipe is there, begun or done.
 
-
-def for_classes(space: SearchSpace, genotype: Genotype, classes: int) -> tuple[SearchSpace, Genotype]:
-    """The space and the architecture that tell so many classes apart, otherwise the same.
+    Else ``recipe.json`` would tell of weights that were not trained so.
 
     Raises:
-        InvalidInput: the space's own number is another, and it has no field ``num_classes``.
+        InvalidInput: ``out`` has a ``recipe.json``.
     """
-    own = getattr(space, "num_classes", None)
-    if own == classes:
-        return space, genotype
-    if own is None:
+    path = Path(out) / "recipe.json"
+    if path.is_file():
         raise InvalidInput(
-            f"the data have {classes} classes, and {space.name} has no field num_classes to set to that."
+            f"{path} says that the network there is trained by a recipe. Go on with that "
+            f"(--recipe {path} --resume), or train without one in another folder (--out)."
         )
-    other = _with_classes(space, classes)
-    return other, genotype.model_copy(update={"fields": other.model_dump(mode="json")})
 
 
-# A space remembers what it recorded of its supernet, which takes a second: one object serves all stages.
-@lru_cache(maxsize=8)
-def _with_classes(space: SearchSpace, classes: int) -> SearchSpace:
-    return type(space)(**{**space.model_dump(), "num_classes": classes})
+def _by_stage(recipe: Recipe) -> dict[str, Any]:
+    # Whether images are kept in memory changes nothing that is learnt.
+    stages = {
+        stage.name: stage.model_dump(mode="json", exclude={"name", "cache"}) for stage in recipe.all_stages
+    }
+    return {"stages": " ".join(stages), **stages}
 
 
 def _train_stage(
@@ -257,44 +275,40 @@ def _train_stage(
     genotype: Genotype,
     planned: PlannedStage,
     *,
-    val: str | None,
-    start: Path | None,
+    start: nn.Module | None,
     teacher: nn.Module | None,
     workers: int,
     resume: bool,
     on_progress: StageProgress | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     stage, place = planned.stage, planned.place
+    options = {"cache": stage.cache, **planned.options}
+    device = torch_device(stage.fit.device)
+    loading: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    space, genotype = for_classes(space, genotype, planned.num_classes)
+    images = _opened(stage, place, planned.split, options)
+    loss: Loss = space.fit_loss if stage.task == "segmentation" else classification_loss
+    if stage.class_weight_offset is not None and isinstance(images, SegmentationDataset):
+        weights = class_weights(images, stage.class_weight_offset)
+        loss = OhemCrossEntropy(class_weights=weights).to(device)
     scored, metric = None, None
-    pictures: SegmentationDataset | LabelledPictures
-    loss: Loss
-    if stage.task == "classification":
-        crop = stage.augmentation.crop
-        pictures = LabelledPictures(place, planned.split, crop=crop, flip=stage.augmentation.flip)
-        loss = classification_loss
-    else:
-        options = {"cache": True, **planned.options}
-        pictures = open_dataset(place, planned.split, augment=stage.augmentation, **options)
-        loss = space.fit_loss
-        if stage.class_weight_offset is not None:
-            weights = class_weights(pictures, stage.class_weight_offset)
-            loss = OhemCrossEntropy(class_weights=weights).to(torch_device(stage.fit.device))
-        if val is not None:
-            dataset = open_dataset(place, val, **options)
-            # Pictures that keep their sizes may differ in them.
-            scored = evaluation_loader(dataset, 4 if "size" in options else 1, num_workers=workers)
-            metric = MeanIoU(dataset.num_classes, names=dataset.classes)
-    space, genotype = for_classes(space, genotype, planned.classes)
+    if planned.val is not None:
+        dataset = open_dataset(place, planned.val, **options)
+        # Images that keep their sizes may differ in them.
+        scored = evaluation_loader(dataset, 4 if "size" in options else 1, **loading)
+        metric = named_metric(space, dataset)
     torch.manual_seed(stage.fit.seed)
     if isinstance(stage, TeacherStage):
-        network: nn.Module = pretrained_teacher(planned.classes)
+        network: nn.Module = pretrained_teacher(planned.num_classes)
     else:
         network = space.build(genotype)
-    if start is not None:
-        transfer_weights(network, start)
+    # From memory: what the first process has written need not be on this process's disk.
+    started = None if start is None else start.state_dict()
+    if started is not None:
+        transfer_weights(network, started)
     found = fit(
         network,
-        training_loader(pictures, stage.batch, num_workers=workers),
+        training_loader(images, stage.batch, **loading),
         loss=loss,
         config=stage.fit,
         val=scored,
@@ -302,19 +316,18 @@ def _train_stage(
         teacher=teacher if stage.fit.distillation_weight else None,
         auxiliary=space.auxiliary_heads(network) if stage.auxiliary else None,
         description={
-            "stage": stage.model_dump(mode="json", exclude={"fit"}),
+            # How images are loaded does not matter; "pictures" is what runs of old have it under.
+            "stage": stage.model_dump(mode="json", exclude={"fit", "cache"}),
             "data": place.partition(":")[0],
             "options": {name: value for name, value in planned.options.items() if name != "cache"},
             "split": planned.split,
-            "pictures": len(pictures),
-            "start": start and _digest(start),
+            "pictures": len(images),
+            "start": None if started is None else digest(started),
         },
         out=planned.folder,
         resume=resume,
         on_progress=None if on_progress is None else partial(on_progress, stage),
     )
-    # The other processes read the weights of this stage next: not before the first has written them.
-    told_by_first(lambda: None)
     return network, found
 
 
@@ -330,23 +343,14 @@ def classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(logits.float().mean(dim=(2, 3)), targets)
 
 
-def class_weights(pictures: SegmentationDataset, offset: float) -> Tensor:
-    """``1 / ln(offset + share)`` for each class, of all labelled pixels of ``pictures``.
+def class_weights(images: SegmentationDataset, offset: float) -> Tensor:
+    """``1 / ln(offset + share)`` for each class, of all labelled pixels of ``images``.
 
     Paszke et al., "ENet", arXiv 1606.02147, section 5.2.
     """
     counts = torch.zeros(256, dtype=torch.int64)
-    for index in range(len(pictures)):
-        _, label = pictures.stored(index)
+    for index in range(len(images)):
+        _, label = images.stored(index)
         counts += torch.bincount(label.flatten(), minlength=256)
-    labelled = counts[: pictures.num_classes].double()
+    labelled = counts[: images.num_classes].double()
     return (1 / (offset + labelled / labelled.sum()).log()).float()
-
-
-def _digest(weights: Path) -> str:
-    """What tells one file of weights from another, whenever it was written."""
-    digest = hashlib.sha256()
-    for name, tensor in load_checkpoint(weights)["weights"].items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -72,7 +72,7 @@ class OhemCrossEntropy(nn.Module):
                 f"got {list(logits.shape)} and {list(targets.shape)}"
             )
         is_labelled = targets != self.ignore_index
-        # Over the classes of maps in NHWC memory order torch's softmax takes three times as long on the CPU.
+        # Over the classes of maps in NHWC memory order torch's softmax is slower on the CPU.
         losses = functional.cross_entropy(
             logits.float().contiguous(), targets, ignore_index=self.ignore_index, reduction="none"
         )[is_labelled]

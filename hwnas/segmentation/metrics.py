@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hwnas.errors import InvalidInput
 from hwnas.segmentation.labels import VOID
+
+if TYPE_CHECKING:
+    from hwnas.core.space import Metric, SearchSpace
+    from hwnas.segmentation.dataset import SegmentationDataset
 
 
 def class_numbers(outputs: Tensor) -> Tensor:
@@ -130,3 +134,19 @@ class MeanIoU:
         rows.append(f"{'mIoU':<{width}}  {scores['miou']:>5.1f}")
         rows.append(f"{'pixel accuracy':<{width}}  {scores['pixel_accuracy']:>5.1f}")
         return "\n".join(rows)
+
+
+def named_metric(space: SearchSpace, dataset: SegmentationDataset) -> Metric:
+    """The space's metric; a mean IoU speaks of the data set's classes by name.
+
+    Raises:
+        InvalidInput: the space has no metric.
+    """
+    metric = space.metric()
+    if metric is None:
+        raise InvalidInput(
+            f"{space.name} has no metric, so there is nothing to evaluate: give it a metric()."
+        )
+    if isinstance(metric, MeanIoU):
+        return MeanIoU(metric.num_classes, metric.ignore_index, dataset.classes)
+    return metric

@@ -59,6 +59,8 @@ class JointAugmentation:
             raise InvalidInput(f"flip is a probability in 0…1; got {self.flip}")
         if not 0 <= self.rare_share <= 1:
             raise InvalidInput(f"rare_share is a probability in 0…1; got {self.rare_share}")
+        if self.rare_share and not self.rare:
+            raise InvalidInput(f"rare_share is {self.rare_share:g}, and rare names no class to show")
         if self.crop is not None and min(self.crop) < 1:
             raise InvalidInput(f"crop is a (height, width) of at least one pixel; got {self.crop}")
         for name, most in (("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.0), ("hue", 0.5)):

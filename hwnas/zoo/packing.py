@@ -15,9 +15,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from hwnas.core.fit import load_weights
 from hwnas.core.genotype import Genotype
 from hwnas.core.runlog import read_log
+from hwnas.core.weights import load_weights
 from hwnas.deploy.export import agreement_percent
 from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
 from hwnas.latency.backend import host_versions

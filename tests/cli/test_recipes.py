@@ -68,12 +68,10 @@ def test_a_run_is_trained_by_a_recipe_and_goes_on_as_any_other(searched, folders
     twice = ("--set", "target.fit.epochs=2")
     result = hwnas("fit", searched, *recipe, *twice)
     assert result.exit_code == 0, result.output
-    assert f"stage 1/2 before: segmentation on {folders}, split train: 2 pictures of 3 classes, 1 epochs" in (
+    assert f"stage 1/2 before: segmentation on {folders}, split train: 2 images of 3 classes, 1 epochs" in (
         result.stderr
     )
-    assert (
-        "stage 2/2 target: segmentation on synthetic, split train: 4 pictures of 8 classes" in result.stderr
-    )
+    assert "stage 2/2 target: segmentation on synthetic, split train: 4 images of 8 classes" in result.stderr
     assert "before epoch 1/1" in result.stderr
     assert "target epoch 2/2" in result.stderr
     assert f"{searched / 'weights.pt'}: miou" in result.stdout
@@ -82,6 +80,9 @@ def test_a_run_is_trained_by_a_recipe_and_goes_on_as_any_other(searched, folders
         result = hwnas(verb[0], searched, *verb[1:])
         assert result.exit_code == 0, result.output
     assert "holds a training already" in hwnas("fit", searched, *recipe, *twice).stderr
+    plain = hwnas("fit", searched, *settings(epochs=1, device="cpu"), "--resume")
+    assert plain.exit_code == EXIT_ERROR
+    assert f"Go on with that (--recipe {searched / 'recipe.json'} --resume), or train without" in plain.stderr
     assert hwnas("fit", searched, *recipe, *twice, "--resume").exit_code == 0
     assert "target.fit.epochs: checkpoint 2, asked 1" in hwnas("fit", searched, *recipe, "--resume").stderr
 
@@ -139,6 +140,7 @@ def test_a_transferred_run_knows_its_data_before_it_is_a_run(searched, tmp_path,
     [
         (["--recipe", "nosuch"], 'no recipe is called "nosuch"'),
         (["--recipe", "nosuch.json"], "no recipe at nosuch.json"),
+        (["--set", "distillation_weight=1"], "teachers come with recipes: hwnas fit"),
         (["--recipe", "cpu", "--preset", "small"], "--recipe and --preset both say how to train"),
         (["--place", "idd_lite:x"], "--place idd_lite:x says where a recipe finds its data"),
         (["--recipe", "cpu"], "nothing says where idd_lite is; name a place for each (--place idd_lite:DIR)"),

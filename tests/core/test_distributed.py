@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hwnas.core.checkpoint import load_checkpoint
-from hwnas.core.fit import load_weights
 from hwnas.core.runlog import read_log
+from hwnas.core.weights import load_weights
 from hwnas.errors import CheckpointError, InvalidInput
 from hwnas.processes import ALONE, Processes, launched, processes, shared
 

@@ -1,14 +1,16 @@
+import json
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from hwnas import Conv, FitConfig, PoolLinear, evaluate, fit
-from hwnas.core.fit import _poly, load_weights, save_weights, transfer_weights
+from hwnas.core.evaluation import evaluate_with
+from hwnas.core.fit import _poly
 from hwnas.core.runlog import read_log
 from hwnas.core.training import GuardedStep
+from hwnas.core.weights import load_weights
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput, NonFiniteLoss
 from hwnas.search_spaces.chain import Accuracy
 
@@ -99,14 +101,6 @@ def test_another_network_is_refused(tmp_path):
         load_weights(other, tmp_path / "weights.pt")
 
 
-def test_weights_survive_a_file(tmp_path):
-    one, other = network(0), network(1)
-    save_weights(one, tmp_path / "w.pt")
-    load_weights(other, tmp_path / "w.pt")
-    for name, value in one.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name])
-
-
 def test_the_learning_rate_warms_up_and_follows_poly():
     settings = FitConfig(epochs=3, warmup_epochs=1, lr=0.1, power=2.0)
     rates = [_poly(settings, step, 2) for step in range(6)]
@@ -180,15 +174,6 @@ def test_gradients_are_clipped_to_the_norm():
     torch.testing.assert_close(net.weight.detach(), torch.tensor([[-3.0, -4.0]]), atol=1e-4, rtol=0)
 
 
-def test_weights_of_another_dilation_are_refused_though_their_shapes_agree(tmp_path: Path) -> None:
-    save_weights(Conv(4, 4, dilation=2), tmp_path / "weights.pt")
-    with pytest.raises(
-        CheckpointError, match="weights of another network: shapes may agree, the layers do not"
-    ):
-        load_weights(Conv(4, 4, dilation=4), tmp_path / "weights.pt")
-    load_weights(Conv(4, 4, dilation=2), tmp_path / "weights.pt")
-
-
 def test_the_moving_average_is_what_is_kept_and_scored(tmp_path):
     """Three steps by hand: decays (1 + t) / (10 + t) for t = 1, 2; the first weights are copied."""
     net = network().double()
@@ -248,13 +233,54 @@ def test_a_teacher_and_its_weight_go_together():
         fit(network(), separable(1), loss=LOSS, config=config(distillation_weight=1.0))
 
 
-def test_weights_of_other_classes_are_taken_over_but_for_the_last_layer(tmp_path):
-    one, other = network(0), network(1)
-    other[5].linear = nn.Linear(other[5].linear.in_features, 7)
-    last = other[5].linear.weight.clone()
-    save_weights(one, tmp_path / "w.pt")
-    assert transfer_weights(other, tmp_path / "w.pt") == ["5.linear.weight", "5.linear.bias"]
-    assert torch.equal(other[5].linear.weight, last)
-    assert torch.equal(other[0].conv.weight, one[0].conv.weight)
-    with pytest.raises(CheckpointError, match="only 0 agree with those of"):
-        transfer_weights(nn.Sequential(nn.Sequential(nn.Linear(2, 2))), tmp_path / "w.pt")
+def test_another_teacher_is_refused(tmp_path):
+    def run(teacher, **options):
+        settings = config(epochs=1, distillation_weight=0.5)
+        return fit(
+            network(), separable(1), loss=LOSS, config=settings, teacher=teacher, out=tmp_path, **options
+        )
+
+    run(network(3))
+    run(network(3), resume=True)
+    other = network(3)
+    other[5].linear.bias.data[0] += 1e-3
+    with pytest.raises(CheckpointError, match=r"belongs to another run:\n  teacher: checkpoint '\w+', asked"):
+        run(other, resume=True)
+
+
+def test_heads_that_read_elsewhere_are_refused(tmp_path):
+    def run(place, **options):
+        settings = config(epochs=1)
+        # Both places give as many channels: nothing else tells the two trainings apart.
+        heads = {place: PoolLinear(4, 4)}
+        return fit(
+            nn.Sequential(Conv(3, 4), Conv(4, 4), PoolLinear(4, 4)), separable(1), loss=LOSS, config=settings,
+            auxiliary=heads, out=tmp_path, **options,
+        )  # fmt: skip
+
+    run("0")
+    run("0", resume=True)
+    with pytest.raises(CheckpointError, match=r"auxiliary: checkpoint \['0'\], asked \['1'\]"):
+        run("1", resume=True)
+
+
+def test_what_a_training_is_says_nothing_of_what_it_has_not(tmp_path):
+    fit(network(), separable(1), loss=LOSS, config=config(epochs=1), out=tmp_path)
+    assert json.loads((tmp_path / "fit.json").read_text()).keys() == {"network", "config", "data"}
+
+
+def test_a_finished_training_is_evaluated_as_it_was_trained(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(*arguments, **options):
+        seen.append(options)
+        return evaluate_with(*arguments, **options)
+
+    monkeypatch.setattr("hwnas.core.fit.evaluate_with", spy)
+
+    def run(**options):
+        how = {"loss": LOSS, "config": config(epochs=1, channels_last=True), "out": tmp_path}
+        return fit(network(), separable(1), val=separable(1), metric=Accuracy(), **how, **options)
+
+    assert run() == run(resume=True)
+    assert seen[0] == seen[1] and seen[0]["channels_last"]

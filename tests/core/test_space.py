@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from hwnas import Conv, Genotype, Preset, SearchSpace
+from hwnas.core.space import for_classes
 from hwnas.errors import GenotypeError, InvalidInput
 from hwnas.search_spaces.chain import Chain
 
@@ -163,3 +164,26 @@ def test_a_recording_does_not_make_a_space_another_one() -> None:
     assert fresh == recorded
     assert hash(fresh) == hash(recorded)
     assert fresh != Chain(depth=2)
+
+
+def test_the_same_choices_tell_other_classes_apart():
+    chain = Chain(size=16, num_classes=3)
+    found = chain.random(torch.Generator().manual_seed(1))
+    space, genotype = for_classes(chain, found, 7)
+    assert genotype.choices == found.choices
+    assert space.num_classes == genotype.fields["num_classes"] == 7
+    assert for_classes(chain, found, 3) == (chain, found)
+    one, other = chain.build(found), space.build(genotype)
+    shapes = {name: value.shape for name, value in other.state_dict().items()}
+    differ = {name for name, value in one.state_dict().items() if value.shape != shapes[name]}
+    assert differ and all("linear" in name for name in differ)
+    # What a space recorded of its supernet is not recorded again.
+    assert for_classes(chain, found, 7)[0] is space
+
+
+def test_a_space_without_classes_is_refused():
+    space = ChoiceInDepth()
+    with pytest.raises(
+        InvalidInput, match=r"the data have 7 classes, and .* has no field num_classes to set"
+    ):
+        for_classes(space, space.random(), 7)

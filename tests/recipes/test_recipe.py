@@ -58,6 +58,17 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
         ([{"name": "../up"}], r"stages.0.name: String should match pattern"),
         ([{"name": "fit"}], 'a stage cannot be called "fit": --set means something else by that'),
         ([{"name": "data"}], 'a stage cannot be called "data"'),
+        ([{"name": "tensorboard"}], 'called "tensorboard": a run has another folder of that name'),
+        ([{"name": "predictions"}], 'called "predictions": a run has another folder of that name'),
+        (
+            [{"name": "a", "data": "x", "task": "classification", "size": [64, 64]}, TARGET],
+            "size means nothing to a classifier: leave it out, and set augmentation.crop",
+        ),
+        (
+            [{"name": "a", "data": "x", "task": "classification", "class_weight_offset": 1.1}, TARGET],
+            "class_weight_offset means nothing to a classifier",
+        ),
+        ([{**TARGET, "augmentation": {"rare_share": 0.3}}], "rare_share is 0.3, and rare names no class to"),
         ([{**TARGET, "epochs": 3}], "stages.0.epochs: Extra inputs are not permitted (got 3)"),
         (
             [{**TARGET, "augmentation": {"zoom": 2}}],

@@ -16,14 +16,16 @@ import hwnas.recipes.training as training
 from hwnas.core.checkpoint import load_checkpoint
 from hwnas.core.fit import FitConfig
 from hwnas.core.runlog import read_log
+from hwnas.core.weights import digest
 from hwnas.errors import CheckpointError, DataError, Interrupted, InvalidInput
+from hwnas.processes import Processes
 from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, train
-from hwnas.recipes.training import class_weights, classification_loss, for_classes, plan
+from hwnas.recipes.training import class_weights, classification_loss, plan, refuse_recipe
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.chain import Chain
 from hwnas.segmentation import ImageLabelFolders, JointAugmentation, SyntheticScenes
 
-from .test_pictures import as_zip, painted
+from .test_images import as_zip, painted
 
 SPACE = AutoRTNet(
     num_classes=3, height=32, width=64, cells=(1, 2, 2), init_channels=1, channel_multiplier=2,
@@ -86,7 +88,7 @@ def whole(places, tmp_path_factory):
         network, scores = run(
             places,
             out,
-            on_stage=lambda planned: said.append((planned.stage.name, planned.pictures, planned.steps)),
+            on_stage=lambda planned: said.append((planned.stage.name, planned.images, planned.steps)),
             on_progress=lambda stage, progress: said.append((stage.name, progress.epoch, progress.step)),
         )
     return SimpleNamespace(out=out, weights=network.state_dict(), scores=scores, began=began, said=said)
@@ -101,6 +103,24 @@ def test_a_stage_begins_with_the_weights_of_the_stage_before_it(whole):
     assert all(torch.equal(weights[name], kept[name]) for name in weights if name not in differ)
     assert list(streets["auxiliary"]) == list(target["auxiliary"]) == ["hypercells.1", "hypercells.2"]
     assert streets["val"] is None and target["val"] is not None
+    began_with = json.loads((whole.out / "fit.json").read_text())["data"]["start"]
+    assert began_with == digest(kept)
+
+
+def test_weights_pass_from_memory(whole, places, tmp_path):
+    """A process on another machine has no file of those that the first one wrote."""
+
+    def forget(planned):
+        if planned.stage.name == "target":
+            (tmp_path / "streets/weights.pt").unlink()
+
+    _, scores = run(places, tmp_path, on_stage=forget)
+    assert scores == whole.scores
+
+
+def test_the_loss_is_that_of_the_stages_classes(whole):
+    (_, streets), _ = whole.began
+    assert streets["loss"].__self__.num_classes == 8
 
 
 def test_what_is_there_in_the_end_is_a_training_like_any_other(whole):
@@ -189,6 +209,34 @@ def test_a_training_without_a_recipe_is_not_taken_for_one(places, tmp_path):
         run(places, tmp_path, resume=True)
 
 
+def test_a_recipe_that_was_stopped_in_another_stage_is_not_forgotten(places, tmp_path):
+    """Stopped in its first stage, which the other recipe does not have."""
+
+    def stop(stage, progress):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(places, tmp_path, on_progress=stop)
+    other = Recipe(about="other", stages=(TARGET,))
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match="stages: checkpoint 'streets target', asked 'target'"):
+            run(places, tmp_path, other, resume=resume)
+    with pytest.raises(InvalidInput, match=r"streets holds a training already"):
+        run(places, tmp_path)
+    with pytest.raises(
+        InvalidInput, match=r"recipe\.json says that the network there is trained by a recipe"
+    ):
+        refuse_recipe(tmp_path)
+    assert Recipe.load(tmp_path / "recipe.json") == RECIPE
+
+
+def test_a_recipe_of_which_nothing_was_begun_may_be_another(places, tmp_path):
+    (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
+    short = Recipe(about="", stages=(Stage(name="target", batch=6, fit=fitted(epochs=1)),))
+    run(places, tmp_path, short, val=None)
+    assert Recipe.load(tmp_path / "recipe.json") == short
+
+
 def test_pre_training_that_was_copied_is_not_done_again(whole, places, tmp_path):
     shutil.copytree(whole.out / "streets", tmp_path / "streets")
     seen = []
@@ -229,6 +277,74 @@ def test_all_data_are_found_before_anything_is_trained(places, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def with_target(**values):
+    return Recipe(about="", stages=(STREETS, TARGET.model_copy(update=values)))
+
+
+def test_what_the_last_stage_needs_is_looked_for_before_the_first(places, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="nosuch"):
+        run(places, tmp_path, val="nosuch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidInput, match='"cuda" was asked for, but torch sees no CUDA device'):
+        run(places, tmp_path, with_target(fit=fitted(device="cuda")))
+    monkeypatch.setattr(training, "processes", lambda: Processes(0, 2))
+    with pytest.raises(InvalidInput, match="stage target: a batch of 3 cannot be divided among 2 processes"):
+        run(places, tmp_path, with_target(batch=3))
+    assert not list(tmp_path.iterdir())
+
+
+class PixelAccuracy:
+    """A metric of somebody's own."""
+
+    def reset(self):
+        self.right = self.seen = 0
+
+    def update(self, logits, targets):
+        self.right += int((logits.argmax(1) == targets).sum())
+        self.seen += int((targets != 255).sum())
+
+    def compute(self):
+        return {"right": 100 * self.right / self.seen}
+
+
+class OwnMetric(AutoRTNet):
+    def metric(self):
+        return PixelAccuracy()
+
+
+class NoMetric(AutoRTNet):
+    def metric(self):
+        return None
+
+
+def test_the_metric_is_the_spaces(places, tmp_path):
+    short = Recipe(about="", stages=(Stage(name="target", batch=6, fit=fitted(epochs=1)),))
+    fields = SPACE.model_dump()
+    _, scores = train(OwnMetric(**fields), GENOTYPE, short, places, out=tmp_path / "own")
+    assert scores.keys() == {"right"}
+    with pytest.raises(InvalidInput, match="autortnet has no metric"):
+        train(NoMetric(**fields), GENOTYPE, short, places, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_images_are_kept_in_memory_where_it_is_said(places, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(place, split, **options):
+        seen.append((place, split, options.get("cache")))
+        return opened(place, split, **options)
+
+    opened = training.open_dataset
+    monkeypatch.setattr(training, "open_dataset", spy)
+    for cache in (True, False):
+        stage = Stage(name="target", batch=6, cache=cache, fit=fitted(epochs=1))
+        seen.clear()
+        run(places, tmp_path / "run", Recipe(about="", stages=(stage,)), resume=not cache)
+        assert [cached for *_, cached in seen] == [False, False, cache, cache]
+    assert not Stage(name="target").cache
+    assert [stage.cache for stage in RECIPES["taught"].all_stages] == [True, False, True, True]
+
+
 def test_splits_and_sizes_are_as_asked(places, tmp_path):
     sized = TARGET.model_copy(update={"size": (24, 40)})
     options = {**FEW, "target": {"size": (16, 32), "cache": True}}
@@ -241,14 +357,15 @@ def test_splits_and_sizes_are_as_asked(places, tmp_path):
             places,
             out=tmp_path,
             splits=splits,
+            val=None,
             options=options,
         )
-        assert (target.pictures, target.split, target.options["size"]) == (8, "train+val", size)
+        assert (target.images, target.split, target.options["size"]) == (8, "train+val", size)
     _, found = run(places, tmp_path / "run", Recipe(about="", stages=(TARGET,)), splits=splits, val=None)
     assert found == {}
 
 
-def test_a_network_learns_pictures_then_streets(places, tmp_path):
+def test_a_network_learns_images_then_streets(places, tmp_path):
     as_zip(tmp_path / "pictures/train-0.zip", "train", painted(size=(40, 40)))
     pictures = Stage(
         name="pictures",
@@ -280,7 +397,7 @@ def test_a_teacher_teaches_where_it_is_asked_to(places, tmp_path):
 def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
     # One convolution in the place of EfficientNet: what is tested is who trains when, and who teaches.
     monkeypatch.setattr(training, "imagenet_weights", lambda: None)
-    monkeypatch.setattr(training, "pretrained_teacher", lambda classes: torch.nn.Conv2d(3, classes, 1))
+    monkeypatch.setattr(training, "pretrained_teacher", lambda count: torch.nn.Conv2d(3, count, 1))
     seen = []
     fit = training.fit
 
@@ -303,24 +420,6 @@ def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
     assert all(torch.equal(v, resumed.state_dict()[n]) for n, v in network.state_dict().items())
     with pytest.raises(InvalidInput, match="there are two teachers"):
         run(places, tmp_path / "b", recipe, teacher=torch.nn.Conv2d(3, 3, 1))
-
-
-def test_the_same_choices_tell_other_classes_apart():
-    space, genotype = for_classes(SPACE, GENOTYPE, 7)
-    assert genotype.choices == GENOTYPE.choices
-    assert space.num_classes == genotype.fields["num_classes"] == 7
-    assert for_classes(SPACE, GENOTYPE, 3) == (SPACE, GENOTYPE)
-    one, other = SPACE.build(GENOTYPE), space.build(genotype)
-    shapes = {name: value.shape for name, value in other.state_dict().items()}
-    differ = {name for name, value in one.state_dict().items() if value.shape != shapes[name]}
-    assert differ == {name for name in shapes if name.startswith("head.classify")}
-
-
-def test_a_space_without_classes_is_refused():
-    space = SPACE.model_copy()
-    object.__delattr__(space, "num_classes")
-    with pytest.raises(InvalidInput, match="the data have 7 classes, and autortnet has no field num_classes"):
-        for_classes(space, GENOTYPE, 7)
 
 
 def test_classification_loss_by_hand():
@@ -357,6 +456,6 @@ def test_the_recipes_find_real_data(real_data, tmp_path):
     space = AutoRTNet()
     genotype = space.random(torch.Generator().manual_seed(0))
     planned = plan(space, genotype, RECIPES["strong"], places, out=tmp_path)
-    assert [(each.pictures, each.classes) for each in planned] == [(100_000, 200), (1403, 7), (367, 11)]
+    assert [(each.images, each.num_classes) for each in planned] == [(100_000, 200), (1403, 7), (367, 11)]
     assert [each.folder.name for each in planned[:2]] == ["pictures", "streets"]
     assert planned[2].folder == tmp_path

@@ -11,7 +11,7 @@ import hwnas
 from hwnas import zoo
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import find_net
-from hwnas.core.fit import save_weights
+from hwnas.core.weights import save_weights
 from hwnas.errors import CheckpointError, DataError, GenotypeError, InvalidInput
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import SyntheticScenes

@@ -164,7 +164,7 @@ class AutoRTNet(SearchSpace):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy over the pixels that are not void (the first term of Eq. 8)."""
-        # NCHW: in NHWC memory order torch's softmax takes three times as long on the CPU.
+        # NCHW: in NHWC memory order torch's softmax is slower on the CPU.
         return functional.cross_entropy(outputs.float().contiguous(), targets, ignore_index=VOID)
 
     def loss_weight(self, targets: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures with one class each, from folders or zip files, to pre-train on."""
+"""Images with one class each, from folders or zip files, to pre-train on."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ from hwnas.segmentation.files import IMAGE_SUFFIXES
 from hwnas.segmentation.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image, seeded
 
 
-class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures whose folder is their class: ``SPLIT/CLASS/NAME``, as files or as members of zip files.
+class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images whose folder is their class, as files or as members of zip files.
 
-    ``dataset[i]`` gives the picture, float32 ``[3, h, w]``, normalised as segmentation data are, and its
+    They lie at ``SPLIT/CLASS/NAME``, or as in Tiny ImageNet at ``SPLIT/CLASS/images/NAME``.
+
+    ``dataset[i]`` gives the image, float32 ``[3, h, w]``, normalised as segmentation data are, and its
     class, int64. ``dataset[i, seed]`` draws crop and mirror image from ``seed`` instead of torch's global
-    random state. Zip files of a split are called ``SPLIT*.zip``; nothing is unpacked, a picture is decoded
+    random state. Zip files of a split are called ``SPLIT*.zip``; nothing is unpacked, an image is decoded
     when it is asked for.
 
     Args:
         place: the folder, or ``NAME:DIR`` as on the command line.
         split: ``"train"``, ``"val"`` …
         crop: height and width that come out, a random part (8 to 100 %, of the aspect ratios 3:4 to 4:3)
-            brought to that size; None keeps whole pictures, which must then be of one size.
+            brought to that size; None keeps whole images, which must then be of one size.
         flip: probability of a mirror image.
 
     Raises:
-        DataError: no such folder, or no pictures of that split in it; on reading, a picture that cannot be
-            read.
+        DataError: no such folder, no images of that split in it, or some that do not lie in the folder of a
+            class; on reading, an image that cannot be read.
     """
 
     def __init__(
@@ -46,16 +48,16 @@ class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
         _, colon, rest = str(place).partition(":")
         self.root = Path(rest) if colon and not Path(place).exists() else Path(place)
         if not self.root.is_dir():
-            raise DataError(f"no folder {self.root}; expected {split}/CLASS/PICTURE or {split}*.zip in it")
+            raise DataError(f"no folder {self.root}; expected {_layout(split)}")
         self.crop = crop
         self.flip = flip
         self._members: list[tuple[Path, str | None]] = []
         classes: list[str] = []
-        for path, member in _found(self.root, split):
+        for path, member, name in _found(self.root, split):
             self._members.append((path, member))
-            classes.append(Path(member or path).parent.name)
+            classes.append(name)
         if not self._members:
-            raise DataError(f"no pictures in {self.root}; expected {split}/CLASS/PICTURE or {split}*.zip")
+            raise DataError(f"no images in {self.root}; expected {_layout(split)}")
         self.classes = tuple(sorted(set(classes)))
         numbers = {name: number for number, name in enumerate(self.classes)}
         self._labels = [numbers[name] for name in classes]
@@ -82,7 +84,7 @@ class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
         return (image.float() / 255 - mean) / std, torch.tensor(self._labels[index])
 
     def read(self, index: int) -> Tensor:
-        """One picture, uint8 ``[3, H, W]``; grey ones get three equal channels.
+        """One image, uint8 ``[3, H, W]``; grey ones get three equal channels.
 
         Raises:
             DataError: it cannot be read.
@@ -92,18 +94,18 @@ class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
         path, member = self._members[index]
         try:
             content = path.read_bytes() if member is None else _archive(path, os.getpid()).read(member)
-            with Image.open(io.BytesIO(content)) as picture:
-                pixels = np.array(picture.convert("RGB"))
+            with Image.open(io.BytesIO(content)) as opened:
+                pixels = np.array(opened.convert("RGB"))
         except (OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}{f' ({member})' if member else ''} cannot be read: {error}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def random_resized_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """A random part of a picture at ``size``: 8 to 100 % of its area, aspect ratio 3:4 to 4:3 (log-uniform).
+    """A random part of an image at ``size``: 8 to 100 % of its area, aspect ratio 3:4 to 4:3 (log-uniform).
 
     Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842, section 6. A part that does not fit in
-    is cut to the picture.
+    is cut to the image.
 
     Args:
         image: uint8 ``[3, H, W]``.
@@ -120,11 +122,15 @@ def random_resized_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     return resize_image(image[:, top : top + rows, left : left + columns], size)
 
 
-def _found(root: Path, split: str) -> Iterator[tuple[Path, str | None]]:
-    """The pictures of a split in a fixed order: file, or archive and member."""
-    for path in sorted((root / split).glob("*/*")):
+def _layout(split: str) -> str:
+    return f"{split}/CLASS/NAME or {split}/CLASS/images/NAME, as files or in {split}*.zip."
+
+
+def _found(root: Path, split: str) -> Iterator[tuple[Path, str | None, str]]:
+    """The images of a split in a fixed order: file, or archive and member; and the class."""
+    for path in sorted((root / split).rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path, None
+            yield path, None, _class_of(path.relative_to(root), root)
     for path in sorted(root.glob(f"{split}*.zip")):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -133,7 +139,16 @@ def _found(root: Path, split: str) -> Iterator[tuple[Path, str | None]]:
             raise DataError(f"{path} is no zip file, or a damaged one: {error}") from error
         for name in names:
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and Path(name).parts[0] == split:
-                yield path, name
+                yield path, name, _class_of(Path(name), path)
+
+
+def _class_of(name: Path, place: Path) -> str:
+    """The class of an image, whose ``name`` begins with the split."""
+    split, *folders, _ = name.parts
+    # Tiny ImageNet's val/images/ holds all classes: to take it for one would be wrong in silence.
+    if folders[1:] not in ([], ["images"]) or folders[:1] in ([], ["images"]):
+        raise DataError(f"{place} has {name}, which says no class; expected {_layout(split)}")
+    return folders[0]
 
 
 @lru_cache(maxsize=32)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hwnas.errors import DataError
-from hwnas.recipes.pictures import LabelledPictures, random_resized_crop
+from hwnas.recipes.images import LabelledImages, random_resized_crop
 from hwnas.segmentation.transforms import seeded
 
 CLASSES = ("n02", "n01", "n10")
@@ -22,7 +22,7 @@ def encoded(pixels, form="PNG"):
 
 
 def painted(count=3, size=(6, 8)):
-    """File name within a split → bytes; every picture has one colour, the last of each class is grey."""
+    """File name within a split → bytes; every image has one colour, the last of each class is grey."""
     files = {}
     for number, name in enumerate(CLASSES):
         for index in range(count):
@@ -43,7 +43,7 @@ def as_zip(path, split, files):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
             archive.writestr(f"{split}/{name}", content)
-        archive.writestr("README.txt", "no picture")
+        archive.writestr("README.txt", "no image")
     return path
 
 
@@ -54,7 +54,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def zipped(tmp_path):
-    """The same pictures in two zip files, with others of another split beside them."""
+    """The same images in two zip files, with others of another split beside them."""
     files = painted()
     names = sorted(files)
     for part, chosen in enumerate((names[:4], names[4:])):
@@ -63,66 +63,88 @@ def zipped(tmp_path):
     return tmp_path / "zipped"
 
 
-def test_folder_and_zip_hold_the_same_pictures(folder, zipped):
-    one, other = (LabelledPictures(place, "train", flip=0) for place in (folder, zipped))
+def test_folder_and_zip_hold_the_same_images(folder, zipped):
+    one, other = (LabelledImages(place, "train", flip=0) for place in (folder, zipped))
     assert one.classes == other.classes == ("n01", "n02", "n10")
     assert len(one) == len(other) == 9
     for index in range(9):
         (x, label), (twin, same) = one[index], other[index]
         assert torch.equal(x, twin)
         assert int(label) == int(same) == index // 3
-    assert len(LabelledPictures(zipped, "val")) == 1
+    assert len(LabelledImages(zipped, "val")) == 1
+
+
+@pytest.mark.parametrize("form", [as_folder, as_zip])
+def test_tiny_imagenets_own_layout_has_its_classes(form, tmp_path, folder):
+    files = {name.replace("/", "/images/"): content for name, content in painted().items()}
+    files["n01/n01_boxes.txt"] = b"0.png 0 0 7 5"
+    form(tmp_path / "tiny" if form is as_folder else tmp_path / "tiny/train.zip", "train", files)
+    one, other = LabelledImages(folder, "train", flip=0), LabelledImages(tmp_path / "tiny", "train", flip=0)
+    assert other.classes == ("n01", "n02", "n10")
+    assert [int(other[index][1]) for index in range(9)] == [index // 3 for index in range(9)]
+    assert all(torch.equal(one[index][0], other[index][0]) for index in range(9))
+
+
+@pytest.mark.parametrize("name", ["a.png", "images/a.png", "n01/more/a.png", "n01/images/more/a.png"])
+@pytest.mark.parametrize("form", [as_folder, as_zip])
+def test_images_without_a_class_are_refused(form, name, tmp_path):
+    path = tmp_path if form is as_folder else tmp_path / "train.zip"
+    form(path, "train", {"n02/b.png": b"", name: b""})
+    with pytest.raises(DataError, match=rf"has train/{name}, which says no class; expected train/CLASS/NAME"):
+        LabelledImages(tmp_path, "train")
 
 
 def test_a_place_may_be_written_as_on_the_command_line(folder):
-    assert len(LabelledPictures(f"tiny_imagenet:{folder}", "train")) == 9
+    assert len(LabelledImages(f"tiny_imagenet:{folder}", "train")) == 9
 
 
 def test_pixels_are_normalised_and_grey_becomes_colour(folder):
-    pictures = LabelledPictures(folder, "train", flip=0)
-    assert pictures.read(1)[:, 2, 3].tolist() == [40, 40, 7]  # class n01 is painted second
-    assert pictures.read(2)[:, 2, 3].tolist() == [80, 80, 80]
-    x, _ = pictures[1]
+    images = LabelledImages(folder, "train", flip=0)
+    assert images.read(1)[:, 2, 3].tolist() == [40, 40, 7]  # class n01 is painted second
+    assert images.read(2)[:, 2, 3].tolist() == [80, 80, 80]
+    x, _ = images[1]
     expected = [(40 / 255 - 0.485) / 0.229, (40 / 255 - 0.456) / 0.224, (7 / 255 - 0.406) / 0.225]
     torch.testing.assert_close(x[:, 0, 0], torch.tensor(expected))
     assert x.shape == (3, 6, 8)
 
 
 def test_a_seed_decides_crop_and_flip_and_leaves_the_global_state(folder):
-    pictures = LabelledPictures(folder, "train", crop=(5, 5))
+    images = LabelledImages(folder, "train", crop=(5, 5))
     state = torch.get_rng_state()
-    first, again, other = (pictures[0, seed][0] for seed in (3, 3, 4))
+    first, again, other = (images[0, seed][0] for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert first.shape == (3, 5, 5) == other.shape
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_workers_read_what_one_process_reads(zipped):
-    pictures = LabelledPictures(zipped, "train", flip=0)
-    alone = [x for x, _ in DataLoader(pictures, 3)]
+    images = LabelledImages(zipped, "train", flip=0)
+    alone = [x for x, _ in DataLoader(images, 3)]
     # Opened before the workers fork: a position in a file that is shared would mix their reads up.
-    shared = [x for x, _ in DataLoader(pictures, 3, num_workers=2)]
+    shared = [x for x, _ in DataLoader(images, 3, num_workers=2)]
     assert all(torch.equal(x, twin) for x, twin in zip(alone, shared, strict=True))
 
 
 def test_what_is_missing_or_damaged_is_named(tmp_path, folder):
-    with pytest.raises(DataError, match=r"no folder .*nosuch; expected train/CLASS/PICTURE or train"):
-        LabelledPictures(tmp_path / "nosuch", "train")
-    with pytest.raises(DataError, match=r"no pictures in .*folder; expected val/CLASS/PICTURE or val"):
-        LabelledPictures(folder, "val")
-    (folder / "train/n01/0.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"no folder .*nosuch; expected train/CLASS/NAME or train/CLASS/im"):
+        LabelledImages(tmp_path / "nosuch", "train")
+    with pytest.raises(
+        DataError, match=r"no images in .*folder; expected val/CLASS/NAME or val/CLASS/images"
+    ):
+        LabelledImages(folder, "val")
+    (folder / "train/n01/0.png").write_bytes(b"not an image")
     with pytest.raises(DataError, match=r"n01/0\.png cannot be read"):
-        LabelledPictures(folder, "train").read(0)
+        LabelledImages(folder, "train").read(0)
     whole = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     (folder / "train/n01/0.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"n01/0\.png cannot be read"):
-        LabelledPictures(folder, "train").read(0)
+        LabelledImages(folder, "train").read(0)
 
 
 def test_a_damaged_zip_file_is_named(tmp_path):
     (tmp_path / "train-0.zip").write_bytes(b"PK nonsense")
     with pytest.raises(DataError, match=r"train-0\.zip is no zip file, or a damaged one"):
-        LabelledPictures(tmp_path, "train")
+        LabelledImages(tmp_path, "train")
     path = as_zip(tmp_path / "train-0.zip", "train", painted(count=1))
     content = bytearray(path.read_bytes())
     at = content.index(b"\x89PNG") + 30
@@ -130,7 +152,7 @@ def test_a_damaged_zip_file_is_named(tmp_path):
     path.write_bytes(bytes(content))
     with pytest.raises(DataError, match=r"train-0\.zip \(train/n0\d/0\.png\) cannot be read: Bad CRC-32"):
         for index in range(3):
-            LabelledPictures(tmp_path, "train").read(index)
+            LabelledImages(tmp_path, "train").read(index)
 
 
 def test_crops_have_the_share_and_the_shape_that_were_drawn(monkeypatch):
@@ -143,7 +165,7 @@ def test_crops_have_the_share_and_the_shape_that_were_drawn(monkeypatch):
         found = random_resized_crop(image, size)
         return [int(found[0].min()), int(found[0].max()), int(found[1].min()), int(found[1].max())]
 
-    # All of the area, square: the whole picture.
+    # All of the area, square: the whole image.
     assert crop(1.0, 0.5, 0.0, 0.0) == [0, 99, 0, 99]
     # (0.25 - 0.08) / 0.92 of the way: a quarter of the area, 50×50, at the top left.
     assert crop((0.25 - 0.08) / 0.92, 0.5, 0.0, 0.0, size=(50, 50)) == [0, 49, 0, 49]
@@ -151,7 +173,7 @@ def test_crops_have_the_share_and_the_shape_that_were_drawn(monkeypatch):
     assert crop((0.25 - 0.08) / 0.92, 1.0, 0.999, 0.999, size=(43, 58)) == [57, 99, 42, 99]
 
 
-def test_any_picture_can_be_cropped():
+def test_any_image_can_be_cropped():
     for shape in ((1, 1), (1, 40), (33, 2)):
         for seed in range(20):
             with seeded(seed):
@@ -160,9 +182,9 @@ def test_any_picture_can_be_cropped():
 
 def test_real_tiny_imagenet(real_data):
     root = real_data("tiny_imagenet")
-    pictures = LabelledPictures(f"tiny_imagenet:{root}", "val", crop=(64, 64))
-    assert (len(pictures), pictures.num_classes) == (10_000, 200)
+    images = LabelledImages(f"tiny_imagenet:{root}", "val", crop=(64, 64))
+    assert (len(images), images.num_classes) == (10_000, 200)
     assert json.loads((root / "classes.json").read_text())
-    images = [pictures[index, 0] for index in range(0, 10_000, 500)]
-    assert {tuple(image.shape) for image, _ in images} == {(3, 64, 64)}
-    assert [int(label) for _, label in images] == list(range(0, 200, 10))
+    some = [images[index, 0] for index in range(0, 10_000, 500)]
+    assert {tuple(image.shape) for image, _ in some} == {(3, 64, 64)}
+    assert [int(label) for _, label in some] == list(range(0, 200, 10))
