@@ -49,3 +49,18 @@ def test_a_network_is_shown_and_left_as_it_was(tmp_path):
     assert [path.name for path in paths] == ["train_00000.png", "train_00003.png"]
     assert network.training
     assert torch.equal(network[1].running_mean, before)
+
+
+def test_logits_and_class_numbers_are_shown_alike(tmp_path):
+    class Net(nn.Module):
+        def __init__(self, logits):
+            super().__init__()
+            self.logits = logits
+
+        def forward(self, x):
+            found = (x[:, 0] > 0).long()
+            return nn.functional.one_hot(found, 8).permute(0, 3, 1, 2).float() if self.logits else found
+
+    dataset = SyntheticScenes(size=(24, 40), length=1)
+    shown = [save_predictions(Net(logits), dataset, tmp_path / str(logits), [0]) for logits in (True, False)]
+    assert shown[0][0].read_bytes() == shown[1][0].read_bytes()
