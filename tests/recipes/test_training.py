@@ -345,6 +345,26 @@ def test_images_are_kept_in_memory_where_it_is_said(places, tmp_path, monkeypatc
     assert [stage.cache for stage in RECIPES["taught"].all_stages] == [True, False, True, True]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_lie_where_a_gpu_can_read_them(device, places, tmp_path, monkeypatch):
+    seen = []
+
+    def spied(loader):
+        def spy(*arguments, pin_memory, **options):
+            seen.append(pin_memory)
+            return loader(*arguments, **options)
+
+        return spy
+
+    for name in ("training_loader", "evaluation_loader"):
+        monkeypatch.setattr(training, name, spied(getattr(training, name)))
+    # What fit() trains on is the stage's "cpu" all the same.
+    monkeypatch.setattr(training, "torch_device", lambda name: torch.device(device))
+    stage = Stage(name="target", batch=6, fit=fitted(epochs=1))
+    run(places, tmp_path, Recipe(about="", stages=(stage,)))
+    assert seen == [device == "cuda"] * 2
+
+
 def test_splits_and_sizes_are_as_asked(places, tmp_path):
     sized = TARGET.model_copy(update={"size": (24, 40)})
     options = {**FEW, "target": {"size": (16, 32), "cache": True}}
