@@ -15,10 +15,10 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import data_for, find_net, is_run
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.evaluation import evaluate
-from hwnas.core.space import Metric, SearchSpace
+from hwnas.core.space import Metric
 from hwnas.errors import InvalidInput
 from hwnas.files import write_atomically
-from hwnas.segmentation.metrics import MeanIoU
+from hwnas.segmentation.metrics import MeanIoU, named_metric
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +106,9 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
                 f"{given}: it would be scored on what it was never trained for. Evaluate it on data that are "
                 "normalised alike."
             )
-    found = _scores(net.network, loader, _mean_iou(dataset), images, split, device)
+    # Any: its update takes tensors, and a Metric's anything.
+    metric: Any = MeanIoU(dataset.num_classes, dataset.ignore_index, dataset.classes)
+    found = _scores(net.network, loader, metric, images, split, device)
     path = Path(name)
     if path.is_file():
         write_atomically(
@@ -126,23 +128,3 @@ def _scores(
         "split": split,
         "data": images.name,
     }
-
-
-def named_metric(space: SearchSpace, dataset: Any) -> Metric:
-    """The space's metric; a mean IoU speaks of the data set's classes by name.
-
-    Raises:
-        InvalidInput: the space has no metric.
-    """
-    metric: Any = space.metric()
-    if metric is None:
-        raise InvalidInput(
-            f"{space.name} has no metric, so there is nothing to evaluate: give it a metric()."
-        )
-    found: Metric = _mean_iou(dataset) if isinstance(metric, MeanIoU) else metric
-    return found
-
-
-def _mean_iou(dataset: Any) -> Any:
-    """Of the data set's classes, by name; Any because its update takes tensors, and a Metric's anything."""
-    return MeanIoU(dataset.num_classes, dataset.ignore_index, dataset.classes)
