@@ -40,8 +40,8 @@ from hwnas.recipes import RECIPES, Recipe, train
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
 from hwnas.segmentation.registry import labelling
-from hwnas.zoo.cards import Latency, Score
-from hwnas.zoo.packing import pack
+from hwnas.zoo.cards import Latency
+from hwnas.zoo.packing import pack, twin_score
 
 TARGETS_MS = {"a": 19.5, "b": 14.5, "c": 9.8}
 """Milliseconds at 360×480 on one thread of ONNX Runtime."""
@@ -177,21 +177,6 @@ def measured(work: Path, peers: Path | None) -> dict[str, Latency]:
     }
 
 
-def twin_score(work: Path, name: str) -> Score | None:
-    """What a network trained alike, on the train split alone, scores on val; None where there is none."""
-    path = work / f"{name}-train" / "eval.json"
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text())
-    return Score(
-        split=found["split"],
-        trained_on="train",
-        images=found["images"],
-        miou=found["miou"],
-        per_class=found["per_class"],
-    )
-
-
 def stage_result(options: argparse.Namespace) -> None:
     """Measure, pack, and write the result file, its page and its plot."""
     latencies = measured(options.work, options.peers)
@@ -205,7 +190,8 @@ def stage_result(options: argparse.Namespace) -> None:
         run = options.work / name
         latency = latencies[name]
         write_atomically(run / "measure.json", (latency.model_dump_json(indent=1) + "\n").encode())
-        score = twin_score(options.work, name)
+        twin = options.work / f"{name}-train"
+        score = twin_score(run, twin) if (twin / "eval.json").is_file() else None
         entry = pack(
             run,
             f"autortnet-{name}-camvid",
