@@ -307,43 +307,45 @@ def plot(summary: dict[str, Any], path: Path) -> None:
 
 
 def _draw(axes: Any, summary: dict[str, Any]) -> None:
-    for name, peer in summary["peers"].items():
-        if peer["published_miou"]:
-            axes.plot(peer["latency"]["median_ms"], peer["published_miou"], "o", mfc="none", color="#888888")
-            axes.annotate(
-                f"{name}, test, published",
-                (peer["latency"]["median_ms"], peer["published_miou"]),
-                xytext=(-6, 6),
-                textcoords="offset points",
-                ha="right",
-                fontsize=8,
-            )
-        else:
-            axes.axvline(peer["latency"]["median_ms"], color="#cccccc", linewidth=0.8)
-            axes.annotate(
-                name,
-                (peer["latency"]["median_ms"], 0.02),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                fontsize=7,
-                ha="right",
-            )
+    def line(name: str, ms: float, colour: str) -> None:
+        axes.axvline(ms, color=colour, linewidth=0.8)
+        axes.annotate(
+            name, (ms, 0.03), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, ha="right"
+        )
+
+    above = True
+    for name, peer in sorted(summary["peers"].items(), key=lambda item: item[1]["latency"]["median_ms"]):
+        ms, miou = peer["latency"]["median_ms"], peer["published_miou"]
+        if miou is None:
+            line(name, ms, "#bbbbbb")
+            continue
+        axes.plot(ms, miou, "o", mfc="none", color="#888888")
+        axes.annotate(
+            f"{name}, test, published",
+            (ms, miou),
+            xytext=(-6, 6 if above else -14),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+        above = not above
     for net in summary["networks"].values():
-        ms = net["latency"]["median_ms"]
-        if net["twin_val"]:
-            axes.plot(ms, net["twin_val"]["miou"], "s", color="#0072b2")
-            axes.annotate(
-                f"{net['entry']}, its twin on val",
-                (ms, net["twin_val"]["miou"]),
-                xytext=(6, 0),
-                textcoords="offset points",
-                fontsize=8,
-            )
-        else:
-            axes.axvline(ms, color="#0072b2", linewidth=0.8)
+        ms, twin = net["latency"]["median_ms"], net["twin_val"]
+        if twin is None:
+            line(net["entry"], ms, drawing.LINES[0])
+            continue
+        axes.plot(ms, twin["miou"], "s", color=drawing.LINES[0])
+        axes.annotate(
+            f"{net['entry']}, its twin on val",
+            (ms, twin["miou"]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
     axes.set_xlabel("measured milliseconds at 360×480, ONNX Runtime, one thread")
     axes.set_ylabel("mIoU on CamVid [%]")
     axes.set_xlim(left=0)
+    axes.margins(y=0.12)
 
 
 def main() -> None:
