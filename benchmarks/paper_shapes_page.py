@@ -171,6 +171,7 @@ def depth_result(bench: Bench) -> dict[str, Any]:
     told = {
         "rows": rows,
         "planned": len(STABILITY),
+        "least": sum(one["depths"] == [1, 1, 1] for one in rows),
         "first_shallowest": sum(min(one["settled_epoch"]) == one["settled_epoch"][0] for one in rows),
     }
     if base is None or len(rows) < 2:
@@ -252,27 +253,27 @@ def plots(bench: Bench, summary: dict[str, Any]) -> dict[str, Any]:
     curves = drawing.depth_curves([event for event in read_log(log) if event["event"] == "epoch"])
     if curves is not None:
         found["depth"] = curves
-    rows = [one for one in summary["sweep"]["rows"] if one["miou"] is not None]
-    if len(rows) > 1:
+    rows = [dict(one) for one in summary["sweep"]["rows"] if one["miou"] is not None]
+    rivals = [dict(one) for one in (summary["random"] or {}).get("random", [])]
+    # Copies: in the plot only seeds that all of both have are compared.
+    seeds = compared([*rows, *rivals])
+    if len(rows) > 1 and seeds:
         with drawing.styled():
             drawn = drawing.figure(6.4, 3.8)
             axes = drawn.add_subplot()
-            rivals = (summary["random"] or {}).get("random", [])
-            axes.plot(
-                [one["ms"] for one in rivals], [one["miou"] for one in rivals], ".", color="#999999",
-                label="random networks",
-            )  # fmt: skip
-            axes.plot(
-                [one["ms"] for one in rows], [one["miou"] for one in rows], "-o", color=drawing.LINES[0],
-                label="searched",
-            )  # fmt: skip
+            for some, style, colour, label in (
+                (rivals, ".", "#999999", "random networks"),
+                (rows, "-o", drawing.LINES[0], "searched"),
+            ):
+                axes.plot([one["ms"] for one in some], [one["miou"] for one in some], style, color=colour,
+                          label=label)  # fmt: skip
             for one in rows:
                 axes.annotate(
                     f"λ = {one['lambda']:g}", (one["ms"], one["miou"]), xytext=(4, 4),
                     textcoords="offset points",
                 )  # fmt: skip
             kind = "by a measured table" if summary["measured"] else "by a formula"
-            axes.set(xlabel=f"milliseconds {kind}", ylabel="val mIoU [%]")
+            axes.set(xlabel=f"milliseconds {kind}", ylabel=f"val mIoU, seed {', '.join(map(str, seeds))} [%]")
             axes.legend(loc="lower right")
             found["sweep"] = drawn
     return found
@@ -443,7 +444,8 @@ def depth_page(summary: dict[str, Any], pictures: dict[str, str]) -> list[str]:
             *said(
                 f"All within ±1 cell of the first row: {verdict(found['near'] == found['of'])} "
                 f"({found['near']} of {found['of']} depths are; of depths drawn uniformly, "
-                f"{found['by_chance']:.1f} would be on average). {len(found['rows'])} of "
+                f"{found['by_chance']:.1f} would be on average). {found['least']} of the searches end at one "
+                f"cell each, the least there can be. {len(found['rows'])} of "
                 f"{found['planned']} searches are there."
             ),
         ]
