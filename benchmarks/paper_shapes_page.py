@@ -37,24 +37,32 @@ MARGIN = 1.5
 """By how many percent of mIoU the searched network is to lie above the mean of random ones."""
 
 
-def scores(bench: Bench, name: str) -> list[float]:
-    """The mIoU of a network's trainings, all seeds that are there."""
-    return [run["miou"] for key, run in bench.found.items() if key.startswith(f"fit/{name}/")]
-
-
-def first(bench: Bench, name: str) -> dict[str, Any] | None:
-    """What is known of a network: its training with the first seed that is there."""
-    return next((run for key, run in bench.found.items() if key.startswith(f"fit/{name}/")), None)
+def scores(bench: Bench, name: str) -> dict[int, float]:
+    """The mIoU of a network's trainings by seed, as far as they are there."""
+    start = f"fit/{name}/"
+    return {
+        int(key.removeprefix(start)): run["miou"] for key, run in bench.found.items() if key.startswith(start)
+    }
 
 
 def row(bench: Bench, name: str) -> dict[str, Any] | None:
-    """A trained network as a row: mIoU by seed and their mean, milliseconds, depths."""
-    run = first(bench, name)
+    """A trained network as a row: mIoU by seed, milliseconds, depths."""
+    run = next((run for key, run in bench.found.items() if key.startswith(f"fit/{name}/")), None)
     if run is None:
         return None
-    by_seed = scores(bench, name)
     told = {field: run[field] for field in ("genotype", "ms", "parameters", "depths")}
-    return {"name": name, **told, "miou": statistics.fmean(by_seed), "miou_by_seed": by_seed}
+    return {"name": name, **told, "miou_by_seed": scores(bench, name)}
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """Give each row its mean ``miou`` over the seeds that all of them were trained with; these seeds.
+
+    A seed is an order of the pictures, and moves all networks alike: those of different seeds do not compare.
+    """
+    seeds = sorted(set.intersection(*(set(one["miou_by_seed"]) for one in rows))) if rows else []
+    for one in rows:
+        one["miou"] = statistics.fmean(one["miou_by_seed"][seed] for seed in seeds) if seeds else None
+    return seeds
 
 
 def interval(values: list[float]) -> float | None:
@@ -66,41 +74,49 @@ def interval(values: list[float]) -> float | None:
 
 
 def noise(bench: Bench) -> dict[str, Any]:
-    """Standard deviation of one training, pooled over the networks that were trained with several seeds."""
+    """Standard deviation of one training, apart from what a seed does to all networks.
+
+    From the networks that were trained with seeds 0 and 1: half the variance of their differences.
+    """
     names = {key.rsplit("/", 1)[0].removeprefix("fit/") for key in bench.found if key.startswith("fit/")}
-    groups = [group for name in names if len(group := scores(bench, name)) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    if not freedom:
+    pairs = [pair for name in names if {0, 1} <= (pair := scores(bench, name)).keys()]
+    if len(pairs) < 2:
         return {"std": None, "freedom": 0, "difference": None}
-    pooled = (sum((len(group) - 1) * statistics.variance(group) for group in groups) / freedom) ** 0.5
-    # What two single trainings of equal networks differ by at most, in 95 of 100 pairs.
-    difference = float(stats.t.ppf(0.975, freedom)) * 2**0.5 * pooled
-    return {"std": pooled, "freedom": freedom, "difference": difference}
+    moved = [pair[1] - pair[0] for pair in pairs]
+    std = statistics.stdev(moved) / 2**0.5
+    # What two trainings of equal networks with the same seed differ by at most, in 95 of 100 pairs.
+    difference = float(stats.t.ppf(0.975, len(moved) - 1)) * 2**0.5 * std
+    return {
+        "std": std,
+        "freedom": len(moved) - 1,
+        "difference": difference,
+        "seed_moves": statistics.fmean(moved),
+    }
 
 
 def sweep_result(bench: Bench) -> dict[str, Any]:
     """Figure 6."""
-    rows = []
+    rows, trained = [], []
     for what in sorted(SWEEP, key=lambda what: what.weight):
         if what.key not in bench.found:
             continue
-        trained = row(bench, what.network)
         run = bench.found[what.key]
-        rows.append(
-            {
-                "lambda": what.weight,
-                **{field: run[field] for field in ("ms", "expected_ms", "depths", "genotype")},
-                "penalised_ms": bench.penalised_ms(bench.space(what.cells), run["assignment"]),
-                "miou": trained["miou"] if trained else None,
-                "miou_by_seed": trained["miou_by_seed"] if trained else [],
-                "parameters": trained["parameters"] if trained else None,
-            }
-        )
+        found = {
+            "lambda": what.weight,
+            **{field: run[field] for field in ("ms", "expected_ms", "depths", "genotype")},
+            "penalised_ms": bench.penalised_ms(bench.space(what.cells), run["assignment"]),
+            "miou": None,
+        }
+        if network := row(bench, what.network):
+            found |= {field: network[field] for field in ("parameters", "miou_by_seed")}
+            trained.append(found)
+        rows.append(found)
+    seeds = compared(trained)
     falls = {}
     for field in ("ms", "penalised_ms", "expected_ms", "miou"):
         values = [one[field] for one in rows if one[field] is not None]
         falls[field] = [later < earlier for earlier, later in itertools.pairwise(values)]
-    return {"rows": rows, "falls": falls, "planned": len(SWEEP)}
+    return {"rows": rows, "falls": falls, "planned": len(SWEEP), "seeds": seeds}
 
 
 def random_result(bench: Bench) -> dict[str, Any] | None:
@@ -109,11 +125,13 @@ def random_result(bench: Bench) -> dict[str, Any] | None:
     rivals = [found for count in range(RIVALS) if (found := row(bench, f"random_{count}"))]
     if searched is None or len(rivals) < 2:
         return None
+    seeds = compared([searched, *rivals])
     mious = [rival["miou"] for rival in rivals]
     margin = searched["miou"] - statistics.fmean(mious)
     return {
         "searched": searched,
         "random": rivals,
+        "seeds": seeds,
         "drawn": bench.found["rivals"]["drawn"],
         "mean": statistics.fmean(mious),
         "std": statistics.stdev(mious),
@@ -153,6 +171,7 @@ def depth_result(bench: Bench) -> dict[str, Any]:
     told = {
         "rows": rows,
         "planned": len(STABILITY),
+        "least": sum(one["depths"] == [1, 1, 1] for one in rows),
         "first_shallowest": sum(min(one["settled_epoch"]) == one["settled_epoch"][0] for one in rows),
     }
     if base is None or len(rows) < 2:
@@ -178,12 +197,13 @@ def others_result(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if all(what.key in bench.found for what in SWEEP):
         moved = [row(bench, name) for name in dict.fromkeys(names) if name.startswith("positions_")]
-        found["positions"] = {"searched": row(bench, bench.deep().network), "moved": moved}
-    found["aggregation"] = {
-        "none": row(bench, "aggregation_none"),
-        "random": [row(bench, name) for name in dict.fromkeys(names) if name.startswith("aggregation_r")],
-        "searched": row(bench, BASE.network),
-    }
+        searched = row(bench, bench.deep().network)
+        seeds = compared([one for one in (searched, *moved) if one])
+        found["positions"] = {"searched": searched, "moved": moved, "seeds": seeds}
+    none, searched = row(bench, "aggregation_none"), row(bench, BASE.network)
+    drawn = [row(bench, name) for name in dict.fromkeys(names) if name.startswith("aggregation_r")]
+    seeds = compared([one for one in (none, *drawn, searched) if one])
+    found["aggregation"] = {"none": none, "random": drawn, "searched": searched, "seeds": seeds}
     return found
 
 
@@ -233,27 +253,27 @@ def plots(bench: Bench, summary: dict[str, Any]) -> dict[str, Any]:
     curves = drawing.depth_curves([event for event in read_log(log) if event["event"] == "epoch"])
     if curves is not None:
         found["depth"] = curves
-    rows = [one for one in summary["sweep"]["rows"] if one["miou"] is not None]
-    if len(rows) > 1:
+    rows = [dict(one) for one in summary["sweep"]["rows"] if one["miou"] is not None]
+    rivals = [dict(one) for one in (summary["random"] or {}).get("random", [])]
+    # Copies: in the plot only seeds that all of both have are compared.
+    seeds = compared([*rows, *rivals])
+    if len(rows) > 1 and seeds:
         with drawing.styled():
             drawn = drawing.figure(6.4, 3.8)
             axes = drawn.add_subplot()
-            rivals = (summary["random"] or {}).get("random", [])
-            axes.plot(
-                [one["ms"] for one in rivals], [one["miou"] for one in rivals], ".", color="#999999",
-                label="random networks",
-            )  # fmt: skip
-            axes.plot(
-                [one["ms"] for one in rows], [one["miou"] for one in rows], "-o", color=drawing.LINES[0],
-                label="searched",
-            )  # fmt: skip
+            for some, style, colour, label in (
+                (rivals, ".", "#999999", "random networks"),
+                (rows, "-o", drawing.LINES[0], "searched"),
+            ):
+                axes.plot([one["ms"] for one in some], [one["miou"] for one in some], style, color=colour,
+                          label=label)  # fmt: skip
             for one in rows:
                 axes.annotate(
                     f"λ = {one['lambda']:g}", (one["ms"], one["miou"]), xytext=(4, 4),
                     textcoords="offset points",
                 )  # fmt: skip
             kind = "by a measured table" if summary["measured"] else "by a formula"
-            axes.set(xlabel=f"milliseconds {kind}", ylabel="val mIoU [%]")
+            axes.set(xlabel=f"milliseconds {kind}", ylabel=f"val mIoU, seed {', '.join(map(str, seeds))} [%]")
             axes.legend(loc="lower right")
             found["sweep"] = drawn
     return found
@@ -265,9 +285,9 @@ def cells_of(depth: Sequence[int]) -> str:
 
 
 def seeds_of(one: dict[str, Any]) -> str:
-    """Mean mIoU, and that of each seed where there are several."""
+    """The mean mIoU that is compared, and that of each seed where there are several."""
     several = one["miou_by_seed"]
-    each = f" ({', '.join(f'{miou:.1f}' for miou in several)})" if len(several) > 1 else ""
+    each = f" ({', '.join(f'{several[seed]:.1f}' for seed in sorted(several))})" if len(several) > 1 else ""
     return f"{one['miou']:.1f}{each}"
 
 
@@ -285,11 +305,15 @@ def page(summary: dict[str, Any], pictures: dict[str, str]) -> str:
     )
     spread = summary["noise"]
     scatter = (
-        f"One training's mIoU deviates by {spread['std']:.1f} ({spread['freedom']} degrees of freedom, from "
-        f"networks trained with two seeds): two single trainings of equal networks differ by up to "
-        f'{spread["difference"]:.1f} in 95 of 100 cases, and "within noise" below means that.'
+        f"A seed is the pictures' order and the weights' beginning; seed 1 moves all networks by "
+        f"{spread['seed_moves']:+.1f} on average, so only equal seeds are compared (below: the mean over the "
+        "seeds that all rows of a table have, in brackets those of seeds 0 and 1). Apart from that one "
+        "training's "
+        f"mIoU deviates by {spread['std']:.1f} ({spread['freedom']} degrees of freedom): two trainings of "
+        f'equal networks differ by up to {spread["difference"]:.1f} in 95 of 100 cases. "Within noise" below '
+        "means that, over the root of the seeds compared."
         if spread["std"] is not None
-        else "No network was trained with two seeds, so the noise of one training is unknown."
+        else "Too few networks were trained with two seeds, so the noise of one training is unknown."
     )
     lines = [f"# {summary['question']}", ""]
     for paragraph in (
@@ -359,7 +383,7 @@ def sweep_page(summary: dict[str, Any], pictures: dict[str, str]) -> list[str]:
         text += (
             f" The mIoU falls with it: {verdict(all(falls['miou']))} ({sum(falls['miou'])} of "
             f"{len(falls['miou'])} steps fall); from the lowest to the highest λ by {drop:.1f}"
-            f"{within(drop, difference)}."
+            f"{within(drop, difference, sweep['seeds'])}."
         )
     return [*lines, *said(text), *shown(pictures, "sweep", "mIoU against latency")]
 
@@ -387,7 +411,8 @@ def random_page(summary: dict[str, Any]) -> list[str]:
         *lines,
         "",
         *said(
-            f"{len(found['random'])} random networks, of {found['drawn']} drawn: {found['mean']:.1f} ± "
+            f"{len(found['random'])} random networks, of {found['drawn']} drawn, seeds compared: "
+            f"{', '.join(map(str, found['seeds']))}: {found['mean']:.1f} ± "
             f"{found['std']:.1f} (standard deviation; 95 % interval of their mean ± "
             f"{found['half_width']:.1f}). The searched one lies {margin:+.1f} from their mean and above "
             f"{found['beaten']} of them. That the margin is at least {MARGIN} (the paper's is 6.2): "
@@ -419,7 +444,8 @@ def depth_page(summary: dict[str, Any], pictures: dict[str, str]) -> list[str]:
             *said(
                 f"All within ±1 cell of the first row: {verdict(found['near'] == found['of'])} "
                 f"({found['near']} of {found['of']} depths are; of depths drawn uniformly, "
-                f"{found['by_chance']:.1f} would be on average). {len(found['rows'])} of "
+                f"{found['by_chance']:.1f} would be on average). {found['least']} of the searches end at one "
+                f"cell each, the least there can be. {len(found['rows'])} of "
                 f"{found['planned']} searches are there."
             ),
         ]
@@ -456,7 +482,7 @@ def others_page(summary: dict[str, Any]) -> list[str]:
             "",
             *said(
                 f"The searched places give the best mIoU: {verdict(ahead > 0)} ({ahead:+.1f} against the "
-                f"best of {len(places['moved'])} others{within(ahead, difference)}"
+                f"best of {len(places['moved'])} others{within(ahead, difference, places['seeds'])}"
                 "). The same cells in all, so latencies differ. The first reduction is always the first "
                 "cell: the space has no cells before it, as the paper's (3, 5, 8) has."
             ),
@@ -479,9 +505,10 @@ def others_page(summary: dict[str, Any]) -> list[str]:
         *lines,
         "",
         *said(
-            f"Random ones are better than none: {verdict(some > 0)} ({some:+.1f}{within(some, difference)}). "
-            f"The searched one is better than random ones: {verdict(found > 0)} ({found:+.1f} against the "
-            f"mean of {len(kinds['random'])}{within(found, difference)}). None: the third hyper-cell's "
+            f"Random ones are better than none: {verdict(some > 0)} "
+            f"({some:+.1f}{within(some, difference, kinds['seeds'])}). The searched one is better than "
+            f"random ones: {verdict(found > 0)} ({found:+.1f} against the mean of {len(kinds['random'])}"
+            f"{within(found, difference, kinds['seeds'])}). None: the third hyper-cell's "
             "output alone, enlarged to 1/8, by a wiring without edges; no option of the space says it, since "
             "every aggregation op convolves."
         ),
@@ -493,8 +520,8 @@ def verdict(holds: bool) -> str:
     return "holds" if holds else "**does not hold**"
 
 
-def within(difference: float, noise_difference: float | None) -> str:
+def within(difference: float, of_one_seed: float | None, seeds: Sequence[int]) -> str:
     """Whether a difference is one, as a clause."""
-    if noise_difference is None:
+    if of_one_seed is None:
         return ""
-    return ", within noise" if abs(difference) <= noise_difference else ", beyond noise"
+    return ", within noise" if abs(difference) <= of_one_seed / len(seeds) ** 0.5 else ", beyond noise"

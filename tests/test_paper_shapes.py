@@ -82,17 +82,23 @@ def test_random_networks_are_within_five_percent(bench):
         assert bench.ms(rival.space, rival.assignment) == pytest.approx(wanted_ms, rel=0.05)
 
 
-def test_the_noise_of_one_training_is_pooled(bench):
-    # Variances 2 and 8 with one degree of freedom each, pooled: 5. Student's t for 2 degrees: 4.303.
-    trained(bench, "a", 0, 30.0)
-    trained(bench, "a", 1, 32.0)
-    trained(bench, "b", 0, 30.0)
-    trained(bench, "b", 1, 34.0)
-    trained(bench, "c", 0, 50.0)
+def test_noise_is_what_seeds_do_not_do_to_all(bench):
+    # Seed 1 moves a by 2 and b by 4: 3 on average. Variance of the differences 2, of one training 1.
+    # Student's t for one degree of freedom: 12.706.
+    for name, mious in (("a", (30.0, 32.0)), ("b", (30.0, 34.0)), ("c", (50.0,))):
+        for seed, miou in enumerate(mious):
+            trained(bench, name, seed, miou)
     noise = paper_shapes_page.noise(bench)
-    assert noise["freedom"] == 2
-    assert noise["std"] == pytest.approx(5**0.5)
-    assert noise["difference"] == pytest.approx(4.3027 * (2 * 5) ** 0.5, rel=1e-4)
+    assert noise["freedom"] == 1
+    assert noise["seed_moves"] == pytest.approx(3)
+    assert noise["std"] == pytest.approx(1)
+    assert noise["difference"] == pytest.approx(12.706 * 2**0.5, rel=1e-4)
+
+
+def test_only_equal_seeds_are_compared():
+    rows = [{"miou_by_seed": {0: 30.0, 1: 36.0}}, {"miou_by_seed": {0: 31.0}}]
+    assert paper_shapes_page.compared(rows) == [0]
+    assert [one["miou"] for one in rows] == [30.0, 31.0]
 
 
 def test_a_shape_that_does_not_hold_is_told(bench):
