@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", required=True, help="as in hwnas eval: camvid:DIR")
     parser.add_argument("--work", type=Path, default=Path("runs/export_quality"))
+    parser.add_argument("--label", help="Goes into the names of the result files, and into the title.")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     images = DataChoice.of(options.data, 4, {})
@@ -62,7 +63,7 @@ def main() -> None:
     date = datetime.now(UTC).date().isoformat()
     device = Device.find("cpu")
     summary = {
-        "question": "What does exporting cost in mIoU?",
+        "question": "What does exporting cost in mIoU?" + (f" {options.label}" if options.label else ""),
         "date": date,
         "device": device.name,
         "torch": torch.__version__,
@@ -76,7 +77,8 @@ def main() -> None:
         },
     }
     page = markdown(summary)
-    stem = f"export_quality_{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}_{date}"
+    label = f"{re.sub('[^a-z0-9]+', '-', options.label.lower()).strip('-')}_" if options.label else ""
+    stem = f"export_quality_{label}{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}_{date}"
     write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
     write_atomically(options.results / f"{stem}.md", page.encode())
     print(page)
