@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hwnas.errors import DataError
+from hwnas.segmentation.dataset import normalised
 from hwnas.segmentation.files import IMAGE_SUFFIXES
 from hwnas.segmentation.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image, seeded
 
@@ -80,8 +81,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
                 image = random_resized_crop(image, self.crop)
             if float(torch.rand(())) < self.flip:
                 image = image.flip(-1)
-        mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return (image.float() / 255 - mean) / std, torch.tensor(self._labels[index])
+        return normalised(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD), torch.tensor(self._labels[index])
 
     def read(self, index: int) -> Tensor:
         """One image, uint8 ``[3, H, W]``; grey ones get three equal channels.
