@@ -1,11 +1,10 @@
-"""From the names in files and on the command line to classes; the only place that looks them up by string."""
+"""From the names in files and on the command line to search spaces and latency backends."""
 
 from __future__ import annotations
 
 import json
 import sys
 from functools import lru_cache
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
 from hwnas.errors import GenotypeError, InvalidInput, refusals
+from hwnas.lookup import imported
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -108,22 +108,12 @@ def _made(name: str, fields: str) -> SearchSpace:
 
 
 def _find(what: str, name: str, known: dict[str, str]) -> Any:
-    target = known.get(name, name)
-    module_name, _, attribute = target.partition(":")
-    names = f"Known: {', '.join(sorted(known))}; or write package.module:Class."
-    parts = module_name.split(".")
-    if not attribute.isidentifier() or not all(part.isidentifier() for part in parts):
-        raise InvalidInput(f'no {what} is called "{name}". {names}')
+    module_name, _, attribute = known.get(name, name).partition(":")
     try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        # The named module, or a package around it, is missing; what it imports itself is another matter.
-        if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise InvalidInput(f'no {what} is called "{name}": there is no {error.name}. {names}') from None
-        raise
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
+        return imported(module_name, attribute)
+    except LookupError as error:
+        reason = f": {error}" if str(error) else ""
         raise InvalidInput(
-            f'no {what} is called "{name}": {module_name} has no {attribute}. {names}'
+            f'no {what} is called "{name}"{reason}. Known: {", ".join(sorted(known))}; '
+            "or write package.module:Class."
         ) from None

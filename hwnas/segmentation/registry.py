@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
 from hwnas.arguments import checked_arguments
 from hwnas.errors import InvalidInput
+from hwnas.lookup import imported
 from hwnas.segmentation.dataset import SegmentationDataset
 from hwnas.segmentation.labels import Labelling
 
@@ -86,16 +86,10 @@ def _find_class(
     text: str, module_name: str, class_name: str, known: dict[str, str]
 ) -> Callable[..., SegmentationDataset]:
     names = f"known are {', '.join(sorted(known))}, and package.module:Class"
-    if not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise InvalidInput(f"no data set is called {text!r}; {names}")
     try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        # The named module, or a package around it, is not there; what it imports itself is another matter.
-        if error.name and (module_name + ".").startswith(error.name + "."):
-            raise InvalidInput(f"no data set is called {text!r}; {names}") from None
-        raise
-    kind = getattr(module, class_name, None)
+        kind = imported(module_name, class_name)
+    except LookupError:
+        raise InvalidInput(f"no data set is called {text!r}; {names}") from None
     if not isinstance(kind, type) or not issubclass(kind, SegmentationDataset):
         raise InvalidInput(f"{module_name}:{class_name} is not a SegmentationDataset; {names}")
     return kind
