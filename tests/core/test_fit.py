@@ -284,3 +284,28 @@ def test_a_finished_training_is_evaluated_as_it_was_trained(tmp_path, monkeypatc
 
     assert run() == run(resume=True)
     assert seen[0] == seen[1] and seen[0]["channels_last"]
+
+
+def test_a_compiled_training_steps_as_an_eager_one(tmp_path, monkeypatch):
+    """With the compiler's own front and gradient, and eager kernels: what is left out is code generation."""
+    compile_, compiled = torch.compile, []
+
+    def through_eager_kernels(network, **options):
+        compiled.append(options)
+        return compile_(network, backend="aot_eager", **options)
+
+    monkeypatch.setattr(torch, "compile", through_eager_kernels)
+    kept = []
+    for compiled_here in (False, True):
+        net = network()
+        fit(
+            net,
+            separable(4),
+            loss=LOSS,
+            config=config(compiled=compiled_here),
+            out=tmp_path / str(compiled_here),
+        )
+        kept.append(net.state_dict())
+    assert compiled == [{"dynamic": False}]
+    for name, value in kept[0].items():
+        torch.testing.assert_close(kept[1][name], value, rtol=1e-4, atol=1e-5, msg=name)

@@ -44,7 +44,14 @@ def deepest(space, option=0):
 
 
 @pytest.mark.parametrize("aggregation", WIRINGS)
-@pytest.mark.parametrize("fields", [{}, {"height": 67, "width": 101, "stem_strides": (2, 1), "nodes": 3}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"height": 67, "width": 101, "stem_strides": (2, 1), "nodes": 3},
+        {"cell_ops": ("skip", "conv_3x3"), "aggregation_ops": ("conv_1x1_x2",), "head_dilations": ()},
+    ],
+)
 def test_conformance(aggregation, fields):
     check_space(small(aggregation=aggregation, **fields), architectures=3)
 
@@ -203,7 +210,7 @@ def test_a_wiring_may_not_skip_a_level_downwards():
         output_level=3,
     )
     with pytest.raises(SpaceError, match="edge x1→y goes down 2 levels"):
-        AggregationCell((4, 4, 4), 4, wiring)
+        AggregationCell((4, 4, 4), 4, wiring, ("conv_1x1_x2",))
 
 
 @pytest.mark.parametrize("preset", AutoRTNet.presets)
@@ -271,3 +278,17 @@ def test_auxiliary_heads_are_of_the_spaces_classes_and_widths():
     assert [head[0].conv.in_channels for head in heads.values()] == [3 * 2 * 4, 3 * 2 * 8]
     assert {head[1].conv.out_channels for head in heads.values()} == {7}
     assert {head[1].conv.in_channels for head in heads.values()} == {6}
+
+
+def test_the_candidates_can_be_fewer():
+    space = small(cell_ops=("skip", "conv_3x3"), aggregation_ops=("conv_1x1_x2", "conv_3x3_x2"))
+    options = {choice.options for choice in space.choices().values() if choice.kind != "depth"}
+    assert options == {("skip", "conv_3x3"), ("conv_1x1_x2", "conv_3x3_x2")}
+    kinds = {use.key.spec.kind for use in space.record().ops}
+    assert "autortnet.conv" in kinds and not kinds & {"autortnet.sep_conv", "autortnet.max_pool"}
+
+
+@pytest.mark.parametrize("names", [(), ("conv_3x3", "conv_3x3"), ("conv_1x1_x2",)])
+def test_candidates_that_are_none_are_refused(names):
+    with pytest.raises(ValueError, match=r"expected one or more of zero, skip, .*, each once; got"):
+        small(cell_ops=names)

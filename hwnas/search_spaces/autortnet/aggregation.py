@@ -61,12 +61,13 @@ class AggregationCell(nn.Module):
         c_in: channels of the three hyper-cells' outputs.
         width: channels of a node.
         wiring: the graph.
+        ops: names of the candidates on each edge.
 
     Raises:
         SpaceError: an edge would have to skip a level downwards.
     """
 
-    def __init__(self, c_in: Sequence[int], width: int, wiring: Wiring) -> None:
+    def __init__(self, c_in: Sequence[int], width: int, wiring: Wiring, ops: Sequence[str]) -> None:
         super().__init__()
         self.wiring = wiring
         self.project = nn.ModuleList(Conv(channels, width, kernel=1) for channels in c_in)
@@ -78,8 +79,8 @@ class AggregationCell(nn.Module):
                     f"edge {source}→{target} goes down {down} levels; an op halves the size at most once."
                 )
             stride = 2 if down == 1 else 1
-            choice = Choice(name=f"agg.{source}-{target}", options=tuple(AGGREGATION_OPS), penalised=False)
-            options = {name: make(width, stride) for name, make in AGGREGATION_OPS.items()}
+            choice = Choice(name=f"agg.{source}-{target}", options=tuple(ops), penalised=False)
+            options = {name: AGGREGATION_OPS[name](width, stride) for name in ops}
             blocks.append(ChoiceBlock(choice, options))
         self.edges = nn.ModuleList(blocks)
         targets = [node for node in wiring.levels if sum(target == node for _, target in wiring.edges) > 1]

@@ -18,9 +18,9 @@ def edges(nodes: int) -> list[tuple[int, int]]:
     return [(source, target) for target in range(2, 2 + nodes) for source in range(target)]
 
 
-def edge_choices(prefix: str, nodes: int) -> list[Choice]:
-    """One choice of op for each edge of a cell, named ``<prefix>.e<source>-<target>``."""
-    options = tuple(CELL_OPS)
+def edge_choices(prefix: str, nodes: int, ops: Sequence[str]) -> list[Choice]:
+    """One choice among ``ops`` for each edge of a cell, named ``<prefix>.e<source>-<target>``."""
+    options = tuple(ops)
     return [Choice(name=f"{prefix}.e{source}-{target}", options=options) for source, target in edges(nodes)]
 
 
@@ -55,7 +55,9 @@ class Cell(nn.Module):
         blocks: list[nn.Module] = []
         for (source, _), choice in zip(self.pairs, choices, strict=True):
             stride = 2 if reduction and source < 2 else 1
-            blocks.append(ChoiceBlock(choice, {name: make(width, stride) for name, make in CELL_OPS.items()}))
+            blocks.append(
+                ChoiceBlock(choice, {name: CELL_OPS[name](width, stride) for name in choice.options})
+            )
         self.edges = nn.ModuleList(blocks)
         self.add = nn.ModuleList(Add() for _ in range(nodes))
         self.concat = Concat()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from hwnas import Choice, Conv, DepthBlock
@@ -52,6 +54,7 @@ class HyperCell(nn.Module):
         c_in: channels of its older and its younger input.
         width: channels of a node.
         nodes: nodes of a cell.
+        ops: names of the candidates on each edge.
         older_stride: 2 where the older input is twice as large as the younger one.
         last: whether no hyper-cell follows, so that only the younger output is wanted.
     """
@@ -64,19 +67,20 @@ class HyperCell(nn.Module):
         c_in: tuple[int, int],
         width: int,
         nodes: int,
+        ops: Sequence[str],
         older_stride: int,
         last: bool,
     ) -> None:
         super().__init__()
         c_out = nodes * width
-        normal = edge_choices(f"{name}.normal", nodes)
+        normal = edge_choices(f"{name}.normal", nodes, ops)
         steps: list[nn.Module] = []
         for index in range(cells):
             older, younger = [(c_in[0], c_in[1]), (c_in[1], c_out), (c_out, c_out)][min(index, 2)]
             cell = Cell(
                 (older, younger),
                 width,
-                edge_choices(f"{name}.reduction", nodes) if index == 0 else normal,
+                edge_choices(f"{name}.reduction", nodes, ops) if index == 0 else normal,
                 nodes=nodes,
                 # The second cell's older input is the hyper-cell's own, from before the reduction.
                 older_stride=older_stride if index == 0 else 2 if index == 1 else 1,

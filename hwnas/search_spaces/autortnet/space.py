@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,6 +13,7 @@ from hwnas import VOID, Conv, MeanIoU, Metric, OhemCrossEntropy, Preset, Resize,
 from hwnas.search_spaces.autortnet.aggregation import WIRINGS, AggregationCell, Wiring
 from hwnas.search_spaces.autortnet.head import Classifier, MultiScaleHead, initialise
 from hwnas.search_spaces.autortnet.hypercell import HyperCell
+from hwnas.search_spaces.autortnet.ops import AGGREGATION_OPS, CELL_OPS
 
 
 class AutoRTNetwork(nn.Module):
@@ -40,6 +41,7 @@ class AutoRTNetwork(nn.Module):
                     c_in=c_in,
                     width=width,
                     nodes=space.nodes,
+                    ops=space.cell_ops,
                     older_stride=older_stride,
                     last=index + 1 == len(space.cells),
                 )
@@ -48,7 +50,7 @@ class AutoRTNetwork(nn.Module):
             c_in, older_stride = (widths[-1], widths[-1]), 1
         self.hypercells = nn.ModuleList(hypercells)
         wiring = space.wiring()
-        self.aggregation = AggregationCell(widths, space.aggregation_width, wiring)
+        self.aggregation = AggregationCell(widths, space.aggregation_width, wiring, space.aggregation_ops)
         self.head = MultiScaleHead(
             len(wiring.outputs) * space.aggregation_width,
             space.head_width,
@@ -131,6 +133,11 @@ class AutoRTNet(SearchSpace):
     """The most cells that each hyper-cell may have, its reduction cell included."""
     nodes: int = Field(2, ge=1, le=4)
     """Nodes of a cell."""
+    cell_ops: tuple[str, ...] = tuple(CELL_OPS)
+    """The candidates on the edges of a cell: some of :data:`CELL_OPS`. Fewer where a device, or the training
+    that is to follow, is bad at some: depthwise convolutions on one, dense ones on another."""
+    aggregation_ops: tuple[str, ...] = tuple(AGGREGATION_OPS)
+    """The candidates on the edges of the aggregation cell: some of :data:`AGGREGATION_OPS`."""
     init_channels: int = Field(8, ge=1)
     """Channels before the first reduction; a node of hyper-cell h has ``init_channels · multiplier^h``."""
     channel_multiplier: int = Field(3, ge=1)
@@ -149,6 +156,14 @@ class AutoRTNet(SearchSpace):
     """Rates of the head's dilated branches."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of channels dropped before the classifier while training."""
+
+    @field_validator("cell_ops", "aggregation_ops")
+    @classmethod
+    def _known_ops(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = CELL_OPS if info.field_name == "cell_ops" else AGGREGATION_OPS
+        if not names or len(set(names)) < len(names) or not set(names) <= set(known):
+            raise ValueError(f"expected one or more of {', '.join(known)}, each once; got {list(names)}")
+        return names
 
     def input_shape(self) -> tuple[int, int, int]:
         """``(3, height, width)``."""
