@@ -44,8 +44,10 @@ class _Bilinear(torch.autograd.Function):
             scattered = torch.ops.aten.upsample_bilinear2d_backward(gradient_NCHW, size, whole, False)
             return scattered, None, None
         # Bilinear resizing is linear along each axis: out = R x Cᵀ, and its adjoint Rᵀ g C.
+        # A compiler would trace through the cache, and say so.
+        resizing = _resizing.__wrapped__ if torch.compiler.is_compiling() else _resizing
         rows, columns = (
-            _resizing(n_in, n_out).to(gradient_NCHW)
+            resizing(n_in, n_out).to(gradient_NCHW)
             for n_in, n_out in zip(ctx.size, gradient_NCHW.shape[-2:], strict=True)
         )
         return rows.T @ (gradient_NCHW @ columns), None, None

@@ -136,6 +136,13 @@ class SearchSpace(BaseModel, ABC):
         """
         return {}
 
+    def image_classifier(self, network: nn.Module) -> nn.Module:
+        """A module with the weights of ``network`` whose logits, averaged over the map, classify a whole image.
+
+        Default: ``network`` itself. Worth its own where that resizes its logits to the size of the image.
+        """
+        return network
+
     def metric(self) -> Metric | None:
         """A fresh metric for evaluation, or None where there is none."""
         return None

@@ -307,7 +307,7 @@ def _train_stage(
     if started is not None:
         transfer_weights(network, started)
     found = fit(
-        network,
+        space.image_classifier(network) if stage.task == "classification" else network,
         training_loader(images, stage.batch, **loading),
         loss=loss,
         config=stage.fit,

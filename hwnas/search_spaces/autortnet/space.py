@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from torch import Tensor, nn
@@ -61,16 +61,36 @@ class AutoRTNetwork(nn.Module):
         self.resize = Resize()
         initialise(self)
 
-    def forward(self, x_N3HW: Tensor) -> Tensor:
-        """Class logits for every pixel."""
+    def coarse_logits(self, x_N3HW: Tensor) -> Tensor:
+        """Class logits at the resolution of the aggregated features."""
         first = self.stem[0](x_N3HW)
         state = (first, self.stem[1](first))
         outputs = []
         for hypercell in self.hypercells:
             state = hypercell(*state)
             outputs.append(state[-1])
-        logits: Tensor = self.resize(self.head(self.aggregation(*outputs)), x_N3HW)
+        logits: Tensor = self.head(self.aggregation(*outputs))
         return logits
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        """Class logits for every pixel."""
+        logits: Tensor = self.resize(self.coarse_logits(x_N3HW), x_N3HW)
+        return logits
+
+
+class ImageClassifier(nn.Module):
+    """An :class:`AutoRTNetwork` without its last resizing, which changes little of the logits' mean.
+
+    Of two hundred classes it would be most of the work.
+    """
+
+    def __init__(self, network: AutoRTNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        """Class logits at the resolution of the aggregated features."""
+        return self.network.coarse_logits(x_N3HW)
 
 
 class AutoRTNet(SearchSpace):
@@ -202,6 +222,10 @@ class AutoRTNet(SearchSpace):
             initialise(head)
             heads[f"hypercells.{index}"] = head
         return heads
+
+    def image_classifier(self, network: nn.Module) -> nn.Module:
+        """The network without its last resizing."""
+        return ImageClassifier(cast(AutoRTNetwork, network))
 
     def metric(self) -> Metric:
         """Mean intersection over union, void left out."""
