@@ -222,9 +222,15 @@ class SearchSpace(BaseModel, ABC):
         if genotype.space != self.name:
             raise GenotypeError(f'the genotype is of the space "{genotype.space}", not of "{self.name}".')
         mine = self.model_dump(mode="json")
+        # A field that the space has got since then: the architecture was found with its default.
+        since = {
+            name
+            for name, field in type(self).model_fields.items()
+            if name not in genotype.fields and getattr(self, name) == field.get_default()
+        }
         differing = [
             f"  {name}: genotype {genotype.fields.get(name)!r}, space {mine.get(name)!r}"
-            for name in sorted(mine.keys() | genotype.fields.keys())
+            for name in sorted((mine.keys() | genotype.fields.keys()) - since)
             if mine.get(name) != genotype.fields.get(name)
         ]
         if differing:

@@ -106,6 +106,16 @@ def test_a_genotype_of_other_fields_is_refused_with_the_difference():
     assert Chain(**genotype.fields).assignment(genotype)
 
 
+def test_a_genotype_older_than_a_field_was_found_with_the_fields_default():
+    genotype = Chain(size=16).random(torch.Generator().manual_seed(0))
+    older = genotype.model_copy(
+        update={"fields": {name: value for name, value in genotype.fields.items() if name != "kernels"}}
+    )
+    assert Chain(size=16).assignment(older) == Chain(size=16).assignment(genotype)
+    with pytest.raises(GenotypeError, match=r"  kernels: genotype None, space \[1, 3\]"):
+        Chain(size=16, kernels=(1, 3)).assignment(older)
+
+
 def test_unknown_choices_and_options_are_refused():
     space = SharedChain()
     genotype = space.genotype({"a": 0})

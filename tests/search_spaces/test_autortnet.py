@@ -292,3 +292,14 @@ def test_the_candidates_can_be_fewer():
 def test_candidates_that_are_none_are_refused(names):
     with pytest.raises(ValueError, match=r"expected one or more of zero, skip, .*, each once; got"):
         small(cell_ops=names)
+
+
+def test_an_image_classifier_has_the_networks_weights_and_logits_before_the_resize():
+    space = small(num_classes=5)
+    network = space.build(space.random(torch.Generator().manual_seed(0))).eval()
+    classifier = space.image_classifier(network)
+    assert {id(p) for p in classifier.parameters()} == {id(p) for p in network.parameters()}
+    x = torch.randn(2, 3, space.height, space.width)
+    coarse = classifier(x)
+    assert coarse.shape[1] == 5 and coarse.shape[2] < x.shape[2]
+    torch.testing.assert_close(network.resize(coarse, x), network(x))
