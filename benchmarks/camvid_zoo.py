@@ -49,8 +49,8 @@ from hwnas.recipes import RECIPES, Recipe, Stage, train
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
 from hwnas.segmentation.registry import labelling
-from hwnas.zoo.cards import Latency
 from hwnas.zoo import load
+from hwnas.zoo.cards import Latency
 from hwnas.zoo.entry import Entry
 from hwnas.zoo.packing import pack, twin_score
 
@@ -359,11 +359,11 @@ def page(summary: dict[str, Any], picture: str) -> str:
         f"# {summary['question']}",
         "",
         f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All measured in the same",
-        "rounds. Trained from scratch; what on, how and where, each network's card says. Seconds are wall time.",
+        "rounds. Trained from scratch; what on and how, each network's card says. Seconds are wall time.",
         *([summary["remark"]] if summary["remark"] else []),
         "",
-        "| network | ms | of CGNet | asked ms | predicted ms | depths | parameters M | MiB fp16 | trained on | s "
-        "| fp16 agrees % | val mIoU % of its twin (trained on train alone) |",
+        "| network | ms | of CGNet | asked ms | predicted ms | depths | parameters M | MiB fp16 | trained on "
+        "| s | fp16 agrees % | val mIoU % of its twin (trained on train alone) |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 
@@ -373,7 +373,8 @@ def page(summary: dict[str, Any], picture: str) -> str:
     for net in networks.values():
         twin = f"{net['twin_val']['miou']:.1f}" if net["twin_val"] else "not trained"
         lines.append(
-            f"| {net['entry']} | {times(net['latency'])} | {shown(net['target_ms'])} | {shown(net['predicted_ms'])} "
+            f"| {net['entry']} | {times(net['latency'])} "
+            f"| {shown(net['target_ms'])} | {shown(net['predicted_ms'])} "
             f"| {', '.join(net['depths'].values())} | {net['parameters'] / 1e6:.2f} "
             f"| {net['bytes_fp16'] / 2**20:.2f} | {net['training_device']} | {net['training_seconds']:.0f} "
             f"| {net['fp16_agreement_percent']:.2f} | {twin} |"
