@@ -1,8 +1,8 @@
 """What a training step costs on this device, by precision, memory order and compiler, for two networks.
 
-One network of the zoo's space, all dense convolutions, and one of all AutoRTNet's candidates, mostly separable
-ones. Each way of training is one :func:`hwnas.fit` on crops of 240×320, batch 8; its first epoch, with the
-compiling, is left out.
+One network of the zoo's space, dense convolutions only, and one of all of AutoRTNet's candidates, mostly
+separable ones. Each way of training is one :func:`hwnas.fit` on crops of 240×320, batch 8; its first epoch,
+with the compiling, is left out.
 
     python benchmarks/fit_cost.py
 """
@@ -93,8 +93,8 @@ def page(summary: dict[str, Any]) -> str:
     lines = [
         f"# {summary['question']}",
         "",
-        f"{summary['device']['name']}, one thread, torch {summary['torch']}, {summary['date']}. AutoRTNet, one",
-        f"random network each, crops of {SIZE[0]}x{SIZE[1]}, batch {BATCH}; forward, loss, backward, step.",
+        f"{summary['device']['name']}, one thread, torch {summary['torch']}, {summary['date']}. One",
+        f"random AutoRTNet each, crops of {SIZE[0]}x{SIZE[1]}, batch {BATCH}; forward, loss, backward, step.",
         "The quicker of two runs. Ratios are to the first line.",
         "",
         "| | dense, ms an image | ratio | separable, ms an image | ratio |",
