@@ -12,9 +12,10 @@ from hwnas.latency.device import Device
 from hwnas.latency.formula import default_formula
 from hwnas.latency.header import TableHeader
 from hwnas.latency.intervals import Intervals
+from hwnas.latency.levelling import levelled
 from hwnas.latency.solve import NetworkTiming, Solution, solve_rows
 from hwnas.latency.table_file import TableContent, checksum, read_content, rows_digest, write_content
-from hwnas.latency.timing import Timing, levelled
+from hwnas.latency.timing import Timing
 from hwnas.latency.verification import Calibration, Verification
 from hwnas.ops import OpKey
 from hwnas.record import Recording
@@ -461,7 +462,7 @@ class LatencyTable:
     def level(self) -> None:
         """Bring all rounds of all that was measured to the speed of a quiet one (mutated).
 
-        See :func:`hwnas.latency.timing.levelled`. Solved rows stay: :meth:`solve` makes them anew.
+        See :func:`hwnas.latency.levelling.levelled`. Solved rows stay: :meth:`solve` makes them anew.
         """
         found = levelled(
             {("row", key): timing for key, timing in self.rows.items()}
