@@ -149,7 +149,8 @@ def _onnxruntime() -> dict[str, Any]:
 
 def _tensorrt() -> dict[str, Any]:
     """How far each TensorRT that is installed comes, tried in a process of its own."""
-    from hwnas.latency.tensorrt import PACKAGES, probe
+    from hwnas.latency.tensorrt_package import PACKAGES
+    from hwnas.latency.tensorrt_probe import probe
 
     probes = [probe(package) for package in PACKAGES]
     said = []

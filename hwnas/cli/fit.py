@@ -16,14 +16,14 @@ from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, told_by_first
+from hwnas.recipes.folder import refuse_recipe
 from hwnas.recipes.presets import find_recipe
-from hwnas.recipes.training import refuse_recipe
 from hwnas.segmentation.metrics import named_metric
 
 if TYPE_CHECKING:
     from hwnas.core.progress import Progress
     from hwnas.recipes import Recipe, Stage
-    from hwnas.recipes.training import PlannedStage
+    from hwnas.recipes.planning import PlannedStage
 
 
 @click.command("fit")

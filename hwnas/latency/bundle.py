@@ -32,13 +32,14 @@ from hwnas.latency.device import CPU_FLAGS, Device, DeviceState
 from hwnas.latency.edge_runner import SCHEMA_VERSION
 from hwnas.latency.export import OPSET, input_names, onnx_bytes
 from hwnas.latency.header import TableHeader
+from hwnas.latency.levelling import levelled, slowdown_by_round
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.profile import NetworkSubject
 from hwnas.latency.solve import NetworkTiming
 from hwnas.latency.steadiness import unsteadiness
 from hwnas.latency.subjects import OpSubject, plausible_inputs
 from hwnas.latency.table import LatencyTable, check_batch
-from hwnas.latency.timing import Timing, levelled, slowdown_by_round
+from hwnas.latency.timing import Timing
 from hwnas.ops import OpKey
 
 BundlePrecision = Literal["fp32", "fp16"]

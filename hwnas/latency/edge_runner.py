@@ -8,8 +8,8 @@ Python 3.8 or later, numpy and onnxruntime; or numpy, TensorRT and pycuda::
     python3 run.py               # measure; run it again to go on where it stopped
 
 Raw readings go into ``results.json``; ``hwnas profile --import-bundle DIR --out TABLE`` makes a table of it.
-What is read, in which order and when it is enough is decided as in hwnas.latency.timing, and tests hold the
-two together.
+What is read, in which order and when it is enough is decided as in hwnas.latency.interleaving and
+hwnas.latency.stopping, and tests hold the two together.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def machine_state() -> dict[str, Any]:
     return state
 
 
-# Timing: the twin of hwnas.latency.timing and of the readers in hwnas.latency.backend
+# Timing: the twin of hwnas.latency.interleaving, of .stopping and of the readers in .backend
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
+from hwnas.latency.interleaving import measure_interleaved
+from hwnas.latency.levelling import levelled
 from hwnas.latency.measuring_process import Job, Outcome, Progress, measure_apart, measure_here
 from hwnas.latency.steadiness import causes, unsteadiness
+from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import ModuleSubject, Subject
-from hwnas.latency.timing import StoppingRule, Timing, levelled, measure_interleaved
+from hwnas.latency.timing import Timing
 
 K = TypeVar("K")
 

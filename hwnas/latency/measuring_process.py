@@ -21,10 +21,12 @@ from typing import Any
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend, host_clock
 from hwnas.latency.device import DeviceState
+from hwnas.latency.interleaving import RoundWatch, measure_interleaved
 from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.steadiness import canary
+from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import ModelSubject, Subject
-from hwnas.latency.timing import Reader, RoundWatch, StoppingRule, Timing, measure_interleaved
+from hwnas.latency.timing import Reader, Timing
 
 Progress = Callable[[int, int, str], None]
 """Called with (visits done, visits in all, what was visited)."""

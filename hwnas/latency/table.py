@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, TableMismatch, listing
 from hwnas.latency.backend import LatencyBackend, Precision
@@ -12,41 +12,17 @@ from hwnas.latency.device import Device
 from hwnas.latency.formula import default_formula
 from hwnas.latency.header import TableHeader
 from hwnas.latency.intervals import Intervals
-from hwnas.latency.solve import NetworkTiming, Solution, solve_rows
+from hwnas.latency.levelling import levelled
+from hwnas.latency.merging import merge_content
+from hwnas.latency.networks import UNNAMED_BACKEND, RecordedSpace, content_of_networks, solve_content
+from hwnas.latency.solve import NetworkTiming, Solution
 from hwnas.latency.table_file import TableContent, checksum, read_content, rows_digest, write_content
-from hwnas.latency.timing import Timing, levelled
+from hwnas.latency.timing import Timing
 from hwnas.latency.verification import Calibration, Verification
 from hwnas.ops import OpKey
-from hwnas.record import Recording
 
 if TYPE_CHECKING:
     import pandas
-
-
-UNNAMED_BACKEND = "networks"
-"""The backend of a table that was made of networks of which nobody says what measured them."""
-
-
-class RecordedSpace(Protocol):
-    """What a table needs of a search space: which ops a genotype runs."""
-
-    name: ClassVar[str]
-
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, without the batch."""
-        ...
-
-    def record(self, batch: int = 1) -> Recording:
-        """All op uses with their conditions."""
-        ...
-
-    def assignment(self, genotype: Any) -> dict[str, int]:
-        """The option indices that a genotype names."""
-        ...
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """The space's fields."""
-        ...
 
 
 class LatencyTable:
@@ -361,24 +337,9 @@ class LatencyTable:
             InvalidInput: a prior without one of the keys.
             MeasurementFailed: there is no network, or its milliseconds are no latency.
         """
-        header = header or TableHeader(
-            device=Device.find("auto"), backend=UNNAMED_BACKEND, input_shape=space.input_shape()
-        )
-        recording = space.record(batch=header.batch)
-        keys = recording.keys()
-        named = {"name": space.name, **space.model_dump(mode="json")}
-        table = cls(
-            header.model_copy(update={"protocol": "probe", "space": named}),
-            networks=[
-                NetworkTiming.of(
-                    genotype.short_id,
-                    recording.count(space.assignment(genotype)),
-                    Timing.from_rounds([[milliseconds]]),
-                )
-                for genotype, milliseconds in networks
-            ],
-        )
-        table.solve(keys, prior_ms or {key: default_formula(key) for key in keys})
+        content = content_of_networks(space, networks, header, prior_ms)
+        table = cls(content.header, networks=content.networks)
+        table.rows = content.rows
         return table
 
     def solve(self, keys: Sequence[OpKey], prior_ms: Mapping[OpKey, float] | None = None) -> Solution:
@@ -394,26 +355,8 @@ class LatencyTable:
             MeasurementFailed: no network was timed.
             InvalidInput: a key has no prior, or a network runs another op.
         """
-        if prior_ms is None:
-            prior_ms = {
-                key: timing.median_ms for key, timing in self.isolated.items() if timing.status == "ok"
-            }
-        known = set(keys)
-        networks = [network for network in self.networks if known.issuperset(network.counter)]
-        solution = solve_rows(networks, keys, prior_ms)
-        self.rows = dict(solution.rows)
-        self.verification = None
-        said = [
-            f"Networks not used, since they are by far no sum of their ops: {', '.join(solution.outliers)}."
-        ]
-        remarks = [remark for remark in self.header.remarks if not remark.startswith("Networks not used")]
-        self.header = self.header.model_copy(
-            update={
-                "residual_percent": solution.residual_percent,
-                "left_out_percent": solution.left_out_percent,
-                "remarks": (*remarks, *(said if solution.outliers else [])),
-            }
-        )
+        content, solution = solve_content(self._content(), keys, prior_ms)
+        self.header, self.rows, self.verification = content.header, content.rows, content.verification
         return solution
 
     def merged(self, other: LatencyTable) -> LatencyTable:
@@ -426,42 +369,18 @@ class LatencyTable:
         Raises:
             TableMismatch: the headers differ in anything that decides a number.
         """
-        differences = self.header.differences(other.header)
-        if differences:
-            raise TableMismatch(
-                "tables of different conditions do not merge (first against second):\n"
-                + "\n".join(f"  {line}" for line in differences)
-                + "\nKeep them in two files."
-            )
-        header = self.header.model_copy(
-            update={
-                "processes": self.header.processes + other.header.processes,
-                "after": other.header.after,
-                "remarks": tuple(dict.fromkeys(self.header.remarks + other.header.remarks)),
-            }
-        )
-        mine = {network.name: network for network in self.networks}
-        theirs = {network.name: network for network in other.networks}
-        timings = _pooled(
-            {name: network.timing for name, network in mine.items()},
-            {name: network.timing for name, network in theirs.items()},
-        )
-        networks = [
-            network.model_copy(update={"timing": timings[name]})
-            for name, network in {**theirs, **mine}.items()
-        ]
-        isolated = _pooled(self.isolated, other.isolated)
-        table = LatencyTable(header, _pooled(self.rows, other.rows), isolated=isolated, networks=networks)
+        both = merge_content(self._content(), other._content())
+        table = LatencyTable(both.header, both.rows, isolated=both.isolated, networks=both.networks)
         table.level()
-        if networks:
-            formula = None if isolated else {key: default_formula(key) for key in table.rows}
+        if table.networks:
+            formula = None if table.isolated else {key: default_formula(key) for key in table.rows}
             table.solve(list(table.rows), formula)
         return table
 
     def level(self) -> None:
         """Bring all rounds of all that was measured to the speed of a quiet one (mutated).
 
-        See :func:`hwnas.latency.timing.levelled`. Solved rows stay: :meth:`solve` makes them anew.
+        See :func:`hwnas.latency.levelling.levelled`. Solved rows stay: :meth:`solve` makes them anew.
         """
         found = levelled(
             {("row", key): timing for key, timing in self.rows.items()}
@@ -503,24 +422,6 @@ class LatencyTable:
             )
         except InvalidInput as error:
             raise CorruptTable(f"{path}: {error}") from error
-
-
-def _pooled(first: Mapping[Any, Timing], second: Mapping[Any, Timing]) -> dict[Any, Timing]:
-    """Timings by name; the rounds of those that both have are put together."""
-    timings = dict(first)
-    for name, timing in second.items():
-        mine = timings.get(name)
-        if mine is None or mine.status != "ok":
-            timings[name] = timing
-        elif timing.status == "ok" and mine.readings_ms and timing.readings_ms:
-            timings[name] = Timing.from_rounds(
-                mine.readings_ms + timing.readings_ms,
-                rounds_by_process=[
-                    *(mine.rounds_by_process or (mine.rounds,)),
-                    *(timing.rounds_by_process or (timing.rounds,)),
-                ],
-            )
-    return timings
 
 
 def check_batch(key: OpKey, batch: int) -> None:

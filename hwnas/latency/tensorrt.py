@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed, MissingExtra
-from hwnas.files import write_atomically
+from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import Precision
 from hwnas.latency.cuda import CudaTimer
 from hwnas.latency.device import Device
 from hwnas.latency.export import OPSET, input_names
 from hwnas.latency.onnx_backend import OnnxBackend
+from hwnas.latency.tensorrt_engine import build_engine, timing_cache_path
+from hwnas.latency.tensorrt_package import PACKAGES, Package, import_tensorrt, log_of, runtime_of
+from hwnas.latency.tensorrt_probe import probe
 from hwnas.latency.timing import Reader
 
-Package = Literal["tensorrt", "tensorrt_rtx"]
-
-PACKAGES: tuple[Package, ...] = get_args(Package)
-"""The modules that TensorRT may be, the one that is preferred first."""
-
 _WARMUP_MS = 200.0  # on the first runs clocks rise, and TensorRT for RTX compiles
-_LINES = 8  # of TensorRT's log in an error
 
 
 class TensorRTBackend(OnnxBackend):
@@ -126,7 +114,7 @@ class TensorRTBackend(OnnxBackend):
 
     def versions(self) -> dict[str, str]:
         """TensorRT's version under its package's name, and the opset."""
-        trt = _tensorrt(self.package)
+        trt = import_tensorrt(self.package)
         return {trt.__name__: str(trt.__version__), "onnx_opset": str(OPSET)}
 
     def settings(self) -> dict[str, str]:
@@ -169,7 +157,8 @@ class TensorRTBackend(OnnxBackend):
         return self._built(self.export(module, inputs), detailed=detailed)
 
     def _built(self, model: bytes, *, detailed: bool = False) -> bytes:
-        cache = self._timing_cache_path() if self._keeps_timings() else None
+        keeps = self._keeps_timings()
+        cache = timing_cache_path(import_tensorrt(self.package), self.device) if keeps else None
         # The builder times kernels on the current device; TensorRT for RTX builds without any.
         current = torch.cuda.device(self.device.index) if torch.cuda.is_available() else nullcontext()
         with current:
@@ -186,7 +175,7 @@ class TensorRTBackend(OnnxBackend):
             MeasurementFailed: TensorRT cannot build or load it.
         """
         self._require_cuda()
-        trt = _tensorrt(self.package)
+        trt = import_tensorrt(self.package)
         plan = self.build(module, inputs, detailed=True)
         with self._speaking(type(module).__name__, inputs):
             engine, context = self._loaded(plan)
@@ -219,7 +208,7 @@ class TensorRTBackend(OnnxBackend):
         with self._speaking(type(module).__name__, inputs):
             engine, context = self._loaded(plan)
             run = self._run(engine, context, inputs)
-            profiler = _profiler(_tensorrt(self.package))
+            profiler = _profiler(import_tensorrt(self.package))
             with self._on_stream():
                 for _ in range(runs):
                     run()
@@ -231,18 +220,12 @@ class TensorRTBackend(OnnxBackend):
             return {name: total / runs for name, total in profiler.total_ms.items()}
 
     def _package(self) -> Package:
-        name: Package = _tensorrt(self.package).__name__
+        name: Package = import_tensorrt(self.package).__name__
         return name
 
     def _keeps_timings(self) -> bool:
         # In TensorRT for RTX timing caches are deprecated and hold nothing.
         return self.timing_cache and self._package() == "tensorrt"
-
-    def _timing_cache_path(self) -> Path:
-        trt = _tensorrt(self.package)
-        parts = (trt.__name__, str(trt.__version__), self.device.name, f"sm{self.device.compute_capability}")
-        name = re.sub(r"[^a-z0-9.]+", "-", " ".join(parts).lower()).strip("-")
-        return _cache_folder() / f"{name}.timing-cache"
 
     @contextmanager
     def _speaking(self, name: str, inputs: Sequence[Tensor]) -> Iterator[None]:
@@ -268,10 +251,10 @@ class TensorRTBackend(OnnxBackend):
 
     def _loaded(self, plan: bytes) -> tuple[Any, Any]:
         """The engine on this backend's device, and an execution context of it."""
-        log = _log(self._package())
+        log = log_of(self._package())
         with torch.cuda.device(self.device.index):
             log.lines.clear()
-            engine = _runtime(self._package()).deserialize_cuda_engine(plan)
+            engine = runtime_of(self._package()).deserialize_cuda_engine(plan)
             if engine is None:
                 raise MeasurementFailed(f"TensorRT cannot load the engine that it built:\n{log}")
             context = engine.create_execution_context()
@@ -281,8 +264,8 @@ class TensorRTBackend(OnnxBackend):
 
     def _run(self, engine: Any, context: Any, inputs: Sequence[Tensor]) -> Callable[[], None]:
         """One inference of ``context`` on copies of ``inputs``, enqueued on the current stream."""
-        trt = _tensorrt(self.package)
-        log = _log(self._package())
+        trt = import_tensorrt(self.package)
+        log = log_of(self._package())
         device = torch.device(self.device.torch_name)
         named = dict(zip(input_names(len(inputs)), inputs, strict=True))
         buffers = {}
@@ -304,203 +287,10 @@ class TensorRTBackend(OnnxBackend):
         return run
 
 
-def build_engine(
-    model: bytes,
-    *,
-    package: Package | None = None,
-    timing_cache: Path | None = None,
-    detailed: bool = False,
-) -> bytes:
-    """The engine of a serialised ONNX model, serialised: a strongly typed network in the model's own types.
-
-    With TensorRT for RTX this works without a GPU.
-
-    Args:
-        model: as :func:`hwnas.latency.export.onnx_bytes` gives it, every size fixed.
-        package: ``"tensorrt"`` or ``"tensorrt_rtx"``; None: the first that is installed.
-        timing_cache: file of kernels timed before; read where it is there and fits, and written again.
-        detailed: keep what the engine inspector can show of each layer, not only names.
-
-    Raises:
-        MissingExtra: neither package is installed.
-        BackendUnavailable: TensorRT without a driver.
-        MeasurementFailed: the model cannot be parsed or built; with the lines that TensorRT logged.
-    """
-    trt = _tensorrt(package)
-    if trt.__name__ == "tensorrt" and not torch.cuda.is_available():
-        # Its builder times kernels, and without a driver it may take the process down.
-        raise BackendUnavailable(
-            "TensorRT builds engines only where there is an NVIDIA driver; PyTorch sees no CUDA device here. "
-            "Build on the machine that has the GPU."
-        )
-    log = _log(trt.__name__)
-    log.lines.clear()
-    try:
-        builder = trt.Builder(log)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, log)
-        if not parser.parse(model):
-            raise MeasurementFailed(f"TensorRT {trt.__version__} does not read the model:\n{log}")
-        config = builder.create_builder_config()
-        if detailed:
-            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        before = _load_timing_cache(config, timing_cache)
-        plan = builder.build_serialized_network(network, config)
-    except HwnasError:
-        raise
-    except Exception as error:
-        raise MeasurementFailed(
-            f"TensorRT {trt.__version__} cannot build an engine: {type(error).__name__}: {error}\n{log}"
-        ) from error
-    if plan is None:
-        raise MeasurementFailed(f"TensorRT {trt.__version__} cannot build an engine of the model:\n{log}")
-    kept = config.get_timing_cache() if timing_cache is not None else None
-    if timing_cache is not None and kept is not None:
-        after = bytes(kept.serialize())
-        if after != before:
-            write_atomically(timing_cache, after)
-    return bytes(plan)
-
-
-class Probe(BaseModel):
-    """What a TensorRT package can do on this machine, tried in a process of its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    package: str
-    version: str | None = None
-    """None where it cannot be imported."""
-    builds: bool = False
-    """Whether it builds an engine."""
-    runs: bool = False
-    """Whether it loads that engine on a GPU."""
-    why: str = ""
-    """Why not, and what to do; empty where it runs."""
-
-
-@lru_cache
-def probe(package: Package, timeout_s: float = 120.0) -> Probe:
-    """Build and load the smallest engine in another process, and tell how far that came.
-
-    Args:
-        package: ``"tensorrt"`` or ``"tensorrt_rtx"``.
-        timeout_s: TensorRT's libraries are over a gigabyte, and slow to load the first time.
-    """
-    command = [sys.executable, "-W", "ignore", "-c", _PROBE, package]
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except subprocess.TimeoutExpired:
-        return Probe(package=package, why=f"importing and trying {package} took over {timeout_s:g} s.")
-    # A line for each step that was reached: a crash keeps what was known before it.
-    found: dict[str, Any] = {}
-    for line in ran.stdout.splitlines():
-        if line.startswith(_PROBE_MARK):
-            found |= json.loads(line.removeprefix(_PROBE_MARK))
-    if ran.returncode != 0 and not found.get("why"):
-        last = ran.stderr.strip().splitlines()[-1:] or [""]
-        found["why"] = f"it ended the process that tried it (exit status {ran.returncode}). {last[0]}".strip()
-    # Of a line of TensorRT's log, CUDA's own sentence says it all.
-    if cuda := re.search(r"cudaError \d+: [^()]+", found.get("why", "")):
-        found["why"] = f"{cuda.group().strip()}."
-    if not found.get("runs"):
-        found["why"] = f"{found.get('why', '')} {_remedy(package, found)}".strip()
-    return Probe(package=package, **found)
-
-
-def _remedy(package: str, found: dict[str, Any]) -> str:
-    if not found.get("version"):
-        return f"Install it with:  pip install {package.replace('_', '-')}"
-    if "driver" in found.get("why", "").lower():
-        return "Install an NVIDIA driver that is new enough, or use a machine that has one: nvidia-smi tells."
-    return f"Does this GPU and driver fit {package} {found['version']}? nvidia-smi shows both."
-
-
-_PROBE_MARK = "hwnas-probe "
-
-# One identity layer; every step that succeeded is printed at once.
-_PROBE = f"""
-import importlib, json, sys
-def say(**what):
-    print({_PROBE_MARK!r} + json.dumps(what), flush=True)
-try:
-    trt = importlib.import_module(sys.argv[1])
-    say(version=str(trt.__version__))
-except Exception as error:
-    say(why=f"{{type(error).__name__}}: {{error}}.")
-    sys.exit()
-lines = []
-class Log(trt.ILogger):
-    def __init__(self):
-        trt.ILogger.__init__(self)
-    def log(self, severity, text):
-        if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-            lines.append(text)
-log = Log()
-try:
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    layer = network.add_identity(network.add_input("x", trt.float32, (1, 8)))
-    network.mark_output(layer.get_output(0))
-    plan = builder.build_serialized_network(network, builder.create_builder_config())
-    if plan is None:
-        raise RuntimeError("no engine was built")
-    say(builds=True)
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
-    if engine is None or engine.create_execution_context() is None:
-        raise RuntimeError("the engine that was built cannot be loaded")
-    say(runs=True)
-except Exception as error:
-    say(why=(lines or [f"{{type(error).__name__}}: {{error}}"])[0] + ".")
-"""
-
-
-def _tensorrt(package: Package | None) -> Any:
-    """The module of TensorRT: the package asked for, or the first that can be imported."""
-    wanted = (package,) if package else PACKAGES
-    for name in wanted:
-        try:
-            found = importlib.import_module(name)
-        except (ImportError, OSError):  # OSError: its libraries are not where it expects them
-            continue
-        version = str(found.__version__)
-        if name == "tensorrt" and int(version.split(".")[0]) < 10:
-            raise BackendUnavailable(f"TensorRT 10 or newer is needed; here is {version}. Upgrade it.")
-        return found
-    raise MissingExtra(" or ".join(wanted), wanted[-1].replace("_", "-"), "time models in TensorRT")
-
-
-@lru_cache
-def _log(package: Package) -> Any:
-    """The log of a package: one for all builders and runtimes, since TensorRT keeps the first it is given."""
-    trt = importlib.import_module(package)
-
-    class Log(trt.ILogger):  # type: ignore[name-defined,misc]  # the base is only known once it is imported
-        """Keeps what went wrong, and prints nothing."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[str] = []
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.lines.append(text)
-
-        def __str__(self) -> str:
-            return "\n".join(f"  {line}" for line in self.lines[:_LINES]) or "  (TensorRT logged no error)"
-
-    return Log()
-
-
-@lru_cache
-def _runtime(package: Package) -> Any:
-    """The runtime of a package, which must outlive every engine that it loads."""
-    return importlib.import_module(package).Runtime(_log(package))
-
-
 def _profiler(trt: Any) -> Any:
     """An ``IProfiler`` that adds up each layer's milliseconds in ``total_ms``."""
 
-    class LayerTimes(trt.IProfiler):  # type: ignore[misc]  # as above
+    class LayerTimes(trt.IProfiler):  # type: ignore[misc]  # the base is only known once it is imported
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.total_ms: dict[str, float] = {}
@@ -526,25 +316,3 @@ def _torch_dtype(trt: Any, dtype: Any) -> torch.dtype:
             f"an input or output of TensorRT's type {dtype} has no counterpart in PyTorch."
         )
     return known[dtype]
-
-
-def _cache_folder() -> Path:
-    """Where this user's timing caches lie."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hwnas" / "tensorrt"
-
-
-def _load_timing_cache(config: Any, path: Path | None) -> bytes:
-    """Give the builder the cache at ``path``, or an empty one; returns what was taken of the file."""
-    if path is None:
-        return b""
-    try:
-        held = path.read_bytes()
-    except OSError:
-        held = b""
-    for content in (held, b""):
-        cache = config.create_timing_cache(content)
-        # A cache of another device or version is not taken.
-        if cache is not None and config.set_timing_cache(cache, False):
-            return content
-    return b""

@@ -9,9 +9,9 @@ from hwnas.cli import doctor
 from hwnas.errors import MissingExtra
 from hwnas.latency import device as device_module
 from hwnas.latency import onnxruntime as onnxruntime_module
-from hwnas.latency import tensorrt as tensorrt_module
+from hwnas.latency import tensorrt, tensorrt_probe
 from hwnas.latency.device import Device, DeviceState
-from hwnas.latency.tensorrt import Probe
+from hwnas.latency.tensorrt_probe import Probe
 from tests.cli.conftest import hwnas, said
 
 
@@ -19,7 +19,8 @@ from tests.cli.conftest import hwnas, said
 def probed(monkeypatch):
     """TensorRT is tried in a process of its own, which its own tests do."""
     answers = {name: Probe(package=name, why="ModuleNotFoundError.") for name in ("tensorrt", "tensorrt_rtx")}
-    monkeypatch.setattr(tensorrt_module, "probe", answers.get)
+    for module in (tensorrt, tensorrt_probe):
+        monkeypatch.setattr(module, "probe", answers.get)
     return answers
 
 

@@ -24,9 +24,10 @@ from hwnas.latency.export import onnx_bytes
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend
 from hwnas.latency.profile import NetworkSubject, profile_keys
+from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import ModuleSubject, OpSubject, plausible_inputs
 from hwnas.latency.table import LatencyTable
-from hwnas.latency.timing import StoppingRule, Timing
+from hwnas.latency.timing import Timing
 from hwnas.layers import Add, Conv
 from hwnas.ops import OpKey, OpSpec
 from hwnas.search_spaces.chain import Chain

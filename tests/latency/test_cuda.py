@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hwnas.latency.cuda import CudaTimer, LaunchBoundWarning
-from hwnas.latency.timing import measure_interleaved
+from hwnas.latency.interleaving import measure_interleaved
 
 
 class FakeCuda:

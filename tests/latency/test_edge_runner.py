@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from hwnas.errors import BackendUnavailable, MeasurementFailed
-from hwnas.latency import backend, device, edge_runner, timing
+from hwnas.latency import backend, device, edge_runner
 from hwnas.latency.device import CPU_FLAGS, Device, DeviceState
 from hwnas.latency.edge_runner import Refused
+from hwnas.latency.interleaving import measure_interleaved
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend
-from hwnas.latency.timing import StoppingRule, measure_interleaved
+from hwnas.latency.stopping import StoppingRule, visit
 
 SOURCE = Path(edge_runner.__file__).read_text()
 MANIFEST = {"precision": "fp32", "opset": 17, "cpu_flags": list(CPU_FLAGS)}
@@ -119,7 +120,7 @@ def test_a_visit_is_that_of_hwnas():
         ours = edge_runner.visit(
             iter(values).__next__, rule.model_dump(mode="json"), clock(itertools.count())
         )
-        assert ours == timing.visit(iter(values).__next__, rule, clock(itertools.count()))
+        assert ours == visit(iter(values).__next__, rule, clock(itertools.count()))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])
@@ -127,7 +128,7 @@ def test_an_impossible_reading_is_refused_as_by_hwnas(bad):
     with pytest.raises(ValueError, match="must be finite and above 0 ms; the runtime gave"):
         edge_runner.visit(lambda: bad, StoppingRule().model_dump())
     with pytest.raises(MeasurementFailed, match="must be finite and above 0 ms"):
-        timing.visit(lambda: bad, StoppingRule())
+        visit(lambda: bad, StoppingRule())
 
 
 @pytest.mark.parametrize("call_ms", [1e-7, 0.0003, 0.02, 0.4999, 0.5, 3.0])

@@ -12,8 +12,9 @@ from hwnas.errors import InvalidInput, MeasurementFailed
 from hwnas.latency.fake import FakeBackend
 from hwnas.latency.measuring import ProfileSettings, estimate_seconds, measure_network, measure_subjects
 from hwnas.latency.onnx_backend import OnnxBackend
+from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import ModuleSubject, OpSubject, Subject
-from hwnas.latency.timing import StoppingRule, Timing
+from hwnas.latency.timing import Timing
 from hwnas.layers import Add, Conv
 from hwnas.ops import OpKey, OpSpec
 

@@ -11,8 +11,8 @@ from torch import nn
 from hwnas.errors import BackendUnavailable, ExportError, InvalidInput, MeasurementFailed, MissingExtra
 from hwnas.latency.device import Device
 from hwnas.latency.export import OPSET, onnx_bytes
+from hwnas.latency.interleaving import measure_interleaved
 from hwnas.latency.onnxruntime import PROVIDERS, OnnxRuntimeBackend, _nodes_elsewhere
-from hwnas.latency.timing import measure_interleaved
 from hwnas.layers import Conv
 
 onnxruntime = pytest.importorskip("onnxruntime")

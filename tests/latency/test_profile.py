@@ -10,9 +10,9 @@ from hwnas.errors import Interrupted, InvalidInput, MeasurementFailed, TableMism
 from hwnas.latency.fake import FakeBackend
 from hwnas.latency.measuring import ProfileSettings, measure_network, measure_networks
 from hwnas.latency.profile import profile_keys
+from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import plausible_inputs
 from hwnas.latency.table import LatencyTable
-from hwnas.latency.timing import StoppingRule
 from hwnas.layers import Add, Conv
 from hwnas.ops import Op, OpKey, OpSpec, build_op, register_op
 

@@ -334,19 +334,6 @@ def test_check_against_a_backend_compares_its_versions():
         table.check(backend=FakeBackend(precision="fp16"))
 
 
-def test_field_defect_values_of_two_runtimes_in_one_file(table):
-    other = LatencyTable(HEADER.model_copy(update={"backend": "torch", "versions": {"torch": "2.13"}}), ROWS)
-    with pytest.raises(TableMismatch) as caught:
-        table.merged(other)
-    assert str(caught.value) == (
-        "tables of different conditions do not merge (first against second):\n"
-        "  backend: tensorrt against torch\n"
-        "  tensorrt: 10.3 against none\n"
-        "  torch: none against 2.13\n"
-        "Keep them in two files."
-    )
-
-
 def test_field_defect_units_per_batch_and_per_sample_mixed(table):
     """A row is for the whole batch: another batch size is another key, and refused in one table."""
     with pytest.raises(
@@ -357,17 +344,6 @@ def test_field_defect_units_per_batch_and_per_sample_mixed(table):
         table.latency_ms(key(8, batch=4))
     with pytest.raises(TableMismatch, match="batch: 1 against 4"):
         table.check(batch=4)
-
-
-def test_merging_pools_the_rounds(table):
-    again = LatencyTable(HEADER, {key(16): Timing.from_rounds([[0.5, 0.6], [0.7, 0.8]])})
-    merged = table.merged(again)
-    # Round medians 0.3666665, 0.55, 0.75: their median is 0.55.
-    assert merged.latency_ms(key(16)) == pytest.approx(0.55)
-    assert merged.rows[key(16)].rounds == 3
-    assert merged.rows[key(8)] == ROWS[key(8)]
-    assert merged.header.processes == 2
-    assert table.rows == ROWS
 
 
 def test_with_rows_is_a_copy(table):
@@ -431,16 +407,3 @@ def test_the_ops_alone_are_a_table_of_their_own(table):
     assert (alone.header.protocol, alone.header.left_out_percent) == ("isolated", None)
     # 0.1225 + 2 · 0.3667 = 0.856 ms alone are 1 ms together: the rows are raised to that.
     assert probed.predict_ms({key(8): 1, key(16): 2}) == pytest.approx(1.0, rel=1e-6)
-
-
-def test_merged_networks_are_solved_anew():
-    header = HEADER.model_copy(update={"protocol": "probe"})
-    tables = []
-    for ms in (1.0, 3.0):
-        timing = Timing.from_rounds([[ms]])
-        table = LatencyTable(header, isolated=ROWS, networks=[NetworkTiming.of("n", {key(8): 1}, timing)])
-        table.solve(list(ROWS))
-        tables.append(table)
-    merged = tables[0].merged(tables[1])
-    assert merged.networks[0].timing.readings_ms == ((1.0,), (3.0,))
-    assert merged.predict_ms({key(8): 1}) == pytest.approx(2.0, rel=0.05)

@@ -1,16 +1,12 @@
-"""TensorRT: engines are really built where it is installed; running them is imitated, or needs a GPU."""
+"""Timing in TensorRT: running engines is imitated, or needs a GPU."""
 
 import contextlib
-import importlib.util
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
-import onnx
 import pytest
 import torch
-from torch import nn
 
 from hwnas.errors import (
     BackendUnavailable,
@@ -22,89 +18,11 @@ from hwnas.errors import (
 )
 from hwnas.latency import tensorrt as module
 from hwnas.latency.device import Device
-from hwnas.latency.export import onnx_bytes
-from hwnas.latency.tensorrt import Probe, TensorRTBackend, build_engine, probe
-from hwnas.layers import Add, Concat, Conv, PoolLinear, Resize
+from hwnas.latency.tensorrt import TensorRTBackend
+from hwnas.latency.tensorrt_probe import probe
+from hwnas.layers import Conv
 from hwnas.testing import check_backend
-
-GPU = Device(kind="cuda", name="NVIDIA TITAN Xp", index=0, cores=30, compute_capability="6.1")
-
-rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None,
-    reason="tensorrt_rtx is not installed: pip install tensorrt-rtx (TensorRT itself builds only with a GPU)",
-)
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-
-
-def exported(network, *shapes, **options):
-    return onnx_bytes(network, [torch.rand(shape) for shape in shapes], **options)
-
-
-def model_of(operator, inputs, outputs):
-    """An ONNX model of one node."""
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node(operator, list(inputs), list(outputs))],
-        "one node",
-        [value(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [value(name, onnx.TensorProto.FLOAT, shape) for name, shape in outputs.items()],
-    )
-    opset = [onnx.helper.make_opsetid("", 17)]
-    return onnx.helper.make_model(graph, opset_imports=opset).SerializeToString()
-
-
-@rtx
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize(
-    ("network", "shapes"),
-    [
-        (nn.Sequential(Conv(3, 4, stride=2), Conv(4, 4), PoolLinear(4, 3)), [(1, 3, 17, 19)]),
-        (Add(), [(1, 4, 5, 6)] * 3),
-        (Concat(), [(1, 4, 5, 6), (1, 2, 5, 6)]),
-        (Resize(), [(1, 4, 5, 6), (1, 3, 11, 13)]),
-    ],
-    ids=["network", "add", "concat", "resize"],
-)
-def test_an_engine_is_built(network, shapes, precision):
-    assert len(build_engine(exported(network, *shapes, precision=precision), package="tensorrt_rtx")) > 1000
-
-
-@rtx
-@pytest.mark.slow
-def test_every_op_of_autortnet_becomes_an_engine():
-    from hwnas.ops import build_op
-    from hwnas.search_spaces.autortnet import AutoRTNet
-
-    space = AutoRTNet.from_preset("small", num_classes=4, height=32, width=64)
-    keys = space.record().keys()
-    for key in keys:
-        assert build_engine(
-            exported(build_op(key.spec), *key.input_shapes, precision="fp16"), package="tensorrt_rtx"
-        ), key
-
-
-@rtx
-@pytest.mark.parametrize(
-    ("model", "text"),
-    [
-        (b"no model", r"does not read the model:\n.*Failed to parse the ONNX model"),
-        (model_of("Det", {"x": [3, 3]}, {"y": []}), r"does not read the model:\n.*While parsing node.*Det"),
-        (exported(Conv(3, 4), (1, 3, 8, 8), dynamic_batch=True), r"cannot build an engine.*\n.*dynamic"),
-    ],
-    ids=["no model", "operator", "sizes"],
-)
-def test_an_engine_that_cannot_be_built_is_told_in_tensorrts_words(model, text):
-    with pytest.raises(MeasurementFailed, match=text):
-        build_engine(model, package="tensorrt_rtx")
-
-
-@rtx
-def test_what_failed_before_is_not_told_again():
-    with pytest.raises(MeasurementFailed, match="Failed to parse"):
-        build_engine(b"no model", package="tensorrt_rtx")
-    with pytest.raises(MeasurementFailed) as caught:
-        build_engine(model_of("Det", {"x": [3, 3]}, {"y": []}), package="tensorrt_rtx")
-    assert "Failed to parse" not in str(caught.value)
+from tests.latency.imitated_tensorrt import GPU, no_gpu, rtx
 
 
 @rtx
@@ -144,120 +62,6 @@ def test_arguments_are_checked():
         TensorRTBackend(GPU).layer_times_ms(Conv(3, 4), [torch.rand(1, 3, 8, 8)], runs=0)
 
 
-def test_without_a_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    with pytest.raises(MissingExtra, match=r"tensorrt or tensorrt_rtx is not.*\n.*'hwnas\[tensorrt-rtx\]'"):
-        TensorRTBackend(GPU).check()
-
-
-def test_a_package_that_is_not_installed_is_probed():
-    found = probe("no_such_package")
-    assert (found.version, found.builds, found.runs) == (None, False, False)
-    assert found.why.startswith("ModuleNotFoundError: No module named 'no_such_package'. Install it with:")
-
-
-@pytest.mark.parametrize(
-    ("ran", "why"),
-    [
-        # A crash keeps what was known before it.
-        (
-            SimpleNamespace(stdout='hwnas-probe {"version": "11.0"}\n', stderr="", returncode=-11),
-            "it ended the process that tried it (exit status -11). Does this GPU and driver fit x 11.0?",
-        ),
-        (subprocess.TimeoutExpired("python", 2), "importing and trying x took over 2 s."),
-    ],
-    ids=["crash", "too slow"],
-)
-def test_a_probe_that_goes_wrong(monkeypatch, ran, why):
-    def run(*arguments, **options):
-        if isinstance(ran, Exception):
-            raise ran
-        return ran
-
-    monkeypatch.setattr(subprocess, "run", run)
-    found = probe.__wrapped__("x", 2)
-    assert found.why.startswith(why) and not found.runs
-
-
-def test_an_old_tensorrt_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__name__="tensorrt", __version__="8.6.1"))
-    with pytest.raises(BackendUnavailable, match=r"TensorRT 10 or newer is needed; here is 8\.6\.1"):
-        TensorRTBackend(GPU).versions()
-
-
-class FakeConfig:
-    """A builder's configuration whose timing cache takes what begins with its device."""
-
-    def __init__(self, device):
-        self.device, self.cache, self.profiling_verbosity = device, None, "names"
-
-    def create_timing_cache(self, content):
-        return SimpleNamespace(content=content, serialize=lambda: content or self.device + b": new")
-
-    def set_timing_cache(self, cache, ignore_mismatch):
-        assert ignore_mismatch is False
-        if cache.content and not cache.content.startswith(self.device):
-            return False
-        self.cache = cache
-        return True
-
-    def get_timing_cache(self):
-        return self.cache
-
-
-class FakeTensorRT:
-    """The builder of TensorRT without a GPU: its network is the model, its engine says so."""
-
-    __name__, __version__ = "tensorrt", "10.9"
-    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
-    INTERNAL_ERROR, ERROR = 0, 1
-
-    def __init__(self, device=b"titan", plan=b"engine"):
-        self.device, self.plan, self.flags, self.config = device, plan, None, None
-        self.ILogger = type("ILogger", (), {"INTERNAL_ERROR": 0, "ERROR": 1, "__init__": lambda self: None})
-
-    def Builder(self, log):
-        def build(network, config):
-            self.config = config
-            if self.plan is None:
-                log.log(1, "no kernel for node Conv_0")
-                log.log(3, "gossip")
-            return self.plan
-
-        return SimpleNamespace(
-            create_network=lambda flags: setattr(self, "flags", flags),
-            create_builder_config=lambda: FakeConfig(self.device),
-            build_serialized_network=build,
-        )
-
-    def OnnxParser(self, network, log):
-        return SimpleNamespace(parse=lambda model: True)
-
-
-@pytest.fixture
-def imitate(monkeypatch):
-    used = []
-
-    def with_tensorrt(**options):
-        trt = FakeTensorRT(**options)
-        monkeypatch.setitem(sys.modules, "tensorrt", trt)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext(used.append(index)))
-        module._log.cache_clear()
-        trt.used = used
-        return trt
-
-    yield with_tensorrt
-    module._log.cache_clear()
-
-
-def test_networks_are_strongly_typed(imitate):
-    trt = imitate()
-    assert build_engine(b"model") == b"engine"
-    assert trt.flags == 1 << 1
-
-
 def test_a_timing_cache_is_kept_by_device_and_version(imitate, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     trt = imitate()
@@ -287,14 +91,6 @@ def test_an_engine_that_is_not_built_yields_the_log(imitate):
         MeasurementFailed, match=r"10.9 cannot build an engine of the model:\n  no kernel for"
     ):
         TensorRTBackend(GPU, timing_cache=False).prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
-
-
-@no_gpu
-def test_tensorrt_itself_builds_only_with_a_driver(imitate, monkeypatch):
-    imitate()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendUnavailable, match="builds engines only where there is an NVIDIA driver"):
-        build_engine(b"model")
 
 
 class FakeContext:
@@ -378,7 +174,7 @@ def test_a_run_that_cannot_be_enqueued_gives_no_number(imitate_running, monkeypa
 )
 def test_an_engine_that_cannot_be_loaded_gives_no_number(imitate_running, monkeypatch, engine, text):
     monkeypatch.setattr(
-        module, "_runtime", lambda package: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
+        module, "runtime_of", lambda package: SimpleNamespace(deserialize_cuda_engine=lambda plan: engine)
     )
     with pytest.raises(MeasurementFailed, match=text):
         imitate_running.prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
@@ -430,10 +226,6 @@ def test_settings_tell_graphs_from_launches():
     first, second = (TensorRTBackend(GPU, cuda_graph=graph, timing_cache=False) for graph in (True, False))
     assert first.settings() != second.settings()
     assert first.settings()["timing_cache"] == "False" and first.remarks() == []
-
-
-def test_a_probe_is_plain_data():
-    assert Probe(package="tensorrt").model_dump(mode="json")["runs"] is False
 
 
 @pytest.mark.tensorrt

@@ -1,97 +1,21 @@
 import json
-import math
 import os
 import shutil
 import signal
-from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.nn import functional
 
-import hwnas.recipes.training as training
 from hwnas.core.checkpoint import load_checkpoint
-from hwnas.core.fit import FitConfig
 from hwnas.core.runlog import read_log
 from hwnas.core.weights import digest
-from hwnas.errors import CheckpointError, DataError, Interrupted, InvalidInput
-from hwnas.processes import Processes
-from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, train
-from hwnas.recipes.training import class_weights, classification_loss, plan, refuse_recipe
+from hwnas.errors import CheckpointError, Interrupted, InvalidInput
+from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, planning, train, training
 from hwnas.search_spaces.autortnet import AutoRTNet
-from hwnas.search_spaces.chain import Chain
-from hwnas.segmentation import ImageLabelFolders, JointAugmentation, SyntheticScenes
+from hwnas.segmentation import JointAugmentation
 
 from .test_images import as_zip, painted
-
-SPACE = AutoRTNet(
-    num_classes=3, height=32, width=64, cells=(1, 2, 2), init_channels=1, channel_multiplier=2,
-    stem_channels=(2, 2), aggregation_width=2, head_width=4, head_dilations=(2,),
-)  # fmt: skip
-GENOTYPE = SPACE.random(torch.Generator().manual_seed(1))
-FEW = {"synthetic": {"length": 8}}
-
-
-def fitted(**values):
-    return FitConfig(**{"epochs": 2, "lr": 0.05, "device": "cpu", **values})
-
-
-STREETS = Stage(name="streets", data="synthetic", size=(32, 64), batch=4, auxiliary=True, fit=fitted())
-TARGET = Stage(
-    name="target",
-    batch=2,
-    augmentation=JointAugmentation(crop=(32, 64), rare=(2,), rare_share=0.5),
-    class_weight_offset=1.1,
-    auxiliary=True,
-    fit=fitted(average_decay=0.9, epochs=3),
-)
-RECIPE = Recipe(about="both, small", stages=(STREETS, TARGET))
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """Streets are drawn, with 8 classes; the target is a folder with 3."""
-    root = tmp_path_factory.mktemp("target")
-    (root / "classes.json").write_text(json.dumps({"names": ["road", "sky", "car"]}))
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 2)):
-        for index in range(count):
-            label = rng.integers(0, 3, (4, 8)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
-            label[:2] = 255
-            for kind, pixels in (("images", label[..., None].repeat(3, 2) * 60), ("labels", label)):
-                path = root / kind / split / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-    return {"target": f"folders:{root}", "synthetic": "synthetic"}
-
-
-def run(places, out, recipe=RECIPE, **options):
-    return train(SPACE, GENOTYPE, recipe, places, out=out, options=FEW, **options)
-
-
-@pytest.fixture(scope="module")
-def whole(places, tmp_path_factory):
-    """A training without interruption: its folder, its network, its scores, and what was seen of it."""
-    out = tmp_path_factory.mktemp("whole")
-    began, said = [], []
-
-    def spy(network, *arguments, **options):
-        began.append(({name: value.clone() for name, value in network.state_dict().items()}, options))
-        return fit(network, *arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        fit = training.fit
-        patch.setattr(training, "fit", spy)
-        network, scores = run(
-            places,
-            out,
-            on_stage=lambda planned: said.append((planned.stage.name, planned.images, planned.steps)),
-            on_progress=lambda stage, progress: said.append((stage.name, progress.epoch, progress.step)),
-        )
-    return SimpleNamespace(out=out, weights=network.state_dict(), scores=scores, began=began, said=said)
+from .two_stages import GENOTYPE, RECIPE, SPACE, TARGET, fitted, run
 
 
 def test_a_stage_begins_with_the_weights_of_the_stage_before_it(whole):
@@ -172,69 +96,11 @@ def test_what_was_stopped_goes_on_bit_for_bit(stopped_in, step, every_steps, who
         assert logs[0] == logs[1]
 
 
-@pytest.fixture
-def finished(whole, tmp_path):
-    """A copy of the finished training."""
-    return Path(shutil.copytree(whole.out, tmp_path / "finished"))
-
-
 def test_what_is_done_is_not_done_again(whole, finished, places):
     steps = []
     again, scores = run(places, finished, resume=True, on_progress=lambda *step: steps.append(step))
     assert (steps, scores) == ([], whole.scores)
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in whole.weights.items())
-
-
-def test_another_recipe_is_refused_and_the_folder_stays_as_it_is(finished, places):
-    other = TARGET.model_copy(update={"fit": fitted(epochs=5), "batch": 3})
-    with pytest.raises(CheckpointError) as caught:
-        run(places, finished, Recipe(about="other", stages=(STREETS, other)), resume=True)
-    assert "holds a training by another recipe:\n" in str(caught.value)
-    assert "  target.batch: checkpoint 2, asked 3\n" in str(caught.value)
-    assert "  target.fit.epochs: checkpoint 3, asked 5\n" in str(caught.value)
-    with pytest.raises(CheckpointError, match="stages: checkpoint 'streets target', asked 'target'"):
-        run(places, finished, Recipe(about="other", stages=(TARGET,)), resume=True)
-    with pytest.raises(InvalidInput, match="holds a training already"):
-        run(places, finished)
-    assert Recipe.load(finished / "recipe.json") == RECIPE
-
-
-def test_other_words_about_a_recipe_do_not_make_another(finished, places):
-    run(places, finished, Recipe(about="other words", stages=RECIPE.stages), resume=True)
-
-
-def test_a_training_without_a_recipe_is_not_taken_for_one(places, tmp_path):
-    (tmp_path / "fit.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="holds a training without a recipe"):
-        run(places, tmp_path, resume=True)
-
-
-def test_a_recipe_that_was_stopped_in_another_stage_is_not_forgotten(places, tmp_path):
-    """Stopped in its first stage, which the other recipe does not have."""
-
-    def stop(stage, progress):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.raises(Interrupted):
-        run(places, tmp_path, on_progress=stop)
-    other = Recipe(about="other", stages=(TARGET,))
-    for resume in (False, True):
-        with pytest.raises(CheckpointError, match="stages: checkpoint 'streets target', asked 'target'"):
-            run(places, tmp_path, other, resume=resume)
-    with pytest.raises(InvalidInput, match=r"streets holds a training already"):
-        run(places, tmp_path)
-    with pytest.raises(
-        InvalidInput, match=r"recipe\.json says that the network there is trained by a recipe"
-    ):
-        refuse_recipe(tmp_path)
-    assert Recipe.load(tmp_path / "recipe.json") == RECIPE
-
-
-def test_a_recipe_of_which_nothing_was_begun_may_be_another(places, tmp_path):
-    (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
-    short = Recipe(about="", stages=(Stage(name="target", batch=6, fit=fitted(epochs=1)),))
-    run(places, tmp_path, short, val=None)
-    assert Recipe.load(tmp_path / "recipe.json") == short
 
 
 def test_pre_training_that_was_copied_is_not_done_again(whole, places, tmp_path):
@@ -251,46 +117,6 @@ def test_other_data_are_refused(finished, places):
     few = {"synthetic": {"length": 4}}
     with pytest.raises(CheckpointError, match=r"data.pictures: checkpoint 8, asked 4"):
         train(SPACE, GENOTYPE, RECIPE, places, out=finished, options=few, resume=True)
-
-
-def test_all_data_are_found_before_anything_is_trained(places, tmp_path):
-    with pytest.raises(
-        InvalidInput, match=r"trains on synthetic, target, and nothing says where synthetic is"
-    ):
-        run({"target": places["target"]}, tmp_path)
-    with pytest.raises(DataError, match="no folder"):
-        run({**places, "target": f"folders:{tmp_path / 'nosuch'}"}, tmp_path)
-    with pytest.raises(
-        InvalidInput, match=r"stage target wants batches of 7, and the split train of .* has 6"
-    ):
-        run(places, tmp_path, Recipe(about="", stages=(STREETS, TARGET.model_copy(update={"batch": 7}))))
-    with pytest.raises(InvalidInput, match=r'the split "val" is trained on \("train\+val"\)'):
-        run(places, tmp_path, splits={"target": "train+val"})
-    taught = Recipe(
-        about="", stages=(STREETS, Stage(name="target", batch=2, fit=fitted(distillation_weight=1)))
-    )
-    with pytest.raises(InvalidInput, match="in stage target a teacher teaches"):
-        run(places, tmp_path, taught)
-    chain = Chain(size=32, num_classes=3)
-    with pytest.raises(InvalidInput, match="stage target wants auxiliary heads, and chain has none"):
-        plan(chain, chain.random(), Recipe(about="", stages=(TARGET,)), places, out=tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def with_target(**values):
-    return Recipe(about="", stages=(STREETS, TARGET.model_copy(update=values)))
-
-
-def test_what_the_last_stage_needs_is_looked_for_before_the_first(places, tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="nosuch"):
-        run(places, tmp_path, val="nosuch")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InvalidInput, match='"cuda" was asked for, but torch sees no CUDA device'):
-        run(places, tmp_path, with_target(fit=fitted(device="cuda")))
-    monkeypatch.setattr(training, "processes", lambda: Processes(0, 2))
-    with pytest.raises(InvalidInput, match="stage target: a batch of 3 cannot be divided among 2 processes"):
-        run(places, tmp_path, with_target(batch=3))
-    assert not list(tmp_path.iterdir())
 
 
 class PixelAccuracy:
@@ -335,7 +161,8 @@ def test_images_are_kept_in_memory_where_it_is_said(places, tmp_path, monkeypatc
         return opened(place, split, **options)
 
     opened = training.open_dataset
-    monkeypatch.setattr(training, "open_dataset", spy)
+    for module in (planning, training):
+        monkeypatch.setattr(module, "open_dataset", spy)
     for cache in (True, False):
         stage = Stage(name="target", batch=6, cache=cache, fit=fitted(epochs=1))
         seen.clear()
@@ -363,26 +190,6 @@ def test_batches_lie_where_a_gpu_can_read_them(device, places, tmp_path, monkeyp
     stage = Stage(name="target", batch=6, fit=fitted(epochs=1))
     run(places, tmp_path, Recipe(about="", stages=(stage,)))
     assert seen == [device == "cuda"] * 2
-
-
-def test_splits_and_sizes_are_as_asked(places, tmp_path):
-    sized = TARGET.model_copy(update={"size": (24, 40)})
-    options = {**FEW, "target": {"size": (16, 32), "cache": True}}
-    splits = {"target": "train+val"}
-    for stage, size in ((TARGET, (16, 32)), (sized, (24, 40))):
-        _, target = plan(
-            SPACE,
-            GENOTYPE,
-            Recipe(about="", stages=(STREETS, stage)),
-            places,
-            out=tmp_path,
-            splits=splits,
-            val=None,
-            options=options,
-        )
-        assert (target.images, target.split, target.options["size"]) == (8, "train+val", size)
-    _, found = run(places, tmp_path / "run", Recipe(about="", stages=(TARGET,)), splits=splits, val=None)
-    assert found == {}
 
 
 def test_a_network_learns_images_then_streets(places, tmp_path):
@@ -416,7 +223,7 @@ def test_a_teacher_teaches_where_it_is_asked_to(places, tmp_path):
 
 def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
     # One convolution in the place of EfficientNet: what is tested is who trains when, and who teaches.
-    monkeypatch.setattr(training, "imagenet_weights", lambda: None)
+    monkeypatch.setattr(planning, "imagenet_weights", lambda: None)
     monkeypatch.setattr(training, "pretrained_teacher", lambda count: torch.nn.Conv2d(3, count, 1))
     seen = []
     fit = training.fit
@@ -440,42 +247,3 @@ def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
     assert all(torch.equal(v, resumed.state_dict()[n]) for n, v in network.state_dict().items())
     with pytest.raises(InvalidInput, match="there are two teachers"):
         run(places, tmp_path / "b", recipe, teacher=torch.nn.Conv2d(3, 3, 1))
-
-
-def test_classification_loss_by_hand():
-    """The mean over the map decides: (1 + 3) / 2 against (0 + 0) / 2."""
-    logits = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
-    expected = math.log(math.exp(2) + 1) - 2
-    assert float(classification_loss(logits, torch.tensor([0]))) == pytest.approx(expected, rel=1e-6)
-    assert classification_loss(logits.bfloat16(), torch.tensor([0])).dtype == torch.float32
-    pooled = functional.cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([1]))
-    torch.testing.assert_close(classification_loss(logits, torch.tensor([1])), pooled)
-
-
-def test_class_weights_by_hand(tmp_path):
-    """Of 8 pixels two are void; of the others 4, 1 and 1 are of the classes 0, 1 and 2, none of class 3."""
-    label = np.array([[0, 0, 0, 0], [1, 2, 255, 255]], np.uint8)
-    for kind, pixels in (("images", np.zeros((2, 4, 3), np.uint8)), ("labels", label)):
-        (tmp_path / kind / "train").mkdir(parents=True)
-        Image.fromarray(pixels).save(tmp_path / kind / "train/a.png")
-    (tmp_path / "classes.json").write_text(json.dumps({"names": ["a", "b", "c", "d"]}))
-    weights = class_weights(ImageLabelFolders(tmp_path), 1.1)
-    expected = [1 / math.log(1.1 + share) for share in (4 / 6, 1 / 6, 1 / 6, 0)]
-    torch.testing.assert_close(weights, torch.tensor(expected))
-
-
-def test_class_weights_do_not_hang_on_augmentation():
-    plain = SyntheticScenes(size=(32, 64), length=3)
-    augmented = SyntheticScenes(size=(32, 64), length=3, augment=True)
-    assert torch.equal(class_weights(plain, 1.02), class_weights(augmented, 1.02))
-
-
-def test_the_recipes_find_real_data(real_data, tmp_path):
-    places = {name: f"{name}:{real_data(name)}" for name in ("idd_lite", "tiny_imagenet")}
-    places["target"] = f"camvid:{real_data('camvid')}"
-    space = AutoRTNet()
-    genotype = space.random(torch.Generator().manual_seed(0))
-    planned = plan(space, genotype, RECIPES["strong"], places, out=tmp_path)
-    assert [(each.images, each.num_classes) for each in planned] == [(100_000, 200), (1403, 7), (367, 11)]
-    assert [each.folder.name for each in planned[:2]] == ["pictures", "streets"]
-    assert planned[2].folder == tmp_path

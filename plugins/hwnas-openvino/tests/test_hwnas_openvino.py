@@ -13,7 +13,7 @@ from torch import nn
 
 from hwnas import Conv, Device
 from hwnas.errors import BackendUnavailable, ExportError, InvalidInput, MeasurementFailed
-from hwnas.latency.timing import measure_interleaved
+from hwnas.latency.interleaving import measure_interleaved
 from hwnas.testing import check_backend
 
 # Not importorskip: OpenVINO is imported by the plug-in alone, which does it without telemetry.

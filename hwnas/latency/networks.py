@@ -1,0 +1,100 @@
+"""Tables from whole networks: the rows are solved from what was timed end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol
+
+from hwnas.latency.device import Device
+from hwnas.latency.formula import default_formula
+from hwnas.latency.header import TableHeader
+from hwnas.latency.solve import NetworkTiming, Solution, solve_rows
+from hwnas.latency.table_file import TableContent
+from hwnas.latency.timing import Timing
+from hwnas.ops import OpKey
+from hwnas.record import Recording
+
+UNNAMED_BACKEND = "networks"
+"""The backend of a table that was made of networks of which nobody says what measured them."""
+
+
+class RecordedSpace(Protocol):
+    """What a table needs of a search space: which ops a genotype runs."""
+
+    name: ClassVar[str]
+
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch."""
+        ...
+
+    def record(self, batch: int = 1) -> Recording:
+        """All op uses with their conditions."""
+        ...
+
+    def assignment(self, genotype: Any) -> dict[str, int]:
+        """The option indices that a genotype names."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The space's fields."""
+        ...
+
+
+def content_of_networks(
+    space: RecordedSpace,
+    networks: Sequence[tuple[Any, float]],
+    header: TableHeader | None = None,
+    prior_ms: Mapping[OpKey, float] | None = None,
+) -> TableContent:
+    """A table's content of anybody's whole-network measurements.
+
+    For the arguments see :meth:`hwnas.LatencyTable.from_networks`, as for what is raised.
+    """
+    header = header or TableHeader(
+        device=Device.find("auto"), backend=UNNAMED_BACKEND, input_shape=space.input_shape()
+    )
+    recording = space.record(batch=header.batch)
+    keys = recording.keys()
+    named = {"name": space.name, **space.model_dump(mode="json")}
+    content = TableContent(
+        header=header.model_copy(update={"protocol": "probe", "space": named}),
+        rows={},
+        isolated={},
+        networks=[
+            NetworkTiming.of(
+                genotype.short_id,
+                recording.count(space.assignment(genotype)),
+                Timing.from_rounds([[milliseconds]]),
+            )
+            for genotype, milliseconds in networks
+        ],
+        verification=None,
+    )
+    return solve_content(content, keys, prior_ms or {key: default_formula(key) for key in keys})[0]
+
+
+def solve_content(
+    content: TableContent, keys: Sequence[OpKey], prior_ms: Mapping[OpKey, float] | None = None
+) -> tuple[TableContent, Solution]:
+    """``content`` with the rows solved from its networks and without its verification; and the solution.
+
+    For the arguments see :meth:`hwnas.LatencyTable.solve`, as for what is raised.
+    """
+    if prior_ms is None:
+        prior_ms = {
+            key: timing.median_ms for key, timing in content.isolated.items() if timing.status == "ok"
+        }
+    known = set(keys)
+    networks = [network for network in content.networks if known.issuperset(network.counter)]
+    solution = solve_rows(networks, keys, prior_ms)
+    said = [f"Networks not used, since they are by far no sum of their ops: {', '.join(solution.outliers)}."]
+    remarks = [remark for remark in content.header.remarks if not remark.startswith("Networks not used")]
+    header = content.header.model_copy(
+        update={
+            "residual_percent": solution.residual_percent,
+            "left_out_percent": solution.left_out_percent,
+            "remarks": (*remarks, *(said if solution.outliers else [])),
+        }
+    )
+    return replace(content, header=header, rows=dict(solution.rows), verification=None), solution

@@ -1,0 +1,85 @@
+"""When a visit to a reader has read enough, and the visit itself."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hwnas.errors import HwnasError, MeasurementFailed
+from hwnas.latency.timing import Reader, quantile
+
+
+class StoppingRule(BaseModel):
+    """When one visit to one reader has read enough.
+
+    After ``warmup_readings`` that are thrown away, reading goes on until ``min_readings`` are there, and then
+    until any of these holds: ``max_readings``; ``max_seconds`` since the first kept reading; or at least
+    ``min_seconds`` have passed and the standard error of the visit's median is at most ``relative_noise`` of
+    it.
+
+    The defaults give 5 to 25 ms a visit, and one reading of what takes longer: visits differ, and processes
+    do, by what no longer visit would average out, so many short visits tell more than a few long ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    warmup_readings: int = Field(default=1, ge=0)
+    """Thrown away at the start of each visit: the entry before it has left its own data in the caches."""
+    min_readings: int = Field(default=1, ge=1)
+    max_readings: int = Field(default=30, ge=1)
+    min_seconds: float = Field(default=0.005, ge=0)
+    max_seconds: float = Field(default=0.025, ge=0)
+    relative_noise: float = Field(default=0.005, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_readings > self.max_readings or self.min_seconds > self.max_seconds:
+            raise ValueError("a minimum of a stopping rule is above its maximum")
+        return self
+
+    def is_enough(self, readings_ms: Sequence[float], seconds: float) -> bool:
+        """Whether a visit with these readings, this long after its first, may end."""
+        count = len(readings_ms)
+        if count < self.min_readings:
+            return False
+        # Readings that are all equal come from a formula, and more of them would tell nothing.
+        all_equal = count > 1 and min(readings_ms) == max(readings_ms)
+        if all_equal or count >= self.max_readings or seconds >= self.max_seconds:
+            return True
+        if seconds < self.min_seconds:
+            return False
+        ordered = sorted(readings_ms)
+        # 1.25 = sqrt(pi/2): the standard error of a median, over that of a mean, for normal noise.
+        error = 1.25 * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
+        return error <= self.relative_noise * quantile(ordered, 0.5)
+
+
+def _checked(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise MeasurementFailed(f"a reading must be finite and above 0 ms; the backend gave {value!r}.")
+    return float(value)
+
+
+def visit(reader: Reader, rule: StoppingRule, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """Read once through: warm-up, then readings (milliseconds) until ``rule`` is content.
+
+    Raises:
+        MeasurementFailed: the reader raised, or a reading was not a finite number above 0.
+    """
+    try:
+        for _ in range(rule.warmup_readings):
+            _checked(reader())
+        readings: list[float] = []
+        start = clock()
+        while not readings or not rule.is_enough(readings, clock() - start):
+            readings.append(_checked(reader()))
+    except HwnasError:
+        raise
+    except Exception as error:
+        # Runtimes raise classes of their own; whatever it is, this entry has no number and the others go on.
+        raise MeasurementFailed(f"the reader failed: {type(error).__name__}: {error}") from error
+    return readings

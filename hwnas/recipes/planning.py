@@ -1,0 +1,132 @@
+"""What a recipe's stages will train on: their data are found and counted before the first begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwnas.core.genotype import Genotype
+from hwnas.core.space import SearchSpace, for_classes
+from hwnas.core.training import torch_device
+from hwnas.errors import InvalidInput
+from hwnas.processes import processes
+from hwnas.recipes.images import LabelledImages
+from hwnas.recipes.recipe import TARGET, Recipe, Stage, TeacherStage
+from hwnas.recipes.teacher import imagenet_weights
+from hwnas.segmentation.dataset import SegmentationDataset
+from hwnas.segmentation.metrics import named_metric
+from hwnas.segmentation.registry import open_dataset
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with the data that were found for it.
+
+    Attributes:
+        stage: what is to be done.
+        place: where its data lie.
+        split: the part of them that trains.
+        options: what else their class takes, :attr:`Stage.size` among it; empty for a classifier's.
+        val: the split that is evaluated, or None.
+        images: how many of them train.
+        num_classes: how many they tell apart.
+        folder: for its log, checkpoint and weights.
+    """
+
+    stage: Stage
+    place: str
+    split: str
+    options: Mapping[str, Any]
+    val: str | None
+    images: int
+    num_classes: int
+    folder: Path
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return self.images // self.stage.batch
+
+
+def plan(
+    space: SearchSpace,
+    genotype: Genotype,
+    recipe: Recipe,
+    places: Mapping[str, str],
+    *,
+    out: str | Path,
+    splits: Mapping[str, str] | None = None,
+    val: str | None = "val",
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[PlannedStage]:
+    """What :func:`hwnas.recipes.train` would do; the data are found and counted, and nothing is written.
+
+    For the arguments see there.
+
+    Raises:
+        InvalidInput: a data set of the recipe has no place or too few images, or the space cannot tell its
+            classes apart, has no auxiliary heads or no metric; ``val`` is trained on; a stage's device is
+            not here, or its batch cannot be divided among the processes.
+        DataError: what lies in a place is not such a data set.
+        MissingExtra: the recipe has a teacher, and the weights that it begins with are not installed.
+    """
+    lacking = [name for name in (*recipe.other_data, TARGET) if name not in places]
+    if lacking:
+        raise InvalidInput(
+            f"the recipe trains on {', '.join((*recipe.other_data, TARGET))}, and nothing says where "
+            f"{', '.join(lacking)} is; name a place for each (--place {lacking[0]}:DIR)."
+        )
+    planned = []
+    for stage in recipe.all_stages:
+        if isinstance(stage, TeacherStage):
+            imagenet_weights()  # is it there?
+        torch_device(stage.fit.device)  # is it there?
+        processes().share(range(stage.batch), f"stage {stage.name}: a batch")
+        place, split = places[stage.data], (splits or {}).get(stage.data, "train")
+        given: dict[str, Any] = {}
+        if stage.task == "segmentation":
+            given = dict((options or {}).get(stage.data, {}))
+            given["size"] = stage.size or given.pop("size", None)
+            if given["size"] is None:
+                del given["size"]
+        images = open_images(stage, place, split, {**given, "cache": False})
+        if stage.batch > len(images):
+            raise InvalidInput(
+                f"stage {stage.name} wants batches of {stage.batch}, and the split {split} of {place} has "
+                f"{len(images)} images."
+            )
+        theirs, _ = for_classes(space, genotype, images.num_classes)
+        if stage.auxiliary and type(theirs).auxiliary_heads is SearchSpace.auxiliary_heads:
+            raise InvalidInput(f"stage {stage.name} wants auxiliary heads, and {space.name} has none.")
+        scored = val if stage.data == TARGET and stage.task == "segmentation" else None
+        if scored is not None:
+            if scored in split.split("+"):
+                raise InvalidInput(
+                    f'the split "{scored}" is trained on ("{split}"), and a score on it would mean nothing; '
+                    "evaluate another, or none (val=None)."
+                )
+            held_out = open_dataset(place, scored, **{**given, "cache": False})
+            named_metric(theirs, held_out)  # is there one?
+        folder = Path(out) if stage is recipe.stages[-1] else Path(out) / stage.name
+        planned.append(
+            PlannedStage(stage, place, split, given, scored, len(images), images.num_classes, folder)
+        )
+    return planned
+
+
+def open_images(
+    stage: Stage, place: str, split: str, options: Mapping[str, Any]
+) -> SegmentationDataset | LabelledImages:
+    """The images that a stage trains on, augmented as it says.
+
+    Args:
+        stage: what is to be done.
+        place: where its data lie.
+        split: the part of them that trains.
+        options: what else their class takes; a classifier's takes none.
+    """
+    if stage.task == "classification":
+        return LabelledImages(place, split, crop=stage.augmentation.crop, flip=stage.augmentation.flip)
+    return open_dataset(place, split, augment=stage.augmentation, **options)

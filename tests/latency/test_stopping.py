@@ -1,0 +1,25 @@
+"""When a visit ends."""
+
+import itertools
+
+import pytest
+from pydantic import ValidationError
+
+from hwnas.latency.stopping import StoppingRule, visit
+
+
+def test_a_visit_ends_by_noise_by_time_or_by_count():
+    rule = StoppingRule(
+        warmup_readings=0, min_readings=3, max_readings=8, min_seconds=2, max_seconds=5, relative_noise=0.01
+    )
+    # The clock shows the start and then the time after each reading.
+    assert len(visit(lambda: 1.0, rule, itertools.count().__next__)) == 3  # quiet at once
+    unsteady = itertools.cycle([1.0, 2.0]).__next__
+    assert len(visit(unsteady, rule, itertools.count().__next__)) == 5  # max_seconds
+    assert len(visit(unsteady, rule, lambda: 0.0)) == 8  # max_readings
+    assert len(visit(lambda: 1.0, rule, itertools.count(0, 10).__next__)) == 3  # never under min_readings
+
+
+def test_rule_with_crossed_limits():
+    with pytest.raises(ValidationError, match="a minimum of a stopping rule is above its maximum"):
+        StoppingRule(min_readings=9, max_readings=3)
