@@ -26,7 +26,7 @@ from hwnas.core.search_data import SearchData
 from hwnas.core.search_result import conditions
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput, MeasurementFailed
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, processes, told_by_first
 
@@ -208,7 +208,7 @@ def sweep(
             points=with_front(points.done),
         )
         if processes().is_first:
-            write_atomically(out / "pareto.json", (result.model_dump_json(indent=1) + "\n").encode())
+            write_json(out / "pareto.json", result)
         return result
 
     with Run(out, "sweep", identity, {"points": points}, resume=resume) as run:

@@ -20,7 +20,7 @@ from hwnas.core.space import SearchSpace, for_classes
 from hwnas.core.training import torch_device
 from hwnas.core.weights import digest, transfer_weights
 from hwnas.errors import CheckpointError, InvalidInput, listing
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 from hwnas.processes import as_one, processes, told_by_first
 from hwnas.recipes.images import LabelledImages
 from hwnas.recipes.recipe import TARGET, Recipe, Stage, TeacherStage
@@ -243,7 +243,7 @@ def _begin(out: Path, recipe: Recipe, planned: Sequence[PlannedStage], resume: b
             f"{out} holds a training without a recipe: go on with it without one, or start anew in another "
             "folder (--out)."
         )
-    write_atomically(path, (recipe.model_dump_json(indent=1) + "\n").encode())
+    write_json(path, recipe)
 
 
 def refuse_recipe(out: str | Path) -> None:
