@@ -246,22 +246,6 @@ def _begin(out: Path, recipe: Recipe, planned: Sequence[PlannedStage], resume: b
     write_json(path, recipe)
 
 
-def refuse_recipe(out: str | Path) -> None:
-    """Refuse a folder for a training without a recipe, where one by a recipe is there, begun or done.
-
-    Else ``recipe.json`` would tell of weights that were not trained so.
-
-    Raises:
-        InvalidInput: ``out`` has a ``recipe.json``.
-    """
-    path = Path(out) / "recipe.json"
-    if path.is_file():
-        raise InvalidInput(
-            f"{path} says that the network there is trained by a recipe. Go on with that "
-            f"(--recipe {path} --resume), or train without one in another folder (--out)."
-        )
-
-
 def _by_stage(recipe: Recipe) -> dict[str, Any]:
     # Whether images are kept in memory changes nothing that is learnt.
     stages = {
