@@ -100,9 +100,8 @@ def _undone(found: SweepResult, out: Path) -> list[str]:
     asked = read_json(out / "sweep.json")["values"] if (out / "sweep.json").is_file() else []
     if len(found.points) >= len(asked):
         return []
-    return [
-        f"{len(found.points)} of {len(asked)} points are done; for the rest:  hwnas sweep --out {out} --resume"
-    ]
+    done = f"{len(found.points)} of {len(asked)} points are done"
+    return [f"{done}; for the rest:  hwnas sweep --out {out} --resume"]
 
 
 def _where(found: SweepResult) -> str:
