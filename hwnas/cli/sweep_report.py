@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 from hwnas.cli import drawing
 from hwnas.cli.console import note, result
+from hwnas.cli.folder import RunFolder
 from hwnas.cli.page import section, write_page
 from hwnas.core.sweep import SweepPoint, SweepResult
 from hwnas.errors import MissingExtra
-from hwnas.files import read_json, write_atomically
+from hwnas.files import write_atomically
 from hwnas.processes import processes
 
 
@@ -97,7 +98,7 @@ def _html_table(found: SweepResult, out: Path, reports: Mapping[str, Path]) -> s
 
 
 def _undone(found: SweepResult, out: Path) -> list[str]:
-    asked = read_json(out / "sweep.json")["values"] if (out / "sweep.json").is_file() else []
+    asked = RunFolder(out).read("sweep.json").get("values", [])
     if len(found.points) >= len(asked):
         return []
     done = f"{len(found.points)} of {len(asked)} points are done"
