@@ -15,14 +15,12 @@ Each stage keeps what it has done in the work folder, target by target, and goes
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from result_files import slug, today, write_result_files
 
 from hwnas import BudgetConfig, Genotype, LatencyTable, SearchConfig, SearchData, search
 from hwnas.cli import drawing
@@ -30,7 +28,7 @@ from hwnas.cli.machine import Machine, recorded_options
 from hwnas.core.budget import Range, ranges
 from hwnas.core.confirm import BudgetOutcome
 from hwnas.core.probing import network_subjects
-from hwnas.files import write_atomically
+from hwnas.files import read_json, write_json
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.measuring import ProfileSettings, measure_subjects
 from hwnas.latency.timing import Timing
@@ -108,7 +106,7 @@ def outcome_in(out: Path, *, measured: bool) -> BudgetOutcome | None:
     path = out / "result.json"
     if not path.exists():
         return None
-    outcome = BudgetOutcome.model_validate(json.loads(path.read_text())["budget"])
+    outcome = BudgetOutcome.model_validate(read_json(path)["budget"])
     return None if measured and (outcome.met is None or outcome.remarks) else outcome
 
 
@@ -118,14 +116,14 @@ def measured_again(
     """All networks in interleaved rounds, in processes that measured none of them; kept at ``path``."""
     subjects = network_subjects(space, genotypes)
     if path.exists():
-        kept = json.loads(path.read_text())
+        kept = read_json(path)
         if set(kept) == set(subjects):
             return {name: Timing.model_validate(timing) for name, timing in kept.items()}
     settings = ProfileSettings(seed=17, rounds=18, processes=6)
     found = measure_subjects({name: network.subject for name, network in subjects.items()}, backend, settings)
     found.require_quiet(settings, "The networks were not kept.")
     content = {name: timing.model_dump(mode="json") for name, timing in found.timings.items()}
-    write_atomically(path, (json.dumps(content) + "\n").encode())
+    write_json(path, content, indent=None)
     return found.timings
 
 
@@ -237,7 +235,7 @@ def write_result(
     """The result file, its page and its plot."""
     budget = BudgetConfig()
     header = table.header
-    date = datetime.now(UTC).date().isoformat()
+    date = today()
     low, high = 100 * -budget.below, 100 * budget.above
     summary: dict[str, Any] = {
         "question": "is a target in milliseconds met when the network is measured?",
@@ -258,15 +256,11 @@ def write_result(
         ),
         "rows": rows,
     }
-    device = re.sub("[^a-z0-9]+", "-", header.device.name.lower()).strip("-")
-    stem = f"budget_{header.backend}_{device}_{date}"
+    stem = f"budget_{header.backend}_{slug(header.device.name)}_{date}"
     drawing.save_png(
         plotted(rows, budget, f"{header.device.name}, {header.backend}"), options.results / f"{stem}.png"
     )
-    write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
-    page = markdown(summary, f"{stem}.png")
-    write_atomically(options.results / f"{stem}.md", page.encode())
-    print(page)
+    write_result_files(options.results / stem, summary, markdown(summary, f"{stem}.png"))
 
 
 def markdown(summary: dict[str, Any], plot: str) -> str:

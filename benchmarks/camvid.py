@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from result_files import slug, today, write_result_files
 from torch import nn
 
 from hwnas import FitConfig, Genotype, MeanIoU, Progress, SearchConfig, SearchData, fit, profile, search
@@ -26,7 +25,7 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.report import write_report
 from hwnas.core.runlog import read_log
 from hwnas.core.weights import load_weights
-from hwnas.files import write_atomically
+from hwnas.files import read_json, write_json
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.device import Device
 from hwnas.latency.export import export_onnx
@@ -193,7 +192,7 @@ def stage_fit(
         resume=(out / "fit.json").exists(),
         on_progress=say(name),
     )
-    write_atomically(out / "eval.json", (json.dumps(scores, indent=1) + "\n").encode())
+    write_json(out / "eval.json", scores)
     save_predictions(network, CamVid(options.data, "val"), out / "predictions", indices=(0, 50, 100))
 
 
@@ -215,7 +214,7 @@ def stage_result(
         load_weights(network, out / "weights.pt")
         networks[name] = network
         exported = export_onnx(network, [example], out / "net.onnx", dynamic_batch=True, check=True)
-        scores = json.loads((out / "eval.json").read_text())
+        scores = read_json(out / "eval.json")
         nets[name] = {
             "genotype": json.loads(genotype.model_dump_json())["choices"],
             "id": genotype.short_id,
@@ -232,8 +231,8 @@ def stage_result(
     ).timings
     for name, timing in timings.items():
         nets[name] |= {"measured_ms": timing.median_ms, "measured_spread_ms": timing.spread_ms}
-    kept = json.loads((options.work / "search.json").read_text())
-    date = datetime.now(UTC).date().isoformat()
+    kept = read_json(options.work / "search.json")
+    date = today()
     summary = {
         "question": "AutoRTNet searched and trained on CamVid train, evaluated on val, 360x480",
         "device": table.header.device.model_dump(mode="json"),
@@ -250,14 +249,11 @@ def stage_result(
         "fit_batch": scale["fit_batch"],
         **nets,
     }
-    device = re.sub("[^a-z0-9]+", "-", table.header.device.name.lower()).strip("-")
-    stem = f"camvid_{device}_{date}"
+    stem = f"camvid_{slug(table.header.device.name)}_{date}"
     plots = options.results / stem
     write_report(RunFolder(options.work), png=plots)
     page = markdown(summary, [path.name for path in sorted(plots.glob("*.png"))], stem)
-    write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
-    write_atomically(options.results / f"{stem}.md", page.encode())
-    print(page)
+    write_result_files(options.results / stem, summary, page)
 
 
 def seconds_of(log: Path) -> float:

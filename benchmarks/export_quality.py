@@ -10,13 +10,11 @@ on where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from result_files import slug, today, write_result_files
 
 from hwnas import Genotype
 from hwnas.cli.data import DataChoice
@@ -24,7 +22,7 @@ from hwnas.cli.evaluate import net_eval, run_eval
 from hwnas.cli.export import run_export
 from hwnas.cli.folder import RunFolder
 from hwnas.deploy.description import ExportPrecision
-from hwnas.files import write_atomically
+from hwnas.files import read_json, write_json
 from hwnas.latency.device import Device
 from hwnas.latency.export import require_onnxruntime
 
@@ -51,16 +49,16 @@ def main() -> None:
     options = parser.parse_args()
     images = DataChoice.of(options.data, 4, {})
     kept = options.work / "scores.json"
-    scores: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+    scores: dict[str, Any] = read_json(kept) if kept.is_file() else {}
     if "PyTorch" not in scores:
         scores["PyTorch"] = run_eval(RunFolder(options.run), images, images.val, device="cpu", pictures=0)
     for name in FILES:
         if name not in scores:
             scores[name] = score(name, options.run, images, options.work)
-            write_atomically(kept, (json.dumps(scores, indent=1) + "\n").encode())
+            write_json(kept, scores)
     for name, found in scores.items():
         print(f"{name}: mIoU {found['miou']:.3f} %", flush=True)
-    date = datetime.now(UTC).date().isoformat()
+    date = today()
     device = Device.find("cpu")
     summary = {
         "question": "What does exporting cost in mIoU?" + (f" {options.label}" if options.label else ""),
@@ -76,12 +74,9 @@ def main() -> None:
             for name, found in scores.items()
         },
     }
-    page = markdown(summary)
-    label = f"{re.sub('[^a-z0-9]+', '-', options.label.lower()).strip('-')}_" if options.label else ""
-    stem = f"export_quality_{label}{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}_{date}"
-    write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
-    write_atomically(options.results / f"{stem}.md", page.encode())
-    print(page)
+    label = f"{slug(options.label)}_" if options.label else ""
+    stem = f"export_quality_{label}{slug(device.name)}_{date}"
+    write_result_files(options.results / stem, summary, markdown(summary))
 
 
 def markdown(summary: dict[str, Any]) -> str:

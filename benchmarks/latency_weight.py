@@ -7,15 +7,13 @@ Run:  python benchmarks/latency_weight.py --out benchmarks/results
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from result_files import today, write_result_files
 
 from hwnas import SearchConfig, SearchData, search
-from hwnas.files import write_atomically
 from hwnas.latency.device import Device
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend
 from hwnas.latency.profile import profile_keys
@@ -64,7 +62,7 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-    date = datetime.now(UTC).date().isoformat()
+    date = today()
     summary = {
         "question": "table latency of the found network against the latency weight λ (log penalty)",
         "device": device.model_dump(mode="json"),
@@ -76,8 +74,6 @@ def main() -> None:
         "scenes": options.scenes,
         "rows": rows,
     }
-    path = options.out / f"latency_weight_cpu_{date}.json"
-    write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
     lines = ["| λ | predicted ms | expected ms | depths |", "|---|---|---|---|"]
     lines += [
         f"| {row['lambda']} | {row['predicted_ms']:.3f} | {row['expected_ms']:.3f} "
@@ -85,7 +81,8 @@ def main() -> None:
         for row in rows
     ]
     heading = [f"# {summary['question']}", "", f"{device.name}, {summary['backend']}, {date}. Seed 0.", ""]
-    write_atomically(path.with_suffix(".md"), "\n".join([*heading, *lines, ""]).encode())
+    stem = options.out / f"latency_weight_cpu_{date}"
+    write_result_files(stem, summary, "\n".join([*heading, *lines, ""]))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ Milliseconds are a formula's unless ``--lut`` brings a measured table of the sam
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
 from paper_shapes_page import write_result
 from paper_shapes_runs import STAGES, Bench
+from result_files import append_line
 
 from hwnas.errors import Interrupted
 
@@ -48,9 +48,8 @@ def main() -> None:
     except Interrupted as stopped:
         raise SystemExit(f"{stopped} Run the same command again.") from None
     finally:
-        with (bench.work / "cpu_seconds.jsonl").open("a") as file:
-            spent = {"cpu_seconds": time.process_time(), "runs": len(bench.found) - before}
-            file.write(json.dumps(spent) + "\n")
+        spent = {"cpu_seconds": time.process_time(), "runs": len(bench.found) - before}
+        append_line(bench.work / "cpu_seconds.jsonl", spent)
     if options.stage in ("result", "all"):
         write_result(bench, options.results)
 

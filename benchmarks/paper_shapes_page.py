@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
-import re
 import statistics
 import textwrap
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,11 @@ from paper_shapes_runs import (
     SWEEP,
     Bench,
 )
+from result_files import read_lines, slug, today, write_result_files
 from scipy import stats
 
 from hwnas.cli import drawing
 from hwnas.core.runlog import read_log
-from hwnas.files import write_atomically
 from hwnas.latency.device import Device
 
 MARGIN = 1.5
@@ -212,8 +209,8 @@ def write_result(bench: Bench, out: Path) -> None:
     space = bench.space()
     header = bench.table(space).header
     host = Device.find("cpu")
-    date = datetime.now(UTC).date().isoformat()
-    pieces = (bench.work / "cpu_seconds.jsonl").read_text().splitlines()
+    date = today()
+    pieces = read_lines(bench.work / "cpu_seconds.jsonl")
     summary: dict[str, Any] = {
         "question": "The shapes of the AutoRTNet paper's results, on CamVid at a low resolution",
         "device": host.model_dump(mode="json"),
@@ -227,23 +224,19 @@ def write_result(bench: Bench, out: Path) -> None:
         "batch": BATCH,
         "search": SEARCH.model_dump(mode="json"),
         "fit": FIT.model_dump(mode="json"),
-        "cpu_minutes": sum(json.loads(line)["cpu_seconds"] for line in pieces) / 60,
+        "cpu_minutes": sum(piece["cpu_seconds"] for piece in pieces) / 60,
         "noise": noise(bench),
         "sweep": sweep_result(bench),
         "random": random_result(bench),
         "depths": depth_result(bench),
         **others_result(bench),
     }
-    device = re.sub("[^a-z0-9]+", "-", host.name.lower()).strip("-")
-    stem = out / f"paper_shapes_{device}_{date}"
+    stem = out / f"paper_shapes_{slug(host.name)}_{date}"
     pictures = {}
     for name, drawn in plots(bench, summary).items():
         pictures[name] = f"{stem.name}_{name}.png"
         drawing.save_png(drawn, out / pictures[name])
-    write_atomically(stem.with_suffix(".json"), (json.dumps(summary, indent=1) + "\n").encode())
-    text = page(summary, pictures)
-    write_atomically(stem.with_suffix(".md"), text.encode())
-    print(text)
+    write_result_files(stem, summary, page(summary, pictures))
 
 
 def plots(bench: Bench, summary: dict[str, Any]) -> dict[str, Any]:

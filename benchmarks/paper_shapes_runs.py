@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from result_files import append_line, read_lines
 
 from hwnas import FitConfig, Progress, SearchConfig, SearchData, fit, search
 from hwnas.latency.fake import fake_table
@@ -129,8 +129,7 @@ class Bench:
         self.spaces: dict[tuple[int, int, int], AutoRTNet] = {}
         self.tables: dict[AutoRTNet, LatencyTable] = {}
         self.path = self.work / "runs.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        self.found: dict[str, dict[str, Any]] = {run["key"]: run for run in map(json.loads, lines)}
+        self.found: dict[str, dict[str, Any]] = {run["key"]: run for run in read_lines(self.path)}
 
     def space(self, cells: tuple[int, int, int] = CELLS[0]) -> AutoRTNet:
         """The space with so many cells; the same object each time, as it remembers its recording."""
@@ -172,8 +171,7 @@ class Bench:
     def keep(self, key: str, **values: Any) -> None:
         """A finished run."""
         self.found[key] = {"key": key, **values}
-        with self.path.open("a") as file:
-            file.write(json.dumps(self.found[key]) + "\n")
+        append_line(self.path, self.found[key])
         print(key, values.get("miou"), values.get("ms"), values.get("depths"), flush=True)
 
     def search(self, what: Searched) -> Mapping[str, int]:

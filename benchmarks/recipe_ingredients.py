@@ -17,20 +17,18 @@ where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from result_files import append_line, read_lines, today, write_result_files
 
 from hwnas import Genotype, MeanIoU, evaluate
 from hwnas.cli.settings import changed
 from hwnas.core.runlog import read_log
 from hwnas.errors import Interrupted
-from hwnas.files import write_atomically
 from hwnas.latency.device import Device
 from hwnas.names import space_of
 from hwnas.recipes import Recipe, Stage, TeacherStage, train
@@ -167,7 +165,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 def done(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The runs of the work folder so far."""
     path = options.work / "ingredients.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = read_lines(path)
     if lines and lines[0]["settings"] != settings_of(options):
         raise SystemExit(f"{path} holds runs of {lines[0]['settings']}: use another --work")
     return lines
@@ -200,7 +198,7 @@ def table(lines: list[dict[str, Any]]) -> list[str]:
 
 def report(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Write the result file and its page."""
-    date = datetime.now(UTC).date().isoformat()
+    date = today()
     device = Device.find("cpu" if options.device == "cpu" else "cuda")
     summary = {
         "question": "What is each ingredient of a recipe worth? CamVid, one of three sequences left out",
@@ -210,8 +208,6 @@ def report(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "settings": settings_of(options),
         "runs": lines,
     }
-    path = options.results / f"recipe_ingredients_{device.alias}_{date}.json"
-    write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
     settings = ", ".join(f"{name} {value}" for name, value in summary["settings"].items())
     heading = [
         f"# {summary['question']}",
@@ -224,9 +220,8 @@ def report(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
         "mIoU in % on the sequence that was left out. Written by benchmarks/recipe_ingredients.py.",
         "",
     ]
-    page = "\n".join([*heading, *table(lines), *last])
-    write_atomically(path.with_suffix(".md"), page.encode())
-    print(page)
+    stem = options.results / f"recipe_ingredients_{device.alias}_{date}"
+    write_result_files(stem, summary, "\n".join([*heading, *table(lines), *last]))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -263,8 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
             lines.append(run(*each, options))
         except Interrupted as error:
             raise SystemExit(f"{error} Start again to go on.") from None
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomically(options.work / "ingredients.jsonl", text.encode())
+        append_line(options.work / "ingredients.jsonl", lines[-1])
     report(lines, options)
 
 

@@ -25,11 +25,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from result_files import today, write_result_files
 from search_cost_twin import Twin
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,7 +38,7 @@ from hwnas import ArchParameters, assigned, derive
 from hwnas.core.choice import recompute
 from hwnas.core.relaxation import Draw, GumbelSoftmax
 from hwnas.core.training import GuardedStep, autocast
-from hwnas.files import write_atomically
+from hwnas.files import read_json
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.autortnet.ops import CELL_OPS
 
@@ -383,9 +383,9 @@ def main() -> None:
         return
     if options.group == "peer" and not options.peer_python:
         raise SystemExit("--group peer wants --peer-python: an interpreter that has nni==3.0")
-    stem = options.out / f"search_cost_{options.device_name}_{datetime.now(UTC).date().isoformat()}"
-    path = stem.with_suffix(".json")
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    stem = options.out / f"search_cost_{options.device_name}_{today()}"
+    path = stem.with_name(f"{stem.name}.json")
+    result: dict[str, Any] = read_json(path) if path.is_file() else {}
     result |= {
         "question": "what a search step costs",
         "space": "autortnet, preset paper",
@@ -393,7 +393,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "threads": 1,
         "torch": torch.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
     }
     if options.group == "limit":
         result["limit"] = limit()
@@ -404,9 +404,7 @@ def main() -> None:
     if options.group == "peer":
         result["peer"] = against(result["peer"])
     result["ratios"] = ratios(result)
-    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
-    write_atomically(stem.with_suffix(".md"), report(result).encode())
-    print(report(result))
+    write_result_files(stem, result, report(result))
 
 
 if __name__ == "__main__":

@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import shutil
 import statistics
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from result_files import append_line, read_lines, today, write_result_files
 from torch import Tensor, nn
 
 from hwnas import (
@@ -49,7 +48,6 @@ from hwnas import (
     search,
 )
 from hwnas.core.candidates import best_candidate
-from hwnas.files import write_atomically
 from hwnas.latency.device import Device
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
@@ -163,14 +161,12 @@ class Cache:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self.found: dict[str, Any] = dict(json.loads(line) for line in lines)
+        self.found: dict[str, Any] = dict(read_lines(path))
 
     def add(self, key: str, value: Any) -> None:
         """Keep a piece."""
         self.found[key] = value
-        with self.path.open("a") as file:
-            file.write(json.dumps([key, value]) + "\n")
+        append_line(self.path, [key, value])
 
 
 def assignments() -> list[dict[str, int]]:
@@ -413,7 +409,7 @@ def result(trained: Cache, chosen: Cache, out: Path) -> None:
     }
     sizes = {"train": 234, "val": 117, "test": 117}
     device = Device.find("cpu")
-    date = datetime.now(UTC).date().isoformat()
+    date = today()
     summary: dict[str, Any] = {
         "question": "quality of what is chosen, against every network of a small space",
         "device": device.model_dump(mode="json"),
@@ -472,10 +468,8 @@ def result(trained: Cache, chosen: Cache, out: Path) -> None:
         },
     }
     stem = out / f"search_quality_cpu_{date}"
-    write_atomically(stem.with_suffix(".json"), (json.dumps(summary, indent=1) + "\n").encode())
-    write_atomically(stem.with_suffix(".md"), page(summary, f"{stem.name}.png").encode())
     plot(summary, rows, stem.with_suffix(".png"))
-    print(page(summary, f"{stem.name}.png"))
+    write_result_files(stem, summary, page(summary, f"{stem.name}.png"))
 
 
 def page(summary: dict[str, Any], picture: str) -> str:

@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import multiprocessing
-import re
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from result_files import slug, today, write_result_files
 
 from hwnas import ExpectedLatency, LatencyTable, profile
 from hwnas.cli import drawing
@@ -36,7 +34,7 @@ from hwnas.core.genotype import Genotype
 from hwnas.core.probing import network_subjects
 from hwnas.core.verification import drawn, judged
 from hwnas.errors import MeasurementFailed
-from hwnas.files import write_atomically
+from hwnas.files import read_json, write_atomically, write_json
 from hwnas.latency.measuring import ProfileSettings, measure_subjects
 from hwnas.latency.timing import Timing
 from hwnas.latency.verification import kendall_tau, repeat_kendall_tau
@@ -117,8 +115,8 @@ def measured_networks(
         found = measure_subjects({n: s.subject for n, s in subjects.items()}, backend, settings)
         found.require_quiet(settings, "The networks were not kept.")
         content = {name: timing.model_dump(mode="json") for name, timing in found.timings.items()}
-        write_atomically(path, json.dumps(content).encode())
-    kept = json.loads(path.read_text())
+        write_json(path, content, indent=None)
+    kept = read_json(path)
     return {name: Timing.model_validate(timing) for name, timing in kept.items()}
 
 
@@ -234,7 +232,7 @@ def main() -> None:
     settings = ProfileSettings()
     suffix = f"-hogs{options.hogs}" if options.hogs else ""
     work = options.work / f"{options.backend}{suffix}"
-    date = datetime.now(UTC).date().isoformat()
+    date = today()
     refusal = None
     try:
         with hogs(options.hogs):
@@ -287,15 +285,7 @@ def main() -> None:
                 drawing.predicted_against_measured(said, f"{backend}: {name}"), options.results / plot
             )
     stem = options.results / f"table_fidelity_{options.backend}{suffix}_{slug(backend.device.name)}_{date}"
-    write_atomically(stem.with_suffix(".json"), (json.dumps(summary, indent=1) + "\n").encode())
-    page = markdown(summary)
-    write_atomically(stem.with_suffix(".md"), page.encode())
-    print(page)
-
-
-def slug(text: str) -> str:
-    """Lower case, with dashes."""
-    return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
+    write_result_files(stem, summary, markdown(summary))
 
 
 def markdown(summary: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ def bilinear(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
     scatter.
     """
     if x_NCHW.requires_grad and x_NCHW.device.type == "cpu":
-        resized: Tensor = _Bilinear.apply(x_NCHW, *size)
+        resized: Tensor = _Bilinear.apply(x_NCHW, *size)  # type: ignore[no-untyped-call]  # torch's
         return resized
     return functional.interpolate(x_NCHW, size=size, mode="bilinear", align_corners=False)
 

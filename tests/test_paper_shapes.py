@@ -46,6 +46,19 @@ def test_finished_runs_are_read_again(bench, tmp_path):
     assert depths(again.search(BASE)) == [1, 2, 3]
 
 
+def test_a_run_whose_line_was_cut_off_is_done_again(bench, tmp_path, capsys):
+    trained(bench, "a", 0, 30.0)
+    trained(bench, "b", 0, 31.0)
+    whole = bench.path.read_bytes()
+    bench.path.write_bytes(whole[:-20])
+    again = Bench(None, tmp_path, None)
+    assert list(again.found) == ["fit/a/0"]
+    assert "runs.jsonl: the last line was cut off" in capsys.readouterr().err
+    trained(again, "b", 0, 31.0)
+    assert bench.path.read_bytes() == whole
+    assert Bench(None, tmp_path, None).found == bench.found
+
+
 def test_without_aggregation_only_the_deepest_hyper_cell_is_read(bench):
     space = WithoutAggregation(**FIELDS, cells=CELLS)
     choices = space.choices()

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from hwnas.core.progress import Progress
+from hwnas.files import plain
 from hwnas.processes import processes
 
 
@@ -29,7 +30,7 @@ def result(values: Mapping[str, Any], lines: Sequence[str], *, as_json: bool) ->
     if not processes().is_first:
         return
     if as_json:
-        click.echo(json.dumps(values, indent=1))
+        click.echo(json.dumps(plain(values), indent=1))
         return
     for line in lines:
         click.echo(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from hwnas.cli.settings import parse, sort_out
 from hwnas.core.evaluation import evaluate
 from hwnas.core.space import Metric
 from hwnas.errors import InvalidInput
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 from hwnas.segmentation.metrics import MeanIoU, named_metric
 
 if TYPE_CHECKING:
@@ -111,9 +110,7 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
     found = _scores(net.network, loader, metric, images, split, device)
     path = Path(name)
     if path.is_file():
-        write_atomically(
-            path.with_name(f"{path.name}.eval.json"), (json.dumps(found, indent=1) + "\n").encode()
-        )
+        write_json(path.with_name(f"{path.name}.eval.json"), found)
     return found
 
 

@@ -16,7 +16,6 @@ from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, told_by_first
-from hwnas.recipes.folder import refuse_recipe
 from hwnas.recipes.presets import find_recipe
 from hwnas.segmentation.metrics import named_metric
 
@@ -104,7 +103,6 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
     """Train, watched; the last evaluation, empty where no images are held out."""
     import torch
 
-    told_by_first(lambda: refuse_recipe(folder.path))
     space = folder.space
     size = image_shape(space)[1:]
     train = images.training(images.train, size)

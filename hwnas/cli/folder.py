@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from hwnas.core.runlog import read_log
 from hwnas.core.space import SearchSpace, for_classes
 from hwnas.core.weights import load_weights
 from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
-from hwnas.files import write_atomically
+from hwnas.files import read_json, write_json
 from hwnas.names import space_of
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class RunSetup(BaseModel):
 
     def save(self, run: Path) -> None:
         """Write ``RUN/run.json``, atomically."""
-        write_atomically(run / "run.json", (self.model_dump_json(indent=1) + "\n").encode())
+        write_json(run / "run.json", self)
 
     @classmethod
     def load(cls, run: Path) -> RunSetup | None:
@@ -166,17 +165,11 @@ class RunFolder:
             DataError: it is damaged.
         """
         path = self.path / name
-        if not path.is_file():
-            return {}
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise DataError(f"{path} is damaged: {error}") from error
-        return dict(found)
+        return read_json(path) if path.is_file() else {}
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write one JSON file into the folder, atomically."""
-        write_atomically(self.path / name, (json.dumps(values, indent=1) + "\n").encode())
+        write_json(self.path / name, values)
 
     def epochs(self, name: str) -> list[dict[str, Any]]:
         """The epochs that a log ("search" or "fit") tells of, in order."""

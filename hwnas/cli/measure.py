@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from hwnas.cli.machine import (
 )
 from hwnas.cli.settings import parse, sort_out
 from hwnas.errors import InvalidInput, TableMismatch
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -191,9 +190,7 @@ def file_measure(
         "file": str(path),
         "remarks": remarks,
     }
-    write_atomically(
-        path.with_name(f"{path.name}.measure.json"), (json.dumps(values, indent=1) + "\n").encode()
-    )
+    write_json(path.with_name(f"{path.name}.measure.json"), values)
     return values
 
 

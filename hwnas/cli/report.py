@@ -14,7 +14,9 @@ from hwnas.cli import drawing
 from hwnas.cli.derive import describe
 from hwnas.cli.diagram import architecture
 from hwnas.cli.folder import RunFolder
-from hwnas.files import write_atomically
+from hwnas.cli.page import section, write_page
+from hwnas.cli.sweep_report import is_sweep, write_sweep_page
+from hwnas.core.sweep import SweepResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +30,23 @@ if TYPE_CHECKING:
     help="Also write the plots as PNG into this folder.",
 )
 def command(runs: Sequence[Path], png: Path | None) -> None:
-    """Write report.html into each of RUNS: curves, architecture, scores, predictions, milliseconds."""
+    """Write report.html into each of RUNS: curves, architecture, scores, predictions, milliseconds.
+
+    Of a sweep's folder: its table and its plot, with links to a report of each point.
+    """
     for run in runs:
-        click.echo(str(write_report(RunFolder(run), png / run.name if png and len(runs) > 1 else png)))
+        plots_in = png / run.name if png and len(runs) > 1 else png
+        written = _of_sweep(run, plots_in) if is_sweep(run) else [write_report(RunFolder(run), plots_in)]
+        for path in written:
+            click.echo(str(path))
+
+
+def _of_sweep(out: Path, png: Path | None) -> list[Path]:
+    """Write the sweep's page and a report in each point's folder that is there; the paths, the page first."""
+    found = SweepResult.load(out)
+    names = [point.folder for point in found.points if (out / point.folder / "genotype.json").is_file()]
+    reports = {name: write_report(RunFolder(out / name), png / name if png else None) for name in names}
+    return [write_sweep_page(found, out, reports, png), *reports.values()]
 
 
 def write_report(folder: RunFolder, png: Path | None = None) -> Path:
@@ -49,13 +65,10 @@ def write_report(folder: RunFolder, png: Path | None = None) -> Path:
         for name, (_, drawn) in figures.items():
             drawing.save_png(drawn, png / f"{name}.png")
     sections = [_numbers(folder), _architecture_text(folder)]
-    sections += [_section(title, drawing.as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
+    sections += [section(title, drawing.as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
     sections += [_scores(folder), _predictions(folder), _conditions(folder)]
     title = f"{folder.genotype.space} {folder.genotype.short_id}"
-    page = _PAGE.format(title=html.escape(title), body="\n".join(section for section in sections if section))
-    path = folder.path / "report.html"
-    write_atomically(path, page.encode())
-    return path
+    return write_page(folder.path / "report.html", title, sections)
 
 
 def plots(folder: RunFolder) -> dict[str, tuple[str, Figure]]:
@@ -153,7 +166,7 @@ def _scores(folder: RunFolder) -> str:
         f'<tr><td>{html.escape(name)}</td><td class="n">{value}</td><td class="w">{bar}</td></tr>'
         for name, value, bar in rows
     )
-    return _section("Intersection over union by class [%]", f"<table>{cells}</table>")
+    return section("Intersection over union by class [%]", f"<table>{cells}</table>")
 
 
 def _predictions(folder: RunFolder) -> str:
@@ -165,7 +178,7 @@ def _predictions(folder: RunFolder) -> str:
         f'{base64.b64encode(path.read_bytes()).decode()}"><figcaption>{html.escape(path.stem)}</figcaption></figure>'
         for path in pictures
     )
-    return _section("Image, truth and prediction", shown)
+    return section("Image, truth and prediction", shown)
 
 
 def _conditions(folder: RunFolder) -> str:
@@ -190,29 +203,4 @@ def _table(title: str, rows: Sequence[tuple[str, Any, str]]) -> str:
         f"<td>{html.escape(note)}</td></tr>"
         for name, value, note in rows
     )
-    return _section(title, f"<table>{cells}</table>")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>{f'<h2>{html.escape(title)}</h2>' if title else ''}{body}</section>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }}
-body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin: 2rem 0 .5rem; }}
-table {{ border-collapse: collapse; }}
-td {{ padding: .15rem .8rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }}
-td.n {{ font-variant-numeric: tabular-nums; white-space: nowrap; }} td.w {{ width: 16rem; }}
-.bar {{ background: #0072B2; height: .8rem; margin-top: .3rem; }}
-svg, img {{ max-width: 100%; height: auto; }} figure {{ margin: 0 0 1rem; }}
-figcaption {{ color: #666; font-size: .85rem; }}
-summary {{ cursor: pointer; margin-top: 1rem; }} details td.n {{ white-space: normal; }}
-</style></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
-"""
+    return section(title, f"<table>{cells}</table>")

@@ -1,11 +1,19 @@
-"""What ``hwnas sweep`` leaves: a table, on the console and in ``OUT/sweep.md``, and ``OUT/pareto.png``."""
+"""What ``hwnas sweep`` leaves: a table, on the console and in ``OUT/sweep.md``, and ``OUT/pareto.png``.
+
+Both together, as ``hwnas report`` writes them, are ``OUT/report.html``.
+"""
 
 from __future__ import annotations
 
+import html
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from hwnas.cli import drawing
 from hwnas.cli.console import note, result
+from hwnas.cli.folder import RunFolder
+from hwnas.cli.page import section, write_page
 from hwnas.core.sweep import SweepPoint, SweepResult
 from hwnas.errors import MissingExtra
 from hwnas.files import write_atomically
@@ -44,6 +52,61 @@ def report_sweep(found: SweepResult, out: Path, *, as_json: bool) -> None:
         ],
     }
     result(values, lines, as_json=as_json)
+
+
+def is_sweep(out: Path) -> bool:
+    """Whether this is the folder of a sweep, begun or done."""
+    return any((out / name).is_file() for name in ("sweep.json", "pareto.json"))
+
+
+def write_sweep_page(
+    found: SweepResult, out: Path, reports: Mapping[str, Path], png: Path | None = None
+) -> Path:
+    """Write ``OUT/report.html``: the table, with links to the points' own reports, and the plot.
+
+    Args:
+        found: what the sweep has found so far.
+        out: its folder.
+        reports: by the name of a point's folder, its report in ``out``; a point without one has no link.
+        png: folder for the plot as a PNG file.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    drawn = drawing.pareto(found)
+    plot = ""
+    if drawn is not None:
+        plot = section("Latency and quality", drawing.as_svg(drawn, "pareto"))
+        if png is not None:
+            drawing.save_png(drawn, png / "pareto.png")
+    remarks = "".join(f"<li>{html.escape(line)}</li>" for line in [*_undone(found, out), *_remarks(found)])
+    sections = [section("", f"<p>{html.escape(_where(found))}</p>" + _html_table(found, out, reports))]
+    sections += [f"<ul>{remarks}</ul>", plot]
+    return write_page(out / "report.html", "Pareto sweep", sections)
+
+
+def _html_table(found: SweepResult, out: Path, reports: Mapping[str, Path]) -> str:
+    heading, *rows = _rows(found)
+    lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in heading)]
+    for point, row in zip(found.points, rows, strict=True):
+        cells = [html.escape(cell) for cell in row]
+        if point.folder in reports:
+            link = quote(reports[point.folder].relative_to(out).as_posix())
+            cells[-1] = f'<a href="{link}">{cells[-1]}</a>'
+        lines.append("".join(f'<td class="n">{cell}</td>' for cell in cells))
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _undone(found: SweepResult, out: Path) -> list[str]:
+    asked = RunFolder(out).read("sweep.json").get("values", [])
+    if len(found.points) >= len(asked):
+        return []
+    done = f"{len(found.points)} of {len(asked)} points are done"
+    return [f"{done}; for the rest:  hwnas sweep --out {out} --resume"]
+
+
+def _where(found: SweepResult) -> str:
+    return f"Milliseconds on {', '.join(f'{name} {value}' for name, value in found.conditions.items())}."
 
 
 def _plot(found: SweepResult, path: Path) -> None:
@@ -110,11 +173,10 @@ def _remarks(found: SweepResult) -> list[str]:
 def _page(found: SweepResult) -> list[str]:
     """The same as Markdown."""
     heading, *rows = _rows(found)
-    where = ", ".join(f"{name} {value}" for name, value in found.conditions.items())
     return [
         "# Pareto sweep",
         "",
-        f"Milliseconds on {where}.",
+        _where(found),
         "",
         "| " + " | ".join(heading) + " |",
         "|" + "---|" * len(heading),

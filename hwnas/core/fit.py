@@ -29,7 +29,7 @@ from hwnas.core.training import (
 )
 from hwnas.core.weights import digest, save_weights, signature
 from hwnas.errors import InvalidInput
-from hwnas.processes import as_one, begin_epoch, processes
+from hwnas.processes import as_one, begin_epoch, processes, told_by_first
 from hwnas.processes import shared as share_of
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -114,7 +114,8 @@ def fit(
         auxiliary: heads, by the name of the module of ``network`` whose output they read; each gives outputs
             that ``loss`` takes. Trained along (``config.auxiliary_weight``), in place, and part of nothing
             that is evaluated or kept.
-        description: what the data are, as JSON; see :class:`hwnas.SearchData`.
+        description: what the data are, as JSON; see :class:`hwnas.SearchData`. One with a ``"stage"`` says
+            that a recipe (:func:`hwnas.recipes.train`) calls this.
         out: folder for log, checkpoint and ``weights.pt``; None keeps nothing on disk.
         resume: go on with the training in ``out``.
         on_progress: called after each step and each epoch.
@@ -122,7 +123,8 @@ def fit(
     Raises:
         InvalidInput: ``val`` without ``metric``; a ``train`` that is empty or of unknown length, or whose
             batches are no pairs; no such torch device here; ``out`` holds a training already and ``resume``
-            is false; ``resume`` without ``out``; a description that is not JSON; a teacher without a weight
+            is false; ``out`` holds a recipe's training, begun or done, and no recipe calls this; ``resume``
+            without ``out``; a description that is not JSON; a teacher without a weight
             or the reverse, or with outputs of another shape; an auxiliary head on a module that is not there.
         CheckpointError: what is to be resumed is damaged, or is another training; the message lists the
             differences.
@@ -139,6 +141,8 @@ def fit(
             f"distillation_weight is {config.distillation_weight:g}, and there is {there_is}: "
             "expected both, or neither."
         )
+    if out is not None and "stage" not in (description or {}):
+        told_by_first(partial(_refuse_recipe, out))
     steps = len(train) if isinstance(train, Sized) else 0
     if steps == 0:
         raise InvalidInput("fit() got no training batches; is the data set smaller than one batch?")
@@ -234,6 +238,16 @@ def fit(
     if out is not None and processes().is_first:
         save_weights(network, out / "weights.pt")
     return found
+
+
+def _refuse_recipe(out: Path) -> None:
+    """Refuse a folder with a ``recipe.json``, which would tell of weights that were not trained so."""
+    path = out / "recipe.json"
+    if path.is_file():
+        raise InvalidInput(
+            f"{path} says that the network there is trained by a recipe. Go on with that "
+            f"(--recipe {path} --resume), or train without one in another folder (--out)."
+        )
 
 
 def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwnas.errors import GenotypeError, refusals
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 
 SCHEMA_VERSION = 1
 
@@ -40,7 +40,7 @@ class Genotype(BaseModel):
 
     def save(self, path: str | Path) -> None:
         """Write JSON to ``path``, atomically."""
-        write_atomically(Path(path), (self.model_dump_json(indent=1) + "\n").encode())
+        write_json(Path(path), self)
 
     @classmethod
     def load(cls, path: str | Path) -> Genotype:

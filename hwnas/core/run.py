@@ -23,7 +23,7 @@ from hwnas.core.checkpoint import (
 from hwnas.core.interrupt import stoppable
 from hwnas.core.runlog import RunLog
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
-from hwnas.files import write_atomically
+from hwnas.files import write_atomically, write_json
 from hwnas.processes import any_of_them, processes, told_by_all, told_by_first
 
 _Batch = TypeVar("_Batch")
@@ -283,7 +283,7 @@ class Run:
         if not resume or not checkpoint.is_file():
             # Stopped before the first checkpoint, there is nothing to go on from, and nothing to lose.
             state = self._begun_by_another()
-            write_atomically(path, _as_file(self._identity))
+            write_json(path, self._identity)
             return state
         return self._fitting(checkpoint, self._identity)
 
@@ -312,7 +312,7 @@ class Run:
         assert self.out is not None
         shared = _without(self._identity, beginning.apart)
         log = self._log_in(self.out).read_bytes()[: state["log_position"]]
-        write_atomically(beginning.folder / f"{self.name}.json", _as_file(shared))
+        write_json(beginning.folder / f"{self.name}.json", shared)
         write_atomically(self._log_in(beginning.folder), log)
         # Last: where it is, the others are.
         save_checkpoint(kept, {**state, "identity": shared})
@@ -408,7 +408,3 @@ def _without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
             place = place[part]
         place.pop(last)
     return kept
-
-
-def _as_file(identity: Mapping[str, Any]) -> bytes:
-    return (json.dumps(identity, indent=1) + "\n").encode()

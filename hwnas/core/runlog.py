@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import threading
 import warnings
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from hwnas.errors import DataError, HwnasWarning
+from hwnas.files import plain
 
 
 class RunLog:
@@ -51,7 +51,7 @@ class RunLog:
         """Append one event. Numbers that JSON has no word for (NaN, infinity) are written as null."""
         if self._file is None:
             return
-        line = json.dumps({"event": event, **_plain(values)}, allow_nan=False)
+        line = json.dumps({"event": event, **plain(values)}, allow_nan=False)
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         if self._board is not None and "step" in values:
@@ -134,16 +134,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             ) from error
         events.append(event)
     return events
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

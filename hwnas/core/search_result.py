@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 from hwnas.core.confirm import BudgetOutcome
 from hwnas.core.expected import LatencyTableLike
 from hwnas.core.genotype import Genotype
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 from hwnas.processes import processes
 
 
@@ -74,4 +73,4 @@ def save_result(result: SearchResult, lut: LatencyTableLike | None, **values: An
         **values,
         "probabilities": result.probabilities,
     }
-    write_atomically(result.out / "result.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_json(result.out / "result.json", found)

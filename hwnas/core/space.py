@@ -137,7 +137,7 @@ class SearchSpace(BaseModel, ABC):
         return {}
 
     def image_classifier(self, network: nn.Module) -> nn.Module:
-        """A module with the weights of ``network`` whose logits, averaged over the map, classify a whole image.
+        """A module with the weights of ``network`` whose logits, averaged over the map, classify an image.
 
         Default: ``network`` itself. Worth its own where that resizes its logits to the size of the image.
         """

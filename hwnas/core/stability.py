@@ -21,7 +21,7 @@ from hwnas.core.search_data import SearchData
 from hwnas.core.search_result import SearchResult
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 from hwnas.processes import as_one, processes, told_by_first
 
 
@@ -188,7 +188,7 @@ def stability(
         )
     report_ = Stability.of(space, results)
     if out is not None and processes().is_first:
-        write_atomically(out / "stability.json", (report_.model_dump_json(indent=1) + "\n").encode())
+        write_json(out / "stability.json", report_)
     return report_
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hwnas.core.budget import Budget
 from hwnas.core.confirm import Measure, measurer, timed
@@ -25,8 +25,8 @@ from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.search_result import conditions
 from hwnas.core.space import SearchSpace
-from hwnas.errors import InvalidInput, MeasurementFailed
-from hwnas.files import write_atomically
+from hwnas.errors import DataError, InvalidInput, MeasurementFailed, refusals
+from hwnas.files import write_json
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, processes, told_by_first
 
@@ -90,6 +90,24 @@ class SweepResult(BaseModel):
     """Under which conditions the table's milliseconds hold."""
     points: tuple[SweepPoint, ...]
     """In the order asked for; while the sweep goes on, those done so far."""
+
+    @classmethod
+    def load(cls, out: str | Path) -> SweepResult:
+        """What the sweep in the folder ``out`` has found so far.
+
+        Raises:
+            DataError: nothing yet, or its file is damaged.
+        """
+        path = Path(out) / "pareto.json"
+        if not path.is_file():
+            raise DataError(
+                f"the sweep in {out} has finished no point yet; go on with it:  "
+                f"hwnas sweep --out {out} --resume"
+            )
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise DataError(f"{path} is not what a sweep found:\n{refusals(error)}") from error
 
     @property
     def metric(self) -> str | None:
@@ -208,7 +226,7 @@ def sweep(
             points=with_front(points.done),
         )
         if processes().is_first:
-            write_atomically(out / "pareto.json", (result.model_dump_json(indent=1) + "\n").encode())
+            write_json(out / "pareto.json", result)
         return result
 
     with Run(out, "sweep", identity, {"points": points}, resume=resume) as run:

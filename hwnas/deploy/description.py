@@ -18,6 +18,8 @@ ExportPrecision = Literal["fp32", "fp16", "int8"]
 Output = Literal["logits", "classes"]
 """What a file gives: ``[N, classes, H, W]`` fp32, or with the argmax in the graph ``[N, H, W]`` uint8."""
 
+SCHEMA_VERSION = 1
+
 _PREFIX = "hwnas."
 
 
@@ -26,6 +28,8 @@ class Description(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    schema_version: int = SCHEMA_VERSION
+    """Of these metadata; files that do not say it are of version 1."""
     version: str
     """Of hwnas, that wrote the file."""
     precision: ExportPrecision
@@ -42,9 +46,9 @@ class Description(BaseModel):
     def metadata(self) -> dict[str, str]:
         """As ONNX's ``metadata_props``: a key for each thing, its value JSON, or plain text where it is one.
 
-        ``hwnas.version``, ``hwnas.precision``, ``hwnas.output``, ``hwnas.calibration_images``; where known
-        ``hwnas.space``, ``hwnas.genotype_id``, ``hwnas.genotype``, and ``hwnas.classes``, ``hwnas.palette``,
-        ``hwnas.mean``, ``hwnas.std``, ``hwnas.ignore_index``.
+        ``hwnas.schema_version``, ``hwnas.version``, ``hwnas.precision``, ``hwnas.output``,
+        ``hwnas.calibration_images``; where known ``hwnas.space``, ``hwnas.genotype_id``, ``hwnas.genotype``,
+        and ``hwnas.classes``, ``hwnas.palette``, ``hwnas.mean``, ``hwnas.std``, ``hwnas.ignore_index``.
         """
         values: dict[str, Any] = self.model_dump(mode="json", exclude={"labelling", "genotype"})
         if self.genotype is not None:
@@ -65,7 +69,7 @@ class Description(BaseModel):
         """What :meth:`metadata` wrote, or None where hwnas did not write the file.
 
         Raises:
-            DataError: it is damaged; ``where`` names the file.
+            DataError: it is damaged, or of a newer schema; ``where`` names the file.
         """
         found = {
             name.removeprefix(_PREFIX): text for name, text in metadata.items() if name.startswith(_PREFIX)
@@ -73,6 +77,12 @@ class Description(BaseModel):
         if "version" not in found:
             return None
         try:
+            schema = int(found.get("schema_version", "1"))
+            if schema > SCHEMA_VERSION:
+                raise DataError(
+                    f"the metadata of {where} have schema {schema}, this hwnas reads up to {SCHEMA_VERSION}: "
+                    "upgrade hwnas."
+                )
             values: dict[str, Any] = {
                 name: text if name in ("version", "precision", "output") else json.loads(text)
                 for name, text in found.items()

@@ -25,7 +25,7 @@ from hwnas.errors import (
     TableMismatch,
     listing,
 )
-from hwnas.files import write_atomically
+from hwnas.files import write_atomically, write_json
 from hwnas.latency import edge_runner
 from hwnas.latency.backend import host_versions
 from hwnas.latency.device import CPU_FLAGS, Device, DeviceState
@@ -245,7 +245,7 @@ def export_bundle(
     manifest = manifest.model_copy(update={"bundle_id": manifest.digest()})
     write_atomically(folder / "run.py", Path(edge_runner.__file__).read_bytes())
     # Last: a folder without it is no bundle.
-    write_atomically(folder / "manifest.json", manifest.model_dump_json(indent=1).encode())
+    write_json(folder / "manifest.json", manifest)
     return manifest
 
 

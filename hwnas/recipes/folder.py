@@ -8,7 +8,7 @@ from typing import Any
 
 from hwnas.core.run import differences
 from hwnas.errors import CheckpointError, InvalidInput, listing
-from hwnas.files import write_atomically
+from hwnas.files import write_json
 from hwnas.recipes.planning import PlannedStage
 from hwnas.recipes.recipe import Recipe
 
@@ -47,23 +47,7 @@ def begin_folder(out: Path, recipe: Recipe, planned: Sequence[PlannedStage], res
             f"{out} holds a training without a recipe: go on with it without one, or start anew in another "
             "folder (--out)."
         )
-    write_atomically(path, (recipe.model_dump_json(indent=1) + "\n").encode())
-
-
-def refuse_recipe(out: str | Path) -> None:
-    """Refuse a folder for a training without a recipe, where one by a recipe is there, begun or done.
-
-    Else ``recipe.json`` would tell of weights that were not trained so.
-
-    Raises:
-        InvalidInput: ``out`` has a ``recipe.json``.
-    """
-    path = Path(out) / "recipe.json"
-    if path.is_file():
-        raise InvalidInput(
-            f"{path} says that the network there is trained by a recipe. Go on with that "
-            f"(--recipe {path} --resume), or train without one in another folder (--out)."
-        )
+    write_json(path, recipe)
 
 
 def _by_stage(recipe: Recipe) -> dict[str, Any]:

@@ -117,7 +117,8 @@ class Teacher(nn.Module):
             narrow = lateral(features)
             total = narrow if total is None else narrow + self.resize(total, narrow)
         assert total is not None
-        return self.resize(self.classify(self.smooth(total)), x_N3HW)
+        logits: Tensor = self.resize(self.classify(self.smooth(total)), x_N3HW)
+        return logits
 
 
 def pretrained_teacher(num_classes: int) -> Teacher:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from hwnas.core.runlog import read_log
 from hwnas.core.weights import load_weights
 from hwnas.deploy.export import agreement_percent
 from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
+from hwnas.files import read_json, write_json
 from hwnas.latency.backend import host_versions
 from hwnas.names import space_of
 from hwnas.recipes.recipe import Recipe
@@ -126,7 +126,7 @@ def pack(
         fresh.mkdir()
         genotype.save(fresh / GENOTYPE)
         (fresh / WEIGHTS).write_bytes(content)
-        (fresh / CARD).write_text(card.model_dump_json(indent=1) + "\n")
+        write_json(fresh / CARD, card)
         if (out / name).exists():
             # A folder cannot take the place of one that holds files: first the old one goes.
             (out / name).rename(old)
@@ -207,10 +207,6 @@ def _seconds(run: Path, recipe: dict[str, Any]) -> float:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"no file {path}; is {path.parent} the folder of a training?") from None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    return dict(found)
+    if not path.is_file():
+        raise DataError(f"no file {path}; is {path.parent} the folder of a training?")
+    return read_json(path)

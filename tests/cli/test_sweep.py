@@ -1,6 +1,8 @@
 """``hwnas sweep`` as a user runs it: its folder, what it prints, its exit codes."""
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -123,6 +125,67 @@ def test_latency_weights(table, tmp_path):
     config = json.loads((tmp_path / "weight-10/search.json").read_text())["config"]
     assert config["penalty"] == {"form": "linear", "weight": 10}
     assert hwnas("sweep", "--out", tmp_path, "--resume").exit_code == 0
+
+
+def html_rows(page):
+    """The table's rows, each as the text of its cells."""
+    rows = re.findall("<tr>(.*?)</tr>", page)
+    return [[re.sub("<[^>]+>", "", cell) for cell in re.findall("<t[hd].*?</t[hd]>", row)] for row in rows]
+
+
+def test_a_sweep_has_a_report_that_leads_to_its_points_own(swept, tmp_path):
+    out, _ = swept
+    found = SweepResult.load(out)
+    result = hwnas("report", out, "--png", tmp_path)
+    assert result.exit_code == 0, result.output
+    pages = [out / "report.html", *(out / point.folder / "report.html" for point in found.points)]
+    assert result.stdout.splitlines() == [str(page) for page in pages]
+    page = pages[0].read_text()
+    heading, *rows = html_rows(page)
+    assert heading[:3] == ["asked [ms]", "predicted [ms]", "measured [ms]"]
+    for row, point in zip(rows, found.points, strict=True):
+        assert row == [
+            f"{point.value:g}",
+            f"{point.predicted_ms:.4g}",
+            f"{point.measured_ms:.4g}",
+            f"{point.score:.1f}",
+            "*" if point.on_front else "",
+            point.genotype.short_id,
+            point.folder,
+        ]
+    links = re.findall(r'<a href="([^"]+)">', page)
+    assert [out / link for link in links] == pages[1:]
+    assert all("<h2>In numbers</h2>" in point.read_text() for point in pages[1:])
+    assert page.count("<svg") == 1 and "Pareto front" in page
+    assert "the first 1 of 2 epochs were trained once for all" in page
+    assert "points are done" not in page
+    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / found.points[0].folder / "architecture.png").is_file()
+
+
+def test_a_report_of_a_sweep_that_was_stopped_has_what_is_there(swept, tmp_path):
+    out, _ = swept
+    found = SweepResult.load(out)
+    shutil.copy(out / "sweep.json", tmp_path)
+    refused = hwnas("report", tmp_path)
+    assert refused.exit_code == EXIT_ERROR
+    assert (
+        f"has finished no point yet; go on with it:  hwnas sweep --out {tmp_path} --resume" in refused.stderr
+    )
+    (tmp_path / "pareto.json").write_text(
+        found.model_copy(update={"points": found.points[:1]}).model_dump_json()
+    )
+    # Its runs lie elsewhere.
+    result = hwnas("report", tmp_path)
+    assert result.stdout.splitlines() == [str(tmp_path / "report.html")]
+    page = (tmp_path / "report.html").read_text()
+    assert [row[-1] for row in html_rows(page)] == ["run", found.points[0].folder]
+    assert "<a href" not in page
+    assert f"1 of 2 points are done; for the rest:  hwnas sweep --out {tmp_path} --resume" in page
+    (tmp_path / "pareto.json").write_text('{"points": 3}')
+    refused = hwnas("report", tmp_path)
+    assert refused.exit_code == EXIT_ERROR
+    assert "pareto.json is not what a sweep found:" in refused.stderr
 
 
 class Slow(FakeBackend):

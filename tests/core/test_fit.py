@@ -269,6 +269,19 @@ def test_what_a_training_is_says_nothing_of_what_it_has_not(tmp_path):
     assert json.loads((tmp_path / "fit.json").read_text()).keys() == {"network", "config", "data"}
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_without_a_recipe_does_not_take_the_place_of_one(resume, tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    how = {"loss": LOSS, "config": config(epochs=1), "out": tmp_path, "resume": resume}
+    with pytest.raises(
+        InvalidInput, match=r"recipe\.json says that the network there is trained by a recipe"
+    ):
+        fit(network(), separable(1), description={"data": "x"}, **how)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+    fit(network(), separable(1), description={"stage": {}}, **how)
+    assert (tmp_path / "weights.pt").is_file()
+
+
 def test_a_finished_training_is_evaluated_as_it_was_trained(tmp_path, monkeypatch):
     seen = []
 

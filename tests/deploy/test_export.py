@@ -137,10 +137,12 @@ def test_a_file_describes_itself(tmp_path):
     found = OnnxNetwork(report.path).description
     assert (found.genotype, found.labelling) == (genotype, LABELLING)
     assert (found.precision, found.output, found.calibration_images) == ("fp32", "logits", 0)
+    assert found.schema_version == 1
     plain = {prop.key: prop.value for prop in onnx.load(report.path).metadata_props}
     # What other tools read, without hwnas.
     assert plain["hwnas.genotype_id"] == genotype.short_id
     assert plain["hwnas.space"] == "chain"
+    assert plain["hwnas.schema_version"] == "1"
     assert plain["hwnas.classes"] == '["road", "sky", "car", "person"]'
     assert plain["hwnas.mean"] == "[0.5, 0.4, 0.3]"
     assert Description.read({"other": "1"}, "x") is None

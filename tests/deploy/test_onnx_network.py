@@ -52,6 +52,30 @@ def test_a_damaged_description_is_named(tmp_path):
         Description.read(metadata | {"hwnas.palette": "[[1, 2, 3]]"}, "n.onnx")
 
 
+def test_a_description_of_before_schemas_is_of_the_first():
+    written = Description(version="1", precision="int8", labelling=LABELLING)
+    old = {name: text for name, text in written.metadata().items() if name != "hwnas.schema_version"}
+    assert len(old) == len(written.metadata()) - 1
+    assert Description.read(old, "n.onnx") == written
+
+
+def test_a_description_of_a_newer_schema_is_refused_whatever_else_it_says(tmp_path):
+    metadata = Description(version="9", precision="fp32").metadata() | {"hwnas.schema_version": "2"}
+    with pytest.raises(
+        DataError, match=r"the metadata of n.onnx have schema 2, this hwnas reads up to 1: upg"
+    ):
+        Description.read(metadata | {"hwnas.precision": "int3", "hwnas.new": "["}, "n.onnx")
+    with pytest.raises(DataError, match=r"the metadata of n.onnx are damaged"):
+        Description.read(metadata | {"hwnas.schema_version": "two"}, "n.onnx")
+    export(trained(), SHAPE, tmp_path / "n.onnx")
+    model = onnx.load(tmp_path / "n.onnx")
+    (prop,) = (prop for prop in model.metadata_props if prop.key == "hwnas.schema_version")
+    prop.value = "2"
+    onnx.save(model, tmp_path / "n.onnx")
+    with pytest.raises(DataError, match=r"n\.onnx have schema 2"):
+        OnnxNetwork(tmp_path / "n.onnx")
+
+
 def test_a_batch_size_is_fixed(tmp_path):
     export(trained(), SHAPE, tmp_path / "n.onnx")
     fixed = with_batch((tmp_path / "n.onnx").read_bytes(), 3)

@@ -7,7 +7,6 @@ import pytest
 
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
 from hwnas.recipes import Recipe, Stage
-from hwnas.recipes.folder import refuse_recipe
 
 from .two_stages import RECIPE, STREETS, TARGET, fitted, run
 
@@ -50,10 +49,6 @@ def test_a_recipe_that_was_stopped_in_another_stage_is_not_forgotten(places, tmp
             run(places, tmp_path, other, resume=resume)
     with pytest.raises(InvalidInput, match=r"streets holds a training already"):
         run(places, tmp_path)
-    with pytest.raises(
-        InvalidInput, match=r"recipe\.json says that the network there is trained by a recipe"
-    ):
-        refuse_recipe(tmp_path)
     assert Recipe.load(tmp_path / "recipe.json") == RECIPE
 
 
