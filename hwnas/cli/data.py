@@ -46,6 +46,11 @@ class DataChoice(BaseModel):
         """A choice from the command line: ``settings`` are this class's fields or options of the data set."""
         own = {key: value for key, value in settings.items() if key in cls.model_fields}
         options = {key: value for key, value in settings.items() if key not in cls.model_fields}
+        if "size" in options:
+            raise InvalidInput(
+                "data.size is not to be set: images are brought to the size of the space, "
+                "--set height=H --set width=W."
+            )
         if name == "synthetic":
             # Scenes are drawn, which takes longer than a training step on a small network.
             options = {"cache": True, **options}

@@ -326,6 +326,10 @@ def test_switches_are_not_carried_to_another_device(switched):
         (["search", "--lut", "none", "--set", "data.cache=x"], "synthetic refuses the option cache: Input"),
         (["search", "--lut", "none", "--set", "data.nosuch=1"], "synthetic has no option nosuch"),
         (["fit", "RUN", "--set", "lr=-1"], "FitConfig refuses these values:\n  lr: Input"),
+        (
+            ["fit", "RUN", "--set", "data.size=[8,8]"],
+            "data.size is not to be set: images are brought to the size",
+        ),
         (["fit", "RUN", "--set", "data.batch=x"], "DataChoice refuses these values:\n  batch: Input"),
         (["fit", "RUN", "--set", "data.length=x"], "synthetic refuses the option length: Input"),
         (["eval", "RUN", "--set", "data.length=[1]"], "synthetic refuses the option length: Input"),
