@@ -117,6 +117,7 @@ def test_a_seed_decides_crop_and_flip_and_leaves_the_global_state(folder):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
 def test_workers_read_what_one_process_reads(zipped):
     images = LabelledImages(zipped, "train", flip=0)
     alone = [x for x, _ in DataLoader(images, 3)]
