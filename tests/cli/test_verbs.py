@@ -97,6 +97,14 @@ def test_a_run_is_not_overwritten(run, table):
     assert "holds a search already" in result.stderr
 
 
+def test_a_run_is_not_overwritten_and_that_is_said_before_anything_is_measured(run, monkeypatch):
+    monkeypatch.setattr("hwnas.cli.asking.profile_space", lambda *_, **__: pytest.fail("measured"))
+    for method in ((), ("--algorithm", "random")):
+        result = hwnas("search", "autortnet", "--backend", "fake", "--out", run, *method)
+        assert result.exit_code == EXIT_ERROR
+        assert f"{run} holds a search already. Go on with it (--resume)" in result.stderr
+
+
 def test_resuming_a_finished_run_finds_the_same(run):
     found = said("search", "--out", run, "--resume")
     assert found["genotype"] == Genotype.load(run / "genotype.json").short_id
@@ -164,9 +172,9 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
         (["search", "--preset", "nosuch", "--lut", "none"], 'has no preset "nosuch"; it has: paper, small'),
         (["search", "--set", "nosuch=1"], '--set knows no "nosuch"'),
         (["search", "--penalty", "hinge", "--lut", "none"], "give --target-ms X as well"),
-        (["search", "--penalty", "log", "--target-ms", "3", "--lut", "none"], "knows no target"),
-        (["search", "--latency-weight", "1", "--target-ms", "3", "--lut", "none"], "which has no weight"),
-        (["search", "--target-ms", "3", "--lut", "none"], "target_ms needs a latency table"),
+        (["search", "--penalty", "log", "--target-ms", "3"], "knows no target"),
+        (["search", "--latency-weight", "1", "--target-ms", "3"], "which has no weight"),
+        (["search", "--target-ms", "3", "--lut", "none", "--data", "nosuch"], "--target-ms needs a latency"),
         (["search", "--lut", "nosuch.json"], "nosuch.json"),
         (["search", "--lut", "none", "--data", "nosuch"], "no data set is called 'nosuch'"),
         (["search", "chain", "--lut", "none", "--out", "x"], "The command line trains on segmentation data"),
@@ -206,13 +214,17 @@ def test_resuming_a_run_that_is_not_there_is_refused(tmp_path) -> None:
     assert "there is no run at" in outcome.output
 
 
-def test_a_path_that_cannot_be_written_is_a_message_not_a_traceback(tmp_path) -> None:
+def test_a_path_that_cannot_be_written_is_a_message_before_anything_is_measured(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("hwnas.cli.machine.profile", lambda *_, **__: pytest.fail("measured"))
     (tmp_path / "file").write_text("")
     outcome = CliRunner().invoke(
         main, ["profile", "chain", "--backend", "fake", "--out", str(tmp_path / "file" / "t.json")]
     )
     assert outcome.exit_code == 2
-    assert "name a path that can be read and written" in outcome.output
+    path = tmp_path / "file" / "t.json"
+    assert f"{path}; name a path that can be read and written" in outcome.output
 
 
 def test_our_warnings_are_sentences_without_the_line_of_code(monkeypatch):
@@ -320,7 +332,7 @@ def test_switches_are_not_carried_to_another_device(switched):
         (["spaces", "show", "chain", "--set", "kernels=[2]"], "  kernels: kernels must be odd, positive"),
         (["search", "--lut", "none", "--set", "height=1"], "  height: Input should be greater than or equal"),
         (["search", "--lut", "none", "--set", "relaxation.tau.start=-1"], "  relaxation.tau.start: Input"),
-        (["search", "--lut", "none", "--target-ms", "-3"], "  target_ms: Input should be greater"),
+        (["search", "--target-ms", "-3"], "  target_ms: Input should be greater"),
         (["search", "--lut", "none", "--max-params", "0"], "  budget.max_params: Input should be greater"),
         (["search", "--lut", "none", "--set", "data.seed=x"], "synthetic refuses the option seed: Input"),
         (["search", "--lut", "none", "--set", "data.cache=x"], "synthetic refuses the option cache: Input"),
