@@ -7,7 +7,7 @@ import warnings
 import pytest
 from click.testing import CliRunner
 
-from hwnas import BlindChoiceWarning
+from hwnas import BlindChoiceWarning, zoo
 from hwnas.cli import main
 from hwnas.cli.app import EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.cli.machine import Machine
@@ -41,6 +41,8 @@ def test_a_space_shows_its_fields_and_sizes():
     assert shown["cardinality"] == 81
     assert shown["choices"]["s1.kernel"] == ["conv_1x1", "conv_3x3", "conv_5x5"]
     assert "Number of stages." in hwnas("spaces", "show", "chain").output
+    # Docstrings without the marks of their markup.
+    assert "`" not in hwnas("spaces", "show", "autortnet").output
 
 
 def test_a_table_is_shown_and_checked(table):
@@ -80,6 +82,25 @@ def test_derive_counts_what_was_found(run):
     assert found["genotype"] == Genotype.load(run / "genotype.json").short_id
     assert found["ops"] == len(found["layers"])
     assert "parameters" in hwnas("derive", run / "genotype.json").output
+
+
+def test_a_network_of_the_zoo_is_derived_by_its_name():
+    assert said("derive", "autortnet-c-camvid")["genotype"] == zoo.card("autortnet-c-camvid").genotype
+
+
+def test_a_truncated_genotype_is_refused_with_what_mends_it(tmp_path):
+    (tmp_path / "genotype.json").write_text('{"schema_version": 1')
+    assert "delimiter: line 1 column 21 (char 20). Restore it from a copy" in hwnas("derive", tmp_path).stderr
+
+
+def test_resuming_a_fit_that_was_not_begun_says_so(run, tmp_path):
+    for name in ("genotype.json", "run.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    again = ("fit", tmp_path, "--resume", *settings(epochs=1))
+    said_first = hwnas(*again)
+    assert said_first.exit_code == 0, said_first.output
+    assert f"no training was begun in {tmp_path}: there is nothing to resume" in said_first.stderr
+    assert "nothing to resume" not in hwnas(*again).stderr
 
 
 def test_eval_names_the_classes(run):
@@ -176,9 +197,15 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
         (["search", "--latency-weight", "1", "--target-ms", "3"], "which has no weight"),
         (["search", "--target-ms", "3", "--lut", "none", "--data", "nosuch"], "--target-ms needs a latency"),
         (["search", "--lut", "nosuch.json"], "nosuch.json"),
-        (["search", "--lut", "none", "--data", "nosuch"], "no data set is called 'nosuch'"),
+        (["search", "--lut", "none", "--data", "nosuch"], 'no data set is called "nosuch"'),
         (["search", "chain", "--lut", "none", "--out", "x"], "The command line trains on segmentation data"),
-        (["derive", "nosuch"], "no genotype at"),
+        (["derive", "nosuch"], "hwnas search SPACE --out nosuch"),
+        (
+            ["fit", "autortnet-c-camvid"],
+            "a trained network of the zoo, and no run: hwnas eval, predict, export",
+        ),
+        (["report", "autortnet-c-camvid"], "a trained network of the zoo, and no run: hwnas eval, predict"),
+        (["table", "show", "nosuch.json"], "MissingTable: no table at nosuch.json. Measure one"),
         (["fit", "nosuch"], "no genotype at"),
         (["report", "nosuch"], "no genotype at"),
         (["measure"], "Missing argument 'NET'"),
@@ -329,8 +356,13 @@ def test_switches_are_not_carried_to_another_device(switched):
             ["profile", "--backend", "fake", "--set", "cells=3"],
             "  cells: Input should be a valid tuple (got",
         ),
+        (["spaces", "show", "autortnet", "--set", "cells=5,10,10"], "(got '5,10,10'; write [5,10,10])"),
         (["spaces", "show", "chain", "--set", "kernels=[2]"], "  kernels: kernels must be odd, positive"),
         (["search", "--lut", "none", "--set", "height=1"], "  height: Input should be greater than or equal"),
+        (
+            ["search", "--lut", "none", "--set", "relaxation.tau.strt=5"],
+            "  relaxation.tau.strt: Extra inputs are not permitted (got 5)\nKnown beside strt: form, start",
+        ),
         (["search", "--lut", "none", "--set", "relaxation.tau.start=-1"], "  relaxation.tau.start: Input"),
         (["search", "--target-ms", "-3"], "  target_ms: Input should be greater"),
         (["search", "--lut", "none", "--max-params", "0"], "  budget.max_params: Input should be greater"),
