@@ -61,14 +61,11 @@ def require_net(name: str, *, files: bool = True) -> None:
         return
     from hwnas import zoo
 
-    kinds = (
-        "no run folder, no ONNX file and no network of the zoo"
-        if files
-        else ("no run folder and no network of the zoo")
-    )
+    kinds = "no run folder, no ONNX file and" if files else "no run folder and"
+    there = zoo.names()
     raise InvalidInput(
-        f'there is {kinds} called "{name}"{meant(name, zoo.names())}. hwnas search makes a run; the zoo has: '
-        f"{', '.join(zoo.names()) or 'none yet'}."
+        f'there is {kinds} no network of the zoo called "{name}"{meant(name, there)}. hwnas search makes a '
+        f"run; the zoo has: {', '.join(there) or 'none yet'}."
     )
 
 
