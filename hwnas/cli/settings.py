@@ -110,11 +110,12 @@ def _known_beside(model: type[BaseModel], error: ValidationError) -> list[str]:
 
 def _inner(models: Sequence[type[BaseModel]], part: int | str) -> list[type[BaseModel]]:
     """The models that stand in a field of ``models``; or, of these themselves, the one that a tag names."""
-    fields = [each.model_fields[part] for each in models if part in each.model_fields]
+    name = str(part)
+    fields = [each.model_fields[name] for each in models if name in each.model_fields]
     if fields:
         return [inner for field in fields for inner in _models_in(field.annotation)]
     tagged = [
-        each for each in models if "form" in each.model_fields and each.model_fields["form"].default == part
+        each for each in models if "form" in each.model_fields and each.model_fields["form"].default == name
     ]
     return tagged or list(models)
 

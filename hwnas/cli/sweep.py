@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ def command(
         raise InvalidInput("a sweep is over milliseconds: give a latency table (--lut FILE).")
     if not resume:
         # Before anything is measured or loaded: these take minutes.
-        told_by_first(lambda: refuse_begun(out, "sweep"))
+        told_by_first(partial(refuse_begun, out, "sweep"))
 
     def configure(chosen: Chosen, settings: Mapping[str, dict[str, Any]]) -> SearchConfig:
         base = base_config(kept, chosen)
