@@ -9,6 +9,7 @@
     ├── GenotypeError         a genotype does not fit the space it is used with
     ├── InfeasibleBudget      no network of the space costs as little as was asked for
     ├── TableError
+    │   ├── MissingTable      no table, or bundle of one, where one was named
     │   ├── CorruptTable      a table file that cannot be trusted: truncated, altered, from the future
     │   ├── TableMismatch     a table of another device, backend, precision, batch, threads or resolution
     │   └── MissingLatency    op keys without a row
@@ -78,6 +79,10 @@ class TableError(HwnasError):
     """A latency table cannot be used."""
 
 
+class MissingTable(TableError):
+    """There is no table, or no bundle of one, where one was named."""
+
+
 class CorruptTable(TableError):
     """A table file cannot be trusted: truncated, altered, holding impossible rows, or of a newer schema."""
 
@@ -138,6 +143,8 @@ def refusals(error: ValidationError, values: Any = None) -> str:
     for wrong in error.errors(include_url=False):
         name = ".".join(_written(wrong["loc"], values)) or "the whole"
         came = "" if wrong["type"] == "missing" else f" (got {wrong['input']!r})"
+        if wrong["type"] in ("tuple_type", "list_type") and isinstance(wrong["input"], str):
+            came = f" (got {wrong['input']!r}; write [{wrong['input'].strip('()[] ')}])"
         lines.append(f"  {name}: {wrong['msg'].removeprefix('Value error, ')}{came}")
     return "\n".join(lines)
 

@@ -37,6 +37,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def try_place(path: Path) -> None:
+    """Make the folder of ``path``, and see that files can be written in it.
+
+    Raises:
+        OSError: they cannot; it names ``path``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_json(path: Path, content: BaseModel | Mapping[str, Any], *, indent: int | None = 1) -> None:
     """Replace ``path`` by ``content`` as JSON and a newline, as :func:`write_atomically` does.
 

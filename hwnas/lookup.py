@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -26,3 +28,9 @@ def imported(module_name: str, attribute: str) -> Any:
         return getattr(module, attribute)
     except AttributeError:
         raise LookupError(f"{module_name} has no {attribute}") from None
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """To follow a name that is not known: ``" (did you mean camvid?)"``, or nothing where none is close."""
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

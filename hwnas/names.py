@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
 from hwnas.errors import GenotypeError, InvalidInput, refusals
-from hwnas.lookup import imported
+from hwnas.lookup import imported, meant
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -114,6 +114,6 @@ def _find(what: str, name: str, known: dict[str, str]) -> Any:
     except LookupError as error:
         reason = f": {error}" if str(error) else ""
         raise InvalidInput(
-            f'no {what} is called "{name}"{reason}. Known: {", ".join(sorted(known))}; '
+            f'no {what} is called "{name}"{reason}{meant(name, known)}. Known: {", ".join(sorted(known))}; '
             "or write package.module:Class."
         ) from None

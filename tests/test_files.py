@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from hwnas.errors import DataError
-from hwnas.files import plain, read_json, write_atomically, write_json
+from hwnas.files import plain, read_json, try_place, write_atomically, write_json
 
 
 class Model(BaseModel):
@@ -86,3 +86,12 @@ def test_what_is_no_json_object_is_named(content, message, tmp_path):
         path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_json(path)
+
+
+def test_a_place_is_tried_and_left_as_it_is(tmp_path):
+    path = tmp_path / "new" / "x.json"
+    try_place(path)
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/x\.json"):
+        try_place(tmp_path / "file" / "x.json")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hwnas.lookup import imported
+from hwnas.lookup import imported, meant
 
 
 def test_what_a_module_calls_so():
@@ -31,3 +31,8 @@ def test_what_a_module_itself_lacks_is_passed_on(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="no_such_package_at_all"):
         imported("lacking_something", "Class")
+
+
+def test_a_misspelt_name_is_recognised():
+    assert meant("camvidd", ["camvid", "folders"]) == " (did you mean camvid?)"
+    assert meant("nosuch", ["camvid", "folders"]) == ""

@@ -53,7 +53,10 @@ def test_a_class_is_found_by_module_and_name():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("autortn", r'no search space is called "autortn"\. Known: autortnet, chain'),
+        (
+            "autortn",
+            r'no search space is called "autortn" \(did you mean autortnet\?\)\. Known: autortnet, chain',
+        ),
         ("no_such_module:Space", "there is no no_such_module"),
         ("hwnas.search_spaces.chain:Chian", "hwnas.search_spaces.chain has no Chian"),
         ("hwnas.latency.fake:FakeBackend", "which is not a SearchSpace"),

@@ -23,7 +23,7 @@ def space_options(function: _Function) -> _Function:
     """The options that choose a space: --preset, --data and --set."""
     about = "A field of the space, of the config, or data.NAME; repeatable."
     function = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help=about)(function)
-    about = "synthetic, camvid:DIR, cityscapes:DIR, folders:DIR [default: synthetic]"
+    about = "synthetic, camvid:DIR, cityscapes:DIR, idd_lite:DIR, folders:DIR [default: synthetic]"
     function = click.option("--data", metavar="NAME[:DIR]", help=about)(function)
     return click.option("--preset", help="Named starting point of the space.")(function)
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hwnas.cli.console import result
+from hwnas.cli.nets import is_of_the_zoo
 from hwnas.core.genotype import Genotype
 from hwnas.names import space_of
 
@@ -17,8 +18,18 @@ from hwnas.names import space_of
 @click.option("--layers", is_flag=True, help="Also list every op that runs, with its input shapes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(genotype: Path, layers: bool, as_json: bool) -> None:
-    """Fold a GENOTYPE (a file, or a run folder) into its network: size and architecture as text."""
-    found = Genotype.load(genotype / "genotype.json" if genotype.is_dir() else genotype)
+    """Fold a GENOTYPE into its network: size and architecture as text.
+
+    It is a run folder, a file, or the name of a network of the zoo.
+    """
+    if is_of_the_zoo(str(genotype)):
+        from hwnas import zoo
+
+        found = zoo.find(genotype).genotype
+    else:
+        # What is not there was meant as a run, unless it ends as a file does.
+        is_file = genotype.is_file() or genotype.suffix == ".json"
+        found = Genotype.load(genotype if is_file else genotype / "genotype.json")
     values = describe(found)
     lines = [
         f"{found.space} {found.short_id}",

@@ -11,7 +11,7 @@ import click
 from hwnas.cli.console import note, result
 from hwnas.cli.data import DataChoice
 from hwnas.cli.folder import RunSetup
-from hwnas.cli.nets import data_for, find_net, is_run
+from hwnas.cli.nets import data_for, find_net, is_run, require_net
 from hwnas.cli.settings import parse, sort_out
 from hwnas.errors import InvalidInput
 
@@ -49,6 +49,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Export NET's network, a run's or the zoo's, to ONNX and check that it computes the same."""
+    require_net(net, files=False)
     given = sort_out(parse(settings), {"data": None})["data"]
     known = data is not None or (is_run(net) and RunSetup.load(Path(net)) is not None)
     if calibration is not None and precision != "int8":

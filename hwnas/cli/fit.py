@@ -12,6 +12,7 @@ import click
 from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
+from hwnas.cli.nets import refuse_zoo
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
 from hwnas.errors import InvalidInput
@@ -57,8 +58,12 @@ def command(
     as_json: bool,
 ) -> None:
     """Train the network of RUN/genotype.json from scratch; writes RUN/weights.pt and RUN/fit.log.jsonl."""
+    refuse_zoo(run)
     given = parse(settings)
     folder = RunFolder(run)
+    into = out or run
+    if resume and not [*into.glob("fit.checkpoint.pt"), *into.glob("*/fit.checkpoint.pt")]:
+        note(f"no training was begun in {into}: there is nothing to resume, and it starts anew")
     if recipe_name is None:
         if places:
             raise InvalidInput(f"--place {places[0]} says where a recipe finds its data: give --recipe, too.")

@@ -18,6 +18,7 @@ from hwnas.cli.settings import changed, validated
 from hwnas.core.profiling import DEFAULT_PROTOCOL, profile
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
+from hwnas.files import try_place
 from hwnas.names import find_backend
 
 if TYPE_CHECKING:
@@ -179,7 +180,11 @@ def profile_space(
         batch: images in one inference.
         protocol: each op alone, or whole networks besides.
         settings: how much to read.
+
+    Raises:
+        OSError: no file can be written there; raised before anything is measured.
     """
+    try_place(path)
     keys = space.record(batch=batch).keys()
     note(f"latency of the {len(keys)} ops of {space.name} ({protocol}): {backend}, in {path}")
     with counting("profiling") as on_progress:

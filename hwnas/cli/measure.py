@@ -17,6 +17,7 @@ from hwnas.cli.machine import (
     reading_settings,
     recorded_options,
 )
+from hwnas.cli.nets import is_of_the_zoo
 from hwnas.cli.settings import parse, sort_out
 from hwnas.errors import InvalidInput, TableMismatch
 from hwnas.files import write_json
@@ -50,9 +51,10 @@ def command(
     allow_busy: bool,
     as_json: bool,
 ) -> None:
-    """Measure NET as a whole: a run's network, by default under its table's conditions, or an exported file.
+    """Measure NET as a whole: a run's network, by default under its table's conditions, an exported file, or
+    a network of the zoo.
 
-    Of a run, RUN/measure.json is written; of a file, FILE.onnx.measure.json beside it.
+    Of a run, RUN/measure.json is written; of a file, FILE.onnx.measure.json beside it; of the zoo, nothing.
     """
     from hwnas.latency.measuring import ProfileSettings
 
@@ -63,6 +65,10 @@ def command(
     if path.is_file() or path.suffix == ".onnx":
         values = file_measure(
             path, machine, batch=batch or 1, settings=reading, backend_options=homes["backend"]
+        )
+    elif is_of_the_zoo(net):
+        values = zoo_measure(
+            net, machine, batch=batch or 1, settings=reading, backend_options=homes["backend"]
         )
     else:
         values = run_measure(
@@ -139,6 +145,31 @@ def run_measure(
     }
     folder.write("measure.json", values)
     return values
+
+
+def zoo_measure(
+    name: str,
+    machine: Machine,
+    *,
+    batch: int = 1,
+    settings: ProfileSettings | None = None,
+    backend_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure a network of the zoo at the size of its card; nothing is kept."""
+    from hwnas import zoo
+    from hwnas.latency.measuring import measure_networks
+    from hwnas.latency.subjects import plausible_inputs
+
+    entry = zoo.find(name)
+    backend = machine.make(**(backend_options or {}))
+    inputs = plausible_inputs([(batch, *entry.card.input_shape)])
+    measured = measure_networks({"network": (entry.network(), inputs)}, backend, settings)
+    return _values(measured.timings["network"], backend, batch) | {
+        "asked_ms": None,
+        "predicted_ms": None,
+        "network": name,
+        "remarks": [*measured.remarks, *measured.busy],
+    }
 
 
 def file_measure(

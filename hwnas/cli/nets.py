@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hwnas.cli.data import DataChoice, image_shape
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.errors import InvalidInput
+from hwnas.lookup import meant
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,50 @@ class Net:
 def is_run(name: str) -> bool:
     """Whether ``name`` is a folder, and no network that the zoo packed."""
     return Path(name).is_dir() and not RunFolder(Path(name)).is_of_the_zoo
+
+
+def is_of_the_zoo(name: str) -> bool:
+    """Whether ``name`` is a network that comes with hwnas, or a folder that the zoo packed."""
+    from hwnas import zoo
+
+    return not is_run(name) and (name in zoo.names() or RunFolder(Path(name)).is_of_the_zoo)
+
+
+def require_net(name: str, *, files: bool = True) -> None:
+    """Refuse what names no network at all.
+
+    Args:
+        name: as of :func:`find_net`.
+        files: whether an ONNX file would do; one that is not there is left to who reads it.
+
+    Raises:
+        InvalidInput: it names none.
+    """
+    if is_run(name) or is_of_the_zoo(name) or Path(name).suffix == ".onnx" or Path(name).is_file():
+        return
+    from hwnas import zoo
+
+    kinds = "no run folder, no ONNX file and" if files else "no run folder and"
+    there = zoo.names()
+    raise InvalidInput(
+        f'there is {kinds} no network of the zoo called "{name}"{meant(name, there)}. hwnas search makes a '
+        f"run; the zoo has: {', '.join(there) or 'none yet'}."
+    )
+
+
+def refuse_zoo(run: Path) -> None:
+    """Refuse the name of a network of the zoo where a run's folder is wanted, and say what takes it.
+
+    Raises:
+        InvalidInput: it is one, and no such folder is here.
+    """
+    from hwnas import zoo
+
+    if not run.exists() and str(run) in zoo.names():
+        raise InvalidInput(
+            f"{run} is a trained network of the zoo, and no run: hwnas eval, predict, export, measure and "
+            f"derive take it, and  hwnas zoo show {run}  tells of it."
+        )
 
 
 def find_net(name: str, data: str | None = None, *, trained: bool = True) -> Net:
@@ -76,6 +121,7 @@ def find_net(name: str, data: str | None = None, *, trained: bool = True) -> Net
             about.genotype if about else None,
             about.labelling if about else None,
         )
+    require_net(name)
     from hwnas import zoo
 
     entry = zoo.find(name)
@@ -91,5 +137,6 @@ def data_for(name: str, data: str | None, settings: dict[str, Any]) -> DataChoic
     if is_run(name):
         return RunFolder(Path(name)).data(data, settings)
     if data is None:
+        require_net(name)
         raise InvalidInput(f"{name} does not say where images are: name them with --data NAME:DIR.")
     return DataChoice.of(data, 8, settings)

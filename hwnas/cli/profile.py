@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     type=click.Choice(["probe", "isolated"]),
     default=DEFAULT_PROTOCOL,
     show_default=True,
-    help="Ops alone, or solved from whole networks.",
+    help="Ops solved from whole networks, or each alone.",
 )
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="The table's file [default: in tables/]."

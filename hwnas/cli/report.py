@@ -14,6 +14,7 @@ from hwnas.cli import drawing
 from hwnas.cli.derive import describe
 from hwnas.cli.diagram import architecture
 from hwnas.cli.folder import RunFolder
+from hwnas.cli.nets import refuse_zoo
 from hwnas.cli.page import section, write_page
 from hwnas.cli.sweep_report import is_sweep, write_sweep_page
 from hwnas.core.sweep import SweepResult
@@ -35,6 +36,7 @@ def command(runs: Sequence[Path], png: Path | None) -> None:
     Of a sweep's folder: its table and its plot, with links to a report of each point.
     """
     for run in runs:
+        refuse_zoo(run)
         plots_in = png / run.name if png and len(runs) > 1 else png
         written = _of_sweep(run, plots_in) if is_sweep(run) else [write_report(RunFolder(run), plots_in)]
         for path in written:

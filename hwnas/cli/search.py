@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,13 @@ from hwnas.cli.search_report import report_search, report_seeds
 from hwnas.cli.settings import parse
 from hwnas.core.baseline import BaselineConfig, baseline
 from hwnas.core.progress import Progress
+from hwnas.core.run import refuse_begun
 from hwnas.core.search import UnverifiedTableWarning, search
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_result import SearchResult
 from hwnas.core.stability import Stability, stability
 from hwnas.errors import InvalidInput
-from hwnas.processes import as_one
+from hwnas.processes import as_one, told_by_first
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -92,6 +94,15 @@ def command(
         raise InvalidInput(f"there is no run at {first} to resume; leave --resume out to start one.")
     kept = (folder.read("search.json") or folder.read("baseline.json")) if resume else {}
     method = _method(algorithm, scoring, kept)
+    if target_ms is not None and options.lut == Path("none"):
+        raise InvalidInput(
+            "--target-ms needs a latency table to know milliseconds by: leave --lut none out, or limit other "
+            "costs (--max-macs)."
+        )
+    if not resume:
+        # Before anything is measured or loaded: these take minutes.
+        for name in ("search", "baseline"):
+            told_by_first(partial(refuse_begun, first, name))
 
     def configure(chosen: Chosen, settings: Mapping[str, dict[str, Any]]) -> SearchConfig | BaselineConfig:
         if method[0] == "differentiable":

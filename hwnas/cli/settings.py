@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -90,4 +90,37 @@ def validated(model: type[_Model], values: Mapping[str, Any]) -> _Model:
     try:
         return model(**values)
     except ValidationError as error:
-        raise InvalidInput(f"{model.__name__} refuses these values:\n{refusals(error, values)}") from error
+        lines = [refusals(error, values), *_known_beside(model, error)]
+        raise InvalidInput(f"{model.__name__} refuses these values:\n" + "\n".join(lines)) from error
+
+
+def _known_beside(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """For each name that a model inside ``model`` does not have, those that it has."""
+    lines = []
+    for wrong in error.errors(include_url=False):
+        if wrong["type"] == "extra_forbidden":
+            models = [model]
+            for part in wrong["loc"][:-1]:
+                models = _inner(models, part)
+            names = dict.fromkeys(name for each in models for name in each.model_fields)
+            if names:
+                lines.append(f"Known beside {wrong['loc'][-1]}: {', '.join(names)}")
+    return lines
+
+
+def _inner(models: Sequence[type[BaseModel]], part: int | str) -> list[type[BaseModel]]:
+    """The models that stand in a field of ``models``; or, of these themselves, the one that a tag names."""
+    name = str(part)
+    fields = [each.model_fields[name] for each in models if name in each.model_fields]
+    if fields:
+        return [inner for field in fields for inner in _models_in(field.annotation)]
+    tagged = [
+        each for each in models if "form" in each.model_fields and each.model_fields["form"].default == name
+    ]
+    return tagged or list(models)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [inner for argument in get_args(annotation) for inner in _models_in(argument)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -124,5 +125,7 @@ def _field_docs(kind: type[SearchSpace]) -> dict[str, str]:
     for before, after in zip(body.body, body.body[1:], strict=False):
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):  # noqa: SIM102 - two questions
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                docs[before.target.id] = " ".join(str(after.value.value).split())
+                text = " ".join(str(after.value.value).split())
+                # As it is read by people: references and code without their marks.
+                docs[before.target.id] = re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
     return docs

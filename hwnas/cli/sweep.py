@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from hwnas.cli.console import headline, note
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.sweep_report import report_sweep
 from hwnas.core.progress import Progress
+from hwnas.core.run import refuse_begun
 from hwnas.core.search import UnverifiedTableWarning
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.sweep import SweepResult, Swept, folder_name, point_configs, sweep, swept_values
 from hwnas.errors import InvalidInput
-from hwnas.processes import as_one
+from hwnas.processes import as_one, told_by_first
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -79,12 +81,19 @@ def command(
         raise InvalidInput(
             "a sweep is over values: give --targets 4,6,9 or --latency-weights 0.001,0.01,0.1."
         )
+    if targets is not None and latency_weights is not None:
+        raise InvalidInput("a sweep is over --targets or over --latency-weights: give one of them.")
     swept, values = swept_values(targets, latency_weights)
     if penalty is not None and swept == "target_ms":
         raise InvalidInput(
             "--targets are hard budgets, beside which the penalty rests: leave --penalty out, or sweep over "
             "--latency-weights."
         )
+    if options.lut == Path("none"):
+        raise InvalidInput("a sweep is over milliseconds: give a latency table (--lut FILE).")
+    if not resume:
+        # Before anything is measured or loaded: these take minutes.
+        told_by_first(partial(refuse_begun, out, "sweep"))
 
     def configure(chosen: Chosen, settings: Mapping[str, dict[str, Any]]) -> SearchConfig:
         base = base_config(kept, chosen)

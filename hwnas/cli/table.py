@@ -124,6 +124,7 @@ def diff(first: Path, second: Path, tolerance: float, rows: int, as_json: bool) 
             f"{row.verdict:<10}{row.ratio:6.3f}  {row.first_ms:9.4f} → {row.second_ms:9.4f} ms  {row.key}"
             for row in found.rows[:rows]
         ),
+        *([f"… and {len(found.rows) - rows} more rows (--rows N)"] if len(found.rows) > rows else []),
     ]
     values = {
         "verdict": found.verdict,

@@ -13,6 +13,7 @@ from hwnas.errors import GenotypeError, refusals
 from hwnas.files import write_json
 
 SCHEMA_VERSION = 1
+_REMEDY = "Restore it from a copy, or name the folder of a run, or its genotype.json."
 
 
 class Genotype(BaseModel):
@@ -64,8 +65,8 @@ class Genotype(BaseModel):
                 )
             return cls.model_validate(found)
         except ValidationError as error:
-            raise GenotypeError(f"{path} is not a genotype:\n{refusals(error)}") from error
+            raise GenotypeError(f"{path} is not a genotype:\n{refusals(error)}\n{_REMEDY}") from error
         except KeyError as error:
-            raise GenotypeError(f"{path} is not a genotype: it has no {error}.") from error
+            raise GenotypeError(f"{path} is not a genotype: it has no {error}. {_REMEDY}") from error
         except (ValueError, TypeError) as error:
-            raise GenotypeError(f"{path} is not a genotype: {error}") from error
+            raise GenotypeError(f"{path} is not a genotype: {error}. {_REMEDY}") from error

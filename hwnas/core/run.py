@@ -29,6 +29,18 @@ from hwnas.processes import any_of_them, processes, told_by_all, told_by_first
 _Batch = TypeVar("_Batch")
 
 
+def refuse_begun(out: Path, name: str) -> None:
+    """Refuse a folder in which a run of that name was begun.
+
+    Raises:
+        InvalidInput: there is one, finished or not.
+    """
+    if (out / f"{name}.json").exists():
+        raise InvalidInput(
+            f"{out} holds a {name} already. Go on with it (--resume), or name another folder (--out)."
+        )
+
+
 class Stateful(Protocol):
     """Whatever can be saved and put back: modules, optimisers, scalers."""
 
@@ -275,11 +287,8 @@ class Run:
         path = self.out / f"{self.name}.json"
         checkpoint = self.checkpoint_path
         assert checkpoint is not None
-        if not resume and path.exists():
-            raise InvalidInput(
-                f"{self.out} holds a {self.name} already. "
-                "Go on with it (--resume), or name another folder (--out)."
-            )
+        if not resume:
+            refuse_begun(self.out, self.name)
         if not resume or not checkpoint.is_file():
             # Stopped before the first checkpoint, there is nothing to go on from, and nothing to lose.
             state = self._begun_by_another()

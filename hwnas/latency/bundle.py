@@ -22,6 +22,7 @@ from hwnas.errors import (
     InvalidInput,
     MeasurementFailed,
     MissingLatency,
+    MissingTable,
     TableMismatch,
     listing,
 )
@@ -279,7 +280,8 @@ def load_manifest(folder: str | Path) -> Manifest:
     """The manifest of the bundle in ``folder``, after it and all models were verified.
 
     Raises:
-        CorruptTable: there is none, or it or a model is truncated, altered, or of another version.
+        MissingTable: there is none.
+        CorruptTable: it or a model is truncated, altered, or of another version.
     """
     folder = Path(folder)
     path = folder / "manifest.json"
@@ -411,7 +413,7 @@ def _loaded(path: Path, model: type[_File], remedy: str) -> tuple[_File, dict[st
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
     except FileNotFoundError:
-        raise CorruptTable(f"there is no {path}. {remedy}") from None
+        raise MissingTable(f"there is no {path}. {remedy}") from None
     except json.JSONDecodeError as error:
         raise CorruptTable(
             f"{path} is not complete JSON (line {error.lineno}): was it truncated? {remedy}"

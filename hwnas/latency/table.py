@@ -406,8 +406,9 @@ class LatencyTable:
         """Read and verify a table.
 
         Raises:
-            CorruptTable: the file is not there, truncated, altered after it was written, of a newer hwnas, or
-                holds a row that cannot be a latency. The message says which.
+            MissingTable: the file is not there.
+            CorruptTable: it is truncated, altered after it was written, of a newer hwnas, or holds a row that
+                cannot be a latency. The message says which.
         """
         path = Path(path)
         content = read_content(path)

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
-from hwnas.errors import CorruptTable
+from hwnas.errors import CorruptTable, MissingTable
 from hwnas.files import write_atomically
 from hwnas.latency.header import TableHeader
 from hwnas.latency.solve import NetworkTiming
@@ -89,13 +89,14 @@ def read_content(path: Path) -> TableContent:
     """Read and verify the table at ``path``.
 
     Raises:
-        CorruptTable: the file is not there, truncated, altered after it was written, of a newer hwnas, or
-            holds a row that cannot be a latency. The message says which.
+        MissingTable: the file is not there.
+        CorruptTable: it is truncated, altered after it was written, of a newer hwnas, or holds a row that
+            cannot be a latency. The message says which.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise CorruptTable(f"no table at {path}. Measure one:  hwnas profile --out {path}") from None
+        raise MissingTable(f"no table at {path}. Measure one:  hwnas profile --out {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptTable(f"{path} cannot be read as text: {error}. {_REMEDY}") from error
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from hwnas.core.fit import FitConfig
 from hwnas.errors import InvalidInput
+from hwnas.lookup import meant
 from hwnas.recipes.recipe import Recipe, Stage, TeacherStage
 from hwnas.segmentation.transforms import JointAugmentation
 
@@ -139,4 +140,7 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     if name.endswith(".json"):
         return Recipe.load(name)
-    raise InvalidInput(f'no recipe is called "{name}". Known: {", ".join(RECIPES)}; or name a file.json.')
+    raise InvalidInput(
+        f'no recipe is called "{name}"{meant(name, RECIPES)}. Known: {", ".join(RECIPES)}; '
+        "or name a file.json."
+    )

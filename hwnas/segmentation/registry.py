@@ -9,7 +9,7 @@ from typing import Any
 
 from hwnas.arguments import checked_arguments
 from hwnas.errors import InvalidInput
-from hwnas.lookup import imported
+from hwnas.lookup import imported, meant
 from hwnas.segmentation.dataset import SegmentationDataset
 from hwnas.segmentation.labels import Labelling
 
@@ -89,7 +89,10 @@ def _find_class(
     try:
         kind = imported(module_name, class_name)
     except LookupError:
-        raise InvalidInput(f"no data set is called {text!r}; {names}") from None
+        # A folder is no part of the name; of package.module:Class, the class is.
+        is_class = "." in module_name
+        name = f"{module_name}:{class_name}" if is_class else module_name
+        raise InvalidInput(f'no data set is called "{name}"{meant(name, known)}; {names}') from None
     if not isinstance(kind, type) or not issubclass(kind, SegmentationDataset):
         raise InvalidInput(f"{module_name}:{class_name} is not a SegmentationDataset; {names}")
     return kind

@@ -198,6 +198,12 @@ def test_a_run_is_packed_shown_exported_and_predicts(run, picture, tmp_path):
     assert scored["miou"] == pytest.approx(card["scores"][0]["miou"], abs=1)
 
 
+def test_a_network_of_the_zoo_is_measured_by_its_name():
+    found = said("measure", "autortnet-c-camvid", "--backend", "fake", "--set", "rounds=1")
+    assert found["median_ms"] > 0
+    assert (found["network"], found["predicted_ms"]) == ("autortnet-c-camvid", None)
+
+
 def test_the_zoo_is_listed():
     result = hwnas("zoo", "list")
     assert result.exit_code == 0
@@ -208,7 +214,10 @@ def test_the_zoo_is_listed():
     ("arguments", "message"),
     [
         (["zoo", "show", "nosuch"], 'the zoo has no network "nosuch"; it has:'),
-        (["eval", "nosuch", "--data", "synthetic"], 'the zoo has no network "nosuch"'),
+        (["eval", "nosuch", "--data", "synthetic"], "no run folder, no ONNX file and no network of the zoo"),
+        (["eval", "nosuch"], 'no run folder, no ONNX file and no network of the zoo called "nosuch"'),
+        (["eval", "autortnet-c-camvit"], "(did you mean autortnet-c-camvid?)"),
+        (["export", "nosuch"], 'there is no run folder and no network of the zoo called "nosuch"'),
         (["predict", "x.png", "--net", "nosuch"], "no file or folder x.png"),
         (["eval", "none.onnx", "--data", "synthetic"], "no file none.onnx"),
         (["measure", "none.onnx"], "no file none.onnx"),

@@ -139,6 +139,10 @@ def test_a_transferred_run_knows_its_data_before_it_is_a_run(searched, tmp_path,
     ("arguments", "message"),
     [
         (["--recipe", "nosuch"], 'no recipe is called "nosuch"'),
+        (
+            ["--recipe", "cpu", "--set", "streets.fit.epoch=1"],
+            "fit.epoch: Extra inputs are not permitted (got 1)\nKnown beside epoch: epochs",
+        ),
         (["--recipe", "nosuch.json"], "no recipe at nosuch.json"),
         (["--set", "distillation_weight=1"], "teachers come with recipes: hwnas fit"),
         (["--recipe", "cpu", "--preset", "small"], "--recipe and --preset both say how to train"),

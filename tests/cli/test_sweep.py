@@ -238,7 +238,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(table, targets, tmp_path, monkey
         (("--targets", "4"), "at least two values, all different"),
         (("--targets", "4;6"), '"4;6" should be numbers with commas between them'),
         (("--targets", "4,-6"), "a target_ms must be a number above 0, got -6"),
-        (("--targets", "4,6", "--latency-weights", "1,2"), "give one of them"),
+        (("--targets", "4,6", "--latency-weights", "1,2"), "over --targets or over --latency-weights"),
         (("--targets", "4,6", "--penalty", "log"), "beside which the penalty rests"),
         (("--latency-weights", "1,2", *settings(target_ms=4)), "the penalty rests"),
         (("--targets", "4,6", "--lut", "none"), "give a latency table"),

@@ -72,6 +72,11 @@ def test_two_tables_are_compared_and_merged(probed, tmp_path):
         "other conditions: protocol: probe against isolated"
         in hwnas("table", "diff", probed, isolated).output
     )
+    rows = len(same["rows"])
+    assert (
+        f"… and {rows - 1} more rows (--rows N)"
+        in hwnas("table", "diff", probed, probed, "--rows", "1").output
+    )
     merged = tmp_path / "merged.json"
     result = hwnas("table", "merge", probed, probed, "--out", merged)
     assert result.exit_code == 0, result.output

@@ -7,14 +7,16 @@ import warnings
 import pytest
 from click.testing import CliRunner
 
-from hwnas import BlindChoiceWarning
+from hwnas import BlindChoiceWarning, zoo
 from hwnas.cli import main
 from hwnas.cli.app import EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.cli.machine import Machine
 from hwnas.cli.measure import _recorded
+from hwnas.cli.spaces import _field_docs
 from hwnas.core.genotype import Genotype
 from hwnas.latency.fake import FAKE_DEVICE, FakeBackend
 from hwnas.latency.table import LatencyTable
+from hwnas.search_spaces.autortnet import AutoRTNet
 from tests.cli.conftest import TINY, hwnas, said, settings
 
 
@@ -41,6 +43,10 @@ def test_a_space_shows_its_fields_and_sizes():
     assert shown["cardinality"] == 81
     assert shown["choices"]["s1.kernel"] == ["conv_1x1", "conv_3x3", "conv_5x5"]
     assert "Number of stages." in hwnas("spaces", "show", "chain").output
+
+
+def test_fields_are_told_without_the_marks_of_markup():
+    assert not [text for text in _field_docs(AutoRTNet).values() if "`" in text]
 
 
 def test_a_table_is_shown_and_checked(table):
@@ -82,6 +88,28 @@ def test_derive_counts_what_was_found(run):
     assert "parameters" in hwnas("derive", run / "genotype.json").output
 
 
+def test_a_network_of_the_zoo_is_derived_by_its_name(monkeypatch):
+    # Without the seconds that its whole space takes.
+    sizes = {"parameters": 1, "ops": 1}
+    monkeypatch.setattr("hwnas.cli.derive.describe", lambda found: {"genotype": found.short_id, **sizes})
+    assert said("derive", "autortnet-c-camvid")["genotype"] == zoo.card("autortnet-c-camvid").genotype
+
+
+def test_a_truncated_genotype_is_refused_with_what_mends_it(tmp_path):
+    (tmp_path / "genotype.json").write_text('{"schema_version": 1')
+    assert "delimiter: line 1 column 21 (char 20). Restore it from a copy" in hwnas("derive", tmp_path).stderr
+
+
+def test_resuming_a_fit_that_was_not_begun_says_so(run, tmp_path):
+    for name in ("genotype.json", "run.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    again = ("fit", tmp_path, "--resume", *settings(epochs=1))
+    said_first = hwnas(*again)
+    assert said_first.exit_code == 0, said_first.output
+    assert f"no training was begun in {tmp_path}: there is nothing to resume" in said_first.stderr
+    assert "nothing to resume" not in hwnas(*again).stderr
+
+
 def test_eval_names_the_classes(run):
     found = json.loads((run / "eval.json").read_text())
     assert 0 <= found["miou"] <= 100
@@ -95,6 +123,14 @@ def test_a_run_is_not_overwritten(run, table):
     )
     assert result.exit_code == EXIT_ERROR
     assert "holds a search already" in result.stderr
+
+
+def test_a_run_is_not_overwritten_and_that_is_said_before_anything_is_measured(run, monkeypatch):
+    monkeypatch.setattr("hwnas.cli.asking.profile_space", lambda *_, **__: pytest.fail("measured"))
+    for method in ((), ("--algorithm", "random")):
+        result = hwnas("search", "autortnet", "--backend", "fake", "--out", run, *method)
+        assert result.exit_code == EXIT_ERROR
+        assert f"{run} holds a search already. Go on with it (--resume)" in result.stderr
 
 
 def test_resuming_a_finished_run_finds_the_same(run):
@@ -164,13 +200,19 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
         (["search", "--preset", "nosuch", "--lut", "none"], 'has no preset "nosuch"; it has: paper, small'),
         (["search", "--set", "nosuch=1"], '--set knows no "nosuch"'),
         (["search", "--penalty", "hinge", "--lut", "none"], "give --target-ms X as well"),
-        (["search", "--penalty", "log", "--target-ms", "3", "--lut", "none"], "knows no target"),
-        (["search", "--latency-weight", "1", "--target-ms", "3", "--lut", "none"], "which has no weight"),
-        (["search", "--target-ms", "3", "--lut", "none"], "target_ms needs a latency table"),
+        (["search", "--penalty", "log", "--target-ms", "3"], "knows no target"),
+        (["search", "--latency-weight", "1", "--target-ms", "3"], "which has no weight"),
+        (["search", "--target-ms", "3", "--lut", "none", "--data", "nosuch"], "--target-ms needs a latency"),
         (["search", "--lut", "nosuch.json"], "nosuch.json"),
-        (["search", "--lut", "none", "--data", "nosuch"], "no data set is called 'nosuch'"),
+        (["search", "--lut", "none", "--data", "nosuch"], 'no data set is called "nosuch"'),
         (["search", "chain", "--lut", "none", "--out", "x"], "The command line trains on segmentation data"),
-        (["derive", "nosuch"], "no genotype at"),
+        (["derive", "nosuch"], "hwnas search SPACE --out nosuch"),
+        (
+            ["fit", "autortnet-c-camvid"],
+            "a trained network of the zoo, and no run: hwnas eval, predict, export",
+        ),
+        (["report", "autortnet-c-camvid"], "a trained network of the zoo, and no run: hwnas eval, predict"),
+        (["table", "show", "nosuch.json"], "MissingTable: no table at nosuch.json. Measure one"),
         (["fit", "nosuch"], "no genotype at"),
         (["report", "nosuch"], "no genotype at"),
         (["measure"], "Missing argument 'NET'"),
@@ -206,13 +248,17 @@ def test_resuming_a_run_that_is_not_there_is_refused(tmp_path) -> None:
     assert "there is no run at" in outcome.output
 
 
-def test_a_path_that_cannot_be_written_is_a_message_not_a_traceback(tmp_path) -> None:
+def test_a_path_that_cannot_be_written_is_a_message_before_anything_is_measured(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("hwnas.cli.machine.profile", lambda *_, **__: pytest.fail("measured"))
     (tmp_path / "file").write_text("")
     outcome = CliRunner().invoke(
         main, ["profile", "chain", "--backend", "fake", "--out", str(tmp_path / "file" / "t.json")]
     )
     assert outcome.exit_code == 2
-    assert "name a path that can be read and written" in outcome.output
+    path = tmp_path / "file" / "t.json"
+    assert f"{path}; name a path that can be read and written" in outcome.output
 
 
 def test_our_warnings_are_sentences_without_the_line_of_code(monkeypatch):
@@ -317,10 +363,15 @@ def test_switches_are_not_carried_to_another_device(switched):
             ["profile", "--backend", "fake", "--set", "cells=3"],
             "  cells: Input should be a valid tuple (got",
         ),
+        (["spaces", "show", "autortnet", "--set", "cells=5,10,10"], "(got '5,10,10'; write [5,10,10])"),
         (["spaces", "show", "chain", "--set", "kernels=[2]"], "  kernels: kernels must be odd, positive"),
         (["search", "--lut", "none", "--set", "height=1"], "  height: Input should be greater than or equal"),
+        (
+            ["search", "--lut", "none", "--set", "relaxation.tau.strt=5"],
+            "  relaxation.tau.strt: Extra inputs are not permitted (got 5)\nKnown beside strt: form, start",
+        ),
         (["search", "--lut", "none", "--set", "relaxation.tau.start=-1"], "  relaxation.tau.start: Input"),
-        (["search", "--lut", "none", "--target-ms", "-3"], "  target_ms: Input should be greater"),
+        (["search", "--target-ms", "-3"], "  target_ms: Input should be greater"),
         (["search", "--lut", "none", "--max-params", "0"], "  budget.max_params: Input should be greater"),
         (["search", "--lut", "none", "--set", "data.seed=x"], "synthetic refuses the option seed: Input"),
         (["search", "--lut", "none", "--set", "data.cache=x"], "synthetic refuses the option cache: Input"),

@@ -16,6 +16,7 @@ from hwnas.errors import (
     InvalidInput,
     MeasurementFailed,
     MissingLatency,
+    MissingTable,
     TableMismatch,
 )
 from hwnas.latency import bundle, edge_runner
@@ -188,7 +189,7 @@ def test_an_export_that_failed_is_no_bundle(tmp_path):
         export(tmp_path / "b", networks={"net": whole(Unexportable(), {KEYS[0]: 1})})
     with pytest.raises(edge_runner.Refused, match=r"there is no .*manifest.json. Copy the whole folder"):
         edge_runner.load_manifest(tmp_path / "b")
-    with pytest.raises(CorruptTable, match=r"there is no .*manifest.json"):
+    with pytest.raises(MissingTable, match=r"there is no .*manifest.json"):
         load_manifest(tmp_path / "b")
 
 
@@ -245,7 +246,7 @@ def test_results_may_lie_elsewhere(exported, measure, tmp_path):
     assert measure(exported, "--results", str(path))[0] == 0
     assert not (exported / "results.json").exists()
     assert import_bundle(exported, path).table.header.device.name == "Cortex-A76"
-    with pytest.raises(CorruptTable, match=r"there is no .*results.json. Bring the file from the device"):
+    with pytest.raises(MissingTable, match=r"there is no .*results.json. Bring the file from the device"):
         import_bundle(exported)
 
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
-from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, TableMismatch
+from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, MissingTable, TableMismatch
 from hwnas.latency import table_file
 from hwnas.latency.device import Device, DeviceState
 from hwnas.latency.fake import FakeBackend, fake_table
@@ -130,7 +130,7 @@ def test_failed_and_partial_rows_survive_and_are_no_latency(path, table):
 
 
 def test_absent(tmp_path):
-    with pytest.raises(CorruptTable, match=r"no table at .*x\.json\. Measure one:  hwnas profile --out "):
+    with pytest.raises(MissingTable, match=r"no table at .*x\.json\. Measure one:  hwnas profile --out "):
         LatencyTable.load(tmp_path / "x.json")
 
 

@@ -62,11 +62,21 @@ def test_a_class_from_an_entry_point(monkeypatch):
     assert type(open_dataset("mine", "val", length=2)) is Mine
 
 
-@pytest.mark.parametrize("text", ["cityscape:/data", "nothing", "no.such.module:Class", "", ":x", "a b:C"])
-def test_unknown_names_list_the_known_ones(text):
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("cityscape:/data", '"cityscape" (did you mean cityscapes?)'),
+        ("nothing", '"nothing"'),
+        ("no.such.module:Class", '"no.such.module:Class"'),
+        ("", '""'),
+        (":x", '""'),
+        ("a b:C", '"a b"'),
+    ],
+)
+def test_unknown_names_list_the_known_ones(text, named):
     with pytest.raises(InvalidInput) as caught:
         open_dataset(text, "train")
-    assert f"no data set is called {text!r}; known are camvid, cityscapes, folders" in str(caught.value)
+    assert f"no data set is called {named}; known are camvid, cityscapes, folders" in str(caught.value)
 
 
 def test_not_a_data_set():
