@@ -152,9 +152,9 @@ def recipe_for(name: str, scale: str) -> Recipe:
 
 
 CPU_EPOCHS = {
-    "a": {"pictures": 2, "streets": 6, "crops": 90, "whole": 5},
+    "a": {"pictures": 2, "streets": 6, "crops": 90, "whole": 3},
     "b": {"pictures": 2, "streets": 6, "crops": 120, "whole": 5},
-    "c": {"pictures": 2, "streets": 8, "crops": 150, "whole": 8},
+    "c": {"pictures": 2, "streets": 8, "crops": 150, "whole": 5},
 }
 """Fewer for the costlier networks, which take longer an epoch."""
 
