@@ -415,7 +415,6 @@ def _draw(axes: Any, summary: dict[str, Any]) -> None:
             name, (ms, 0.03), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, ha="right"
         )
 
-    above = True
     for name, peer in sorted(summary["peers"].items(), key=lambda item: item[1]["latency"]["median_ms"]):
         ms, miou = peer["latency"]["median_ms"], peer["published_miou"]
         if miou is None:
@@ -425,12 +424,11 @@ def _draw(axes: Any, summary: dict[str, Any]) -> None:
         axes.annotate(
             f"{name}, test, published",
             (ms, miou),
-            xytext=(-6, 6 if above else -14),
+            xytext=(-6, 4),
             textcoords="offset points",
             ha="right",
             fontsize=8,
         )
-        above = not above
     for net in summary["networks"].values():
         ms, twin = net["latency"]["median_ms"], net["twin_val"]
         if twin is None:
