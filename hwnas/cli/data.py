@@ -46,11 +46,6 @@ class DataChoice(BaseModel):
         """A choice from the command line: ``settings`` are this class's fields or options of the data set."""
         own = {key: value for key, value in settings.items() if key in cls.model_fields}
         options = {key: value for key, value in settings.items() if key not in cls.model_fields}
-        if "size" in options:
-            raise InvalidInput(
-                "data.size is not to be set: images are brought to the size of the space, "
-                "--set height=H --set width=W."
-            )
         if name == "synthetic":
             # Scenes are drawn, which takes longer than a training step on a small network.
             options = {"cache": True, **options}
@@ -68,7 +63,16 @@ class DataChoice(BaseModel):
         return values
 
     def dataset(self, split: str, size: tuple[int, int], *, augment: bool = False) -> SegmentationDataset:
-        """One split at ``size`` (height, width)."""
+        """One split at ``size`` (height, width).
+
+        Raises:
+            InvalidInput: the options say a size, too; or what the data set itself raises.
+        """
+        if "size" in self.options:
+            raise InvalidInput(
+                "data.size is not to be set: images are brought to the size of the space, "
+                "--set height=H --set width=W."
+            )
         from hwnas.segmentation.registry import open_dataset
 
         return open_dataset(self.name, split, size=size, augment=augment, **self.options)

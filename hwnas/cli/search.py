@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_result import SearchResult
 from hwnas.core.stability import Stability, stability
 from hwnas.errors import InvalidInput
-from hwnas.processes import as_one, told_by_first
+from hwnas.processes import as_one, processes
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -99,10 +98,11 @@ def command(
             "--target-ms needs a latency table to know milliseconds by: leave --lut none out, or limit other "
             "costs (--max-macs)."
         )
-    if not resume:
-        # Before anything is measured or loaded: these take minutes.
+    if not resume and processes().size == 1:
+        # Before anything is measured or loaded, which takes minutes; several processes measure nothing, and
+        # find it out together.
         for name in ("search", "baseline"):
-            told_by_first(partial(refuse_begun, first, name))
+            refuse_begun(first, name)
 
     def configure(chosen: Chosen, settings: Mapping[str, dict[str, Any]]) -> SearchConfig | BaselineConfig:
         if method[0] == "differentiable":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from hwnas.core.search import UnverifiedTableWarning
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.sweep import SweepResult, Swept, folder_name, point_configs, sweep, swept_values
 from hwnas.errors import InvalidInput
-from hwnas.processes import as_one, told_by_first
+from hwnas.processes import as_one, processes
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -91,9 +90,9 @@ def command(
         )
     if options.lut == Path("none"):
         raise InvalidInput("a sweep is over milliseconds: give a latency table (--lut FILE).")
-    if not resume:
-        # Before anything is measured or loaded: these take minutes.
-        told_by_first(partial(refuse_begun, out, "sweep"))
+    if not resume and processes().size == 1:
+        # As in the search: before anything is measured.
+        refuse_begun(out, "sweep")
 
     def configure(chosen: Chosen, settings: Mapping[str, dict[str, Any]]) -> SearchConfig:
         base = base_config(kept, chosen)
