@@ -51,8 +51,9 @@ class FitConfig(BaseModel):
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
     compiled: bool = False
-    """Train through ``torch.compile``: a minute or two of compiling first, then shorter steps. Wants one size
-    of images, and on the CPU a C++ compiler. The results differ by rounding."""
+    """Train through ``torch.compile``: a minute or two of compiling first, for shorter steps then. Wants
+    one size of images, no auxiliary heads, and on the CPU a C++ compiler. The results differ by rounding.
+    Tried in one process only."""
     lr: float = Field(0.01, gt=0)
     """SGD's base learning rate; in each step ``lr · (1 − done)^power`` after the warm-up."""
     power: float = Field(0.9, gt=0)
@@ -125,7 +126,8 @@ def fit(
             batches are no pairs; no such torch device here; ``out`` holds a training already and ``resume``
             is false; ``out`` holds a recipe's training, begun or done, and no recipe calls this; ``resume``
             without ``out``; a description that is not JSON; a teacher without a weight
-            or the reverse, or with outputs of another shape; an auxiliary head on a module that is not there.
+            or the reverse, or with outputs of another shape; an auxiliary head on a module that is not there,
+            or any in a compiled training.
         CheckpointError: what is to be resumed is damaged, or is another training; the message lists the
             differences.
         NonFiniteLoss: the training diverged.
@@ -140,6 +142,11 @@ def fit(
         raise InvalidInput(
             f"distillation_weight is {config.distillation_weight:g}, and there is {there_is}: "
             "expected both, or neither."
+        )
+    if config.compiled and auxiliary:
+        raise InvalidInput(
+            "auxiliary heads read inside of the network, which torch.compile does not show them: train with "
+            "compiled=False, or without the heads."
         )
     if out is not None and "stage" not in (description or {}):
         told_by_first(partial(_refuse_recipe, out))

@@ -52,6 +52,8 @@ class Stage(BaseModel):
         taken |= dict.fromkeys(RUN_FOLDERS, "a run has another folder of that name")
         if self.name in taken:
             raise ValueError(f'a stage cannot be called "{self.name}": {taken[self.name]}')
+        if self.auxiliary and self.fit.compiled:
+            raise ValueError("auxiliary heads are not heard in a compiled training: leave one of them out")
         if self.task == "classification":
             idle = [name for name in ("size", "cache", "class_weight_offset") if getattr(self, name)]
             if idle:

@@ -322,3 +322,10 @@ def test_a_compiled_training_steps_as_an_eager_one(tmp_path, monkeypatch):
     assert compiled == [{"dynamic": False}]
     for name, value in kept[0].items():
         torch.testing.assert_close(kept[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_compiled_training_has_no_auxiliary_heads():
+    net = network()
+    name = next(name for name, module in net.named_modules() if isinstance(module, Conv))
+    with pytest.raises(InvalidInput, match="train with compiled=False, or without the heads"):
+        fit(net, separable(1), loss=LOSS, config=config(compiled=True), auxiliary={name: PoolLinear(4, 4)})

@@ -59,6 +59,10 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
         ([{"name": "fit"}], 'a stage cannot be called "fit": --set means something else by that'),
         ([{"name": "data"}], 'a stage cannot be called "data"'),
         ([{"name": "tensorboard"}], 'called "tensorboard": a run has another folder of that name'),
+        (
+            [{"name": "a", "data": "x", "auxiliary": True, "fit": {"compiled": True}}, TARGET],
+            "auxiliary heads are not heard in a compiled training",
+        ),
         ([{"name": "predictions"}], 'called "predictions": a run has another folder of that name'),
         (
             [{"name": "a", "data": "x", "task": "classification", "size": [64, 64]}, TARGET],
