@@ -226,7 +226,8 @@ class SearchSpace(BaseModel, ABC):
         since = {
             name
             for name, field in type(self).model_fields.items()
-            if name not in genotype.fields and getattr(self, name) == field.get_default()
+            if name not in genotype.fields
+            and getattr(self, name) == field.get_default(call_default_factory=True)
         }
         differing = [
             f"  {name}: genotype {genotype.fields.get(name)!r}, space {mine.get(name)!r}"

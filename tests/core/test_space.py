@@ -2,7 +2,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 
 from hwnas import Conv, Genotype, Preset, SearchSpace
@@ -104,6 +104,19 @@ def test_a_genotype_of_other_fields_is_refused_with_the_difference():
     ):
         Chain().build(genotype)
     assert Chain(**genotype.fields).assignment(genotype)
+
+
+class Grown(SharedChain):
+    name: ClassVar[str] = "grown"
+    since: list[int] = Field(default_factory=lambda: [3])
+
+
+def test_a_genotype_older_than_a_field_with_a_made_default_fits_it():
+    genotype = Grown().random(torch.Generator().manual_seed(0))
+    assert genotype.fields.pop("since") == [3]
+    assert Grown().assignment(genotype)
+    with pytest.raises(GenotypeError, match="since: genotype None, space"):
+        Grown(since=[4]).assignment(genotype)
 
 
 def test_a_genotype_older_than_a_field_was_found_with_the_fields_default():
