@@ -63,9 +63,9 @@ SPACE = AutoRTNet(
     cell_ops=("skip", "conv_3x3", "conv_3x3_x2"),
     aggregation_ops=("conv_1x1_x2",),
 )
-"""Without depthwise convolutions: on a CPU they take several times as long for each multiplication, most of
-all in training (torch has no fast gradient for dilated ones), while bf16 makes dense ones several times as
-fast where the CPU has matrix units."""
+"""Without depthwise convolutions: for each multiplication they take longer on a CPU, most of all in training,
+and bf16, which is for dense ones where the CPU has matrix units, is nothing for them
+(benchmarks/fit_cost.py)."""
 
 SEARCH_SIZE = (144, 192)
 SEARCH_BATCH = 8
@@ -93,27 +93,25 @@ def cpu_recipe(pictures: int, streets: int, crops: int, whole: int) -> Recipe:
 
     For a CPU with matrix units for bf16. Arguments are epochs.
     """
+    of_pictures, of_streets = RECIPES["strong"].stages[0], RECIPES["cpu"].stages[0]
     quick = {"precision": "bf16", "channels_last": True, "device": "cpu"}
     target = {"data": "target", "cache": True, "batch": 8, "class_weight_offset": 1.1}
     colours = {"scale": (0.75, 1.75), "rare": RARE, "rare_share": 0.3}
     return Recipe(
         about="images of all sorts, other streets, then the target in crops and whole: hours on one CPU core",
         stages=(
-            Stage(
-                name="pictures",
-                task="classification",
-                data="tiny_imagenet",
-                augmentation=JointAugmentation(crop=(64, 64)),
-                batch=128,
-                fit=FitConfig(epochs=pictures, lr=0.1, warmup_epochs=0.2, weight_decay=1e-4, **quick),
+            of_pictures.model_copy(
+                update={
+                    "fit": of_pictures.fit.model_copy(
+                        update={"epochs": pictures, "warmup_epochs": 0.2, **quick}
+                    )
+                }
             ),
-            Stage(
-                name="streets",
-                data="idd_lite",
-                cache=True,
-                augmentation=JointAugmentation(crop=(224, 320), scale=(0.8, 2.0)),
-                batch=8,
-                fit=FitConfig(epochs=streets, lr=0.05, warmup_epochs=0.5, **quick),
+            of_streets.model_copy(
+                update={
+                    "auxiliary": False,
+                    "fit": of_streets.fit.model_copy(update={"epochs": streets, **quick}),
+                }
             ),
             Stage(
                 name="crops",

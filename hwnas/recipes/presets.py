@@ -10,15 +10,16 @@ from hwnas.lookup import meant
 from hwnas.recipes.recipe import Recipe, Stage, TeacherStage
 from hwnas.segmentation.transforms import JointAugmentation
 
+_PICTURES = Stage(
+    name="pictures",
+    task="classification",
+    data="tiny_imagenet",
+    augmentation=JointAugmentation(crop=(64, 64)),
+    batch=128,
+    fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4),
+)
 _STRONG = (
-    Stage(
-        name="pictures",
-        task="classification",
-        data="tiny_imagenet",
-        augmentation=JointAugmentation(crop=(64, 64)),
-        batch=128,
-        fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4, precision="bf16"),
-    ),
+    _PICTURES.model_copy(update={"fit": _PICTURES.fit.model_copy(update={"precision": "bf16"})}),
     Stage(
         name="streets",
         data="idd_lite",
@@ -56,14 +57,7 @@ RECIPES: Mapping[str, Recipe] = {
     "paper": Recipe(
         about="the AutoRTNet paper's; of its pre-training it says that there was one, not how",
         stages=(
-            Stage(
-                name="pictures",
-                task="classification",
-                data="tiny_imagenet",
-                augmentation=JointAugmentation(crop=(64, 64)),
-                batch=128,
-                fit=FitConfig(epochs=60, lr=0.1, warmup_epochs=2, weight_decay=1e-4),
-            ),
+            _PICTURES,
             Stage(
                 name="target",
                 cache=True,
