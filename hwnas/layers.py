@@ -19,9 +19,13 @@ from hwnas.ops import Op, register_op
 def bilinear(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """``x_NCHW`` at another height and width, bilinearly, corners not aligned.
 
-    The same values as torch's ``interpolate`` and, up to rounding, the same gradient. Where that is in NCHW
-    memory order on the CPU, as a loss gives it, two matrix products take a fraction of the time of torch's
-    scatter.
+    ``(N, C, H, W) → (N, C, *size)``. The same values as torch's ``interpolate`` and, up to rounding, the same
+    gradient. Where that is in NCHW memory order on the CPU, as a loss gives it, two matrix products stand for
+    torch's scatter.
+
+    Args:
+        x_NCHW: left untouched.
+        size: height and width that come out.
     """
     if x_NCHW.requires_grad and x_NCHW.device.type == "cpu":
         resized: Tensor = _Bilinear.apply(x_NCHW, *size)  # type: ignore[no-untyped-call]  # torch's

@@ -81,7 +81,7 @@ class OhemCrossEntropy(nn.Module):
             return logits.float()[:0].sum()
         with torch.no_grad():
             is_kept = is_labelled if self.threshold == 1 else self._hard(losses, is_labelled, labelled)
-        # Masked sums over whole maps: picking the kept pixels out and putting gradients back takes longer.
+        # Masked sums over whole maps, not picked pixels, whose gradients would have to be put back.
         if self.class_weights is None:
             return losses.where(is_kept, 0).sum() / is_kept.sum()
         weights = self.class_weights[targets.where(is_kept, 0)].where(is_kept, 0)
