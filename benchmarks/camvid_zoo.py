@@ -45,7 +45,7 @@ from hwnas.latency.export import with_batch
 from hwnas.latency.measuring import measure_all
 from hwnas.latency.subjects import ModelSubject, ModuleSubject, Subject, plausible_inputs
 from hwnas.names import space_of
-from hwnas.recipes import RECIPES, Recipe, Stage, train
+from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, train
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
 from hwnas.segmentation.registry import labelling
@@ -102,9 +102,12 @@ def cpu_recipe(pictures: int, streets: int, crops: int, whole: int) -> Recipe:
         stages=(
             of_pictures.model_copy(
                 update={
+                    "augmentation": JointAugmentation(crop=(48, 48)),
+                    "least_share": 0.25,
+                    "cache": True,
                     "fit": of_pictures.fit.model_copy(
-                        update={"epochs": pictures, "warmup_epochs": 0.2, **quick}
-                    )
+                        update={"epochs": pictures, "warmup_epochs": 0.5, "compiled": True, **quick}
+                    ),
                 }
             ),
             of_streets.model_copy(
@@ -116,11 +119,13 @@ def cpu_recipe(pictures: int, streets: int, crops: int, whole: int) -> Recipe:
             Stage(
                 name="crops",
                 augmentation=JointAugmentation(crop=(240, 320), **colours),
+                unlabelled=("idd_lite",),
                 fit=FitConfig(
                     epochs=crops,
                     lr=0.05,
                     warmup_epochs=1,
                     average_decay=0.998,
+                    distillation_weight=1.0,
                     validate_every=20,
                     compiled=True,
                     **quick,
@@ -131,10 +136,30 @@ def cpu_recipe(pictures: int, streets: int, crops: int, whole: int) -> Recipe:
                 name="whole",
                 augmentation=JointAugmentation(crop=(360, 480), **colours),
                 fit=FitConfig(
-                    epochs=whole, lr=0.01, warmup_epochs=0.5, average_decay=0.998, validate_every=5, **quick
+                    epochs=whole,
+                    lr=0.01,
+                    warmup_epochs=0.5,
+                    average_decay=0.998,
+                    distillation_weight=1.0,
+                    validate_every=5,
+                    **quick,
                 ),
                 **target,
             ),
+        ),
+        teacher=TeacherStage(
+            frozen=2,
+            augmentation=JointAugmentation(crop=(240, 320), **colours),
+            fit=FitConfig(
+                epochs=18,
+                lr=0.02,
+                warmup_epochs=0.5,
+                average_decay=0.99,
+                validate_every=20,
+                channels_last=True,
+                device="cpu",
+            ),
+            **{name: value for name, value in target.items() if name != "data"},
         ),
     )
 
@@ -150,9 +175,9 @@ def recipe_for(name: str, scale: str) -> Recipe:
 
 
 CPU_EPOCHS = {
-    "a": {"pictures": 2, "streets": 6, "crops": 90, "whole": 3},
+    "a": {"pictures": 6, "streets": 4, "crops": 30, "whole": 2},
     "b": {"pictures": 2, "streets": 6, "crops": 120, "whole": 5},
-    "c": {"pictures": 2, "streets": 8, "crops": 150, "whole": 5},
+    "c": {"pictures": 16, "streets": 8, "crops": 50, "whole": 3},
 }
 """Fewer for the costlier networks, which take longer an epoch."""
 

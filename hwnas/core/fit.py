@@ -178,8 +178,12 @@ def fit(
     if averaged is not None:
         parts["averaged"] = averaged
         kept = averaged.module
+    guide: Callable[[Tensor], Tensor] | None = teacher
     if teacher is not None:
         teacher.to(device).eval().requires_grad_(False)
+        if config.channels_last:
+            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        guide = torch.compile(teacher, dynamic=False) if config.compiled else teacher
     identity = {
         "network": signature(trained),
         "config": config.model_dump(mode="json"),
@@ -212,9 +216,9 @@ def fit(
                     value = loss(outputs, targets)
                     for output in heads(outputs):
                         value = value + config.auxiliary_weight * loss(output, targets)
-                    if teacher is not None:
+                    if guide is not None:
                         with torch.no_grad():
-                            teacher_outputs = teacher(inputs)
+                            teacher_outputs = guide(inputs)
                         value = value + config.distillation_weight * distillation_loss(
                             outputs, teacher_outputs, config.distillation_temperature
                         )

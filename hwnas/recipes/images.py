@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hwnas.errors import DataError
+from hwnas.errors import DataError, InvalidInput
 from hwnas.segmentation.dataset import normalised
 from hwnas.segmentation.files import IMAGE_SUFFIXES
 from hwnas.segmentation.transforms import IMAGENET_MEAN, IMAGENET_STD, resize_image, seeded
@@ -34,24 +34,38 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
     Args:
         place: the folder, or ``NAME:DIR`` as on the command line.
         split: ``"train"``, ``"val"`` …
-        crop: height and width that come out, a random part (8 to 100 %, of the aspect ratios 3:4 to 4:3)
-            brought to that size; None keeps whole images, which must then be of one size.
+        crop: height and width that come out, a random part (of the aspect ratios 3:4 to 4:3) brought to that
+            size; None keeps whole images, which must then be of one size.
+        least_share: least share of an image's area that a crop shows, in (0, 1].
         flip: probability of a mirror image.
+        cache: decode each image once, when it is first asked for, and keep its bytes (3 per pixel) in memory.
 
     Raises:
+        InvalidInput: ``least_share`` is no share.
         DataError: no such folder, no images of that split in it, or some that do not lie in the folder of a
             class; on reading, an image that cannot be read.
     """
 
     def __init__(
-        self, place: str | Path, split: str, *, crop: tuple[int, int] | None = None, flip: float = 0.5
+        self,
+        place: str | Path,
+        split: str,
+        *,
+        crop: tuple[int, int] | None = None,
+        least_share: float = 0.08,
+        flip: float = 0.5,
+        cache: bool = False,
     ) -> None:
         _, colon, rest = str(place).partition(":")
         self.root = Path(rest) if colon and not Path(place).exists() else Path(place)
         if not self.root.is_dir():
             raise DataError(f"no folder {self.root}; expected {_layout(split)}")
+        if not 0 < least_share <= 1:
+            raise InvalidInput(f"least_share is a share of an image's area, in (0, 1]; got {least_share}")
         self.crop = crop
+        self.least_share = least_share
         self.flip = flip
+        self._cached: dict[int, Tensor] | None = {} if cache else None
         self._members: list[tuple[Path, str | None]] = []
         classes: list[str] = []
         for path, member, name in _found(self.root, split):
@@ -75,13 +89,21 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         seed = None
         if isinstance(index, tuple):
             index, seed = index
-        image = self.read(index)
+        image = self.stored(index)
         with seeded(seed):
             if self.crop is not None:
-                image = random_resized_crop(image, self.crop)
+                image = random_resized_crop(image, self.crop, self.least_share)
             if float(torch.rand(())) < self.flip:
                 image = image.flip(-1)
         return normalised(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD), torch.tensor(self._labels[index])
+
+    def stored(self, index: int) -> Tensor:
+        """One image as :meth:`read` gives it, from memory where it is kept there."""
+        if self._cached is None:
+            return self.read(index)
+        if index not in self._cached:
+            self._cached[index] = self.read(index)
+        return self._cached[index]
 
     def read(self, index: int) -> Tensor:
         """One image, uint8 ``[3, H, W]``; grey ones get three equal channels.
@@ -101,8 +123,8 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def random_resized_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """A random part of an image at ``size``: 8 to 100 % of its area, aspect ratio 3:4 to 4:3 (log-uniform).
+def random_resized_crop(image: Tensor, size: tuple[int, int], least_share: float = 0.08) -> Tensor:
+    """A random part of an image at ``size``, of an aspect ratio from 3:4 to 4:3 (log-uniform).
 
     Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842, section 6. A part that does not fit in
     is cut to the image.
@@ -110,10 +132,11 @@ def random_resized_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         image: uint8 ``[3, H, W]``.
         size: height and width of the result.
+        least_share: the least share of its area that is shown; the most is all of it.
     """
     height, width = image.shape[-2:]
     share, aspect, at_row, at_column = torch.rand(4).tolist()
-    area = (0.08 + 0.92 * share) * height * width
+    area = (least_share + (1 - least_share) * share) * height * width
     ratio = math.exp((2 * aspect - 1) * math.log(4 / 3))
     rows = min(height, max(1, round(math.sqrt(area / ratio))))
     columns = min(width, max(1, round(math.sqrt(area * ratio))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ class PlannedStage:
         split: the part of them that trains.
         options: what else their class takes, :attr:`Stage.size` among it; empty for a classifier's.
         val: the split that is evaluated, or None.
-        images: how many of them train.
+        unlabelled: what :func:`open_unlabelled` takes for each of :attr:`Stage.unlabelled`: place, split and
+            options.
+        images: how many train in an epoch, those without labels among them.
         num_classes: how many they tell apart.
         folder: for its log, checkpoint and weights.
     """
@@ -40,6 +42,7 @@ class PlannedStage:
     split: str
     options: Mapping[str, Any]
     val: str | None
+    unlabelled: tuple[tuple[str, str, Mapping[str, Any]], ...]
     images: int
     num_classes: int
     folder: Path
@@ -85,14 +88,18 @@ def plan(
         torch_device(stage.fit.device)  # is it there?
         processes().share(range(stage.batch), f"stage {stage.name}: a batch")
         place, split = places[stage.data], (splits or {}).get(stage.data, "train")
-        given: dict[str, Any] = {}
-        if stage.task == "segmentation":
-            given = dict((options or {}).get(stage.data, {}))
-            given["size"] = stage.size or given.pop("size", None)
-            if given["size"] is None:
-                del given["size"]
+        given = _options(stage, stage.data, options) if stage.task == "segmentation" else {}
         images = open_images(stage, place, split, {**given, "cache": False})
-        if stage.batch > len(images):
+        unlabelled = tuple(
+            (places[name], (splits or {}).get(name, "train"), _options(stage, name, options))
+            for name in stage.unlabelled
+        )
+        for each in unlabelled:
+            open_unlabelled(stage, *each[:2], {**each[2], "cache": False})  # is it there?
+        count = len(images)
+        if unlabelled:
+            count += round(count * stage.unlabelled_share / (1 - stage.unlabelled_share))
+        if stage.batch > count:
             raise InvalidInput(
                 f"stage {stage.name} wants batches of {stage.batch}, and the split {split} of {place} has "
                 f"{len(images)} images."
@@ -111,9 +118,16 @@ def plan(
             named_metric(theirs, held_out)  # is there one?
         folder = Path(out) if stage is recipe.stages[-1] else Path(out) / stage.name
         planned.append(
-            PlannedStage(stage, place, split, given, scored, len(images), images.num_classes, folder)
+            PlannedStage(stage, place, split, given, scored, unlabelled, count, images.num_classes, folder)
         )
     return planned
+
+
+def _options(stage: Stage, name: str, options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    """What the class of a segmentation data set takes in a stage, whose own size goes before."""
+    given = dict((options or {}).get(name, {}))
+    size = stage.size or given.pop("size", None)
+    return given if size is None else {**given, "size": size}
 
 
 def open_images(
@@ -125,8 +139,25 @@ def open_images(
         stage: what is to be done.
         place: where its data lie.
         split: the part of them that trains.
-        options: what else their class takes; a classifier's takes none.
+        options: what else their class takes.
     """
     if stage.task == "classification":
-        return LabelledImages(place, split, crop=stage.augmentation.crop, flip=stage.augmentation.flip)
+        return LabelledImages(
+            place,
+            split,
+            crop=stage.augmentation.crop,
+            least_share=stage.least_share,
+            flip=stage.augmentation.flip,
+            **options,
+        )
     return open_dataset(place, split, augment=stage.augmentation, **options)
+
+
+def open_unlabelled(stage: Stage, place: str, split: str, options: Mapping[str, Any]) -> SegmentationDataset:
+    """A data set of :attr:`Stage.unlabelled`, cropped as the stage's own images are.
+
+    For the arguments see :func:`open_images`.
+    """
+    # Rare classes are the target's; here their numbers mean something else.
+    augmentation = replace(stage.augmentation, rare=(), rare_share=0.0)
+    return open_dataset(place, split, augment=augmentation, **options)

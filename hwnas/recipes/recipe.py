@@ -32,10 +32,13 @@ class Stage(BaseModel):
     """Height and width to which images are brought before augmentation; null keeps theirs. Not a
     classifier's, which are cropped."""
     cache: bool = False
-    """Whether images are decoded once and kept in memory, 4 bytes for each pixel: of Cityscapes, 25 GB. Not a
-    classifier's."""
+    """Whether images are decoded once and kept in memory, 4 bytes for each pixel (a classifier's: 3): of
+    Cityscapes, 25 GB; of Tiny ImageNet, 1.2 GB."""
     augmentation: JointAugmentation = JointAugmentation()
     """Crop, scale, flip and colour. A classifier crops and flips."""
+    least_share: float = Field(0.08, gt=0, le=1)
+    """Least share of an image's area that a classifier's crop shows. Short trainings want more than the usual
+    8 %, which are for long ones."""
     batch: int = Field(16, ge=1)
     """Images in a step."""
     class_weight_offset: float | None = Field(None, gt=1)
@@ -43,6 +46,12 @@ class Stage(BaseModel):
     which weighs the rarest 50 (Paszke et al., arXiv 1606.02147, section 5)."""
     auxiliary: bool = False
     """Whether the space's auxiliary heads learn along."""
+    unlabelled: tuple[str, ...] = ()
+    """Names of further data sets whose images are learnt from along with the target's, in the same crops:
+    their labels, of whatever classes, are left out, and there the teacher alone teaches."""
+    unlabelled_share: float = Field(0.5, gt=0, lt=1)
+    """Share of an epoch's images that are drawn from those, where there are any; the target's are seen once
+    each."""
     fit: FitConfig = FitConfig()
     """Epochs, learning rate and all else of the training; a teacher teaches on the target only."""
 
@@ -55,7 +64,7 @@ class Stage(BaseModel):
         if self.auxiliary and self.fit.compiled:
             raise ValueError("auxiliary heads are not heard in a compiled training: leave one of them out")
         if self.task == "classification":
-            idle = [name for name in ("size", "cache", "class_weight_offset") if getattr(self, name)]
+            idle = [name for name in ("size", "class_weight_offset") if getattr(self, name)]
             if idle:
                 raise ValueError(
                     f"{idle[0]} means nothing to a classifier: leave it out"
@@ -63,7 +72,23 @@ class Stage(BaseModel):
                 )
         if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
             raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')
+        if self.unlabelled:
+            self._unlabelled_can_be_learnt_from()
         return self
+
+    def _unlabelled_can_be_learnt_from(self) -> None:
+        if not self.fit.distillation_weight:
+            raise ValueError(
+                f"nothing is to be learnt from {self.unlabelled[0]} without labels where no teacher teaches "
+                "(fit.distillation_weight is 0)"
+            )
+        if TARGET in self.unlabelled or len(set(self.unlabelled)) < len(self.unlabelled):
+            raise ValueError(
+                "unlabelled names other data sets than the target, each once; got "
+                + ", ".join(self.unlabelled)
+            )
+        if self.augmentation.crop is None and self.size is None:
+            raise ValueError("images of several data sets must come out in one size: set augmentation.crop")
 
 
 class TeacherStage(Stage):
@@ -73,6 +98,9 @@ class TeacherStage(Stage):
     """Names the stage's folder."""
     network: Literal["efficientnet-lite2"] = "efficientnet-lite2"
     """What it is; its weights come in a package (the extra "teacher")."""
+    frozen: int = Field(0, ge=0, le=7)
+    """How many of its backbone's seven stages keep the weights from ImageNet, with all before them: they need
+    no gradient, and most of the time goes into the first ones. 0: all is trained."""
 
     @model_validator(mode="after")
     def _only_teaches(self) -> Self:
@@ -93,7 +121,7 @@ class Recipe(BaseModel):
     stages: tuple[Stage, ...] = Field(min_length=1)
     """Pre-trainings first."""
     teacher: TeacherStage | None = None
-    """Trained before all others; teaches in the last, whose ``fit.distillation_weight`` says how much."""
+    """Trained before all others; teaches where ``fit.distillation_weight`` says how much."""
 
     @model_validator(mode="after")
     def _ends_at_the_target(self) -> Self:
@@ -119,7 +147,8 @@ class Recipe(BaseModel):
     @property
     def other_data(self) -> tuple[str, ...]:
         """Names of the data sets that it needs besides the target, in the order of need."""
-        return tuple(dict.fromkeys(stage.data for stage in self.stages if stage.data != TARGET))
+        named = (name for stage in self.stages for name in (stage.data, *stage.unlabelled))
+        return tuple(dict.fromkeys(name for name in named if name != TARGET))
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -90,9 +91,10 @@ class Teacher(nn.Module):
     Args:
         num_classes: how many are told apart.
         width: channels of the pyramid.
+        frozen: how many of the backbone's stages are not trained, the stem before them neither; 0: all is.
     """
 
-    def __init__(self, num_classes: int, width: int = 96) -> None:
+    def __init__(self, num_classes: int, width: int = 96, *, frozen: int = 0) -> None:
         super().__init__()
         self.backbone = EfficientNetLite()
         self.lateral = nn.ModuleList(nn.Conv2d(_STAGES[number][3], width, 1) for number in _READ)
@@ -106,8 +108,19 @@ class Teacher(nn.Module):
         self.register_buffer("scale", std * 255 / 128, persistent=False)
         self.register_buffer("shift", (mean * 255 - 127) / 128, persistent=False)
 
+        self._frozen = [self.backbone.stem, *self.backbone.stages[:frozen]] if frozen else []
+        for part in self._frozen:
+            part.requires_grad_(False)
+
     scale: Tensor
     shift: Tensor
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; what is frozen keeps its running statistics, too."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def forward(self, x_N3HW: Tensor) -> Tensor:
         """Class logits for every pixel."""
@@ -121,14 +134,18 @@ class Teacher(nn.Module):
         return logits
 
 
-def pretrained_teacher(num_classes: int) -> Teacher:
+def pretrained_teacher(num_classes: int, *, frozen: int = 0) -> Teacher:
     """A teacher whose backbone has the weights from ImageNet; its decoder is fresh.
+
+    Args:
+        num_classes: how many are told apart.
+        frozen: see :class:`Teacher`.
 
     Raises:
         MissingExtra: the package with the weights is not installed.
         DataError: its file is damaged.
     """
-    teacher = Teacher(num_classes)
+    teacher = Teacher(num_classes, frozen=frozen)
     teacher.backbone.load_imagenet(imagenet_weights())
     return teacher
 

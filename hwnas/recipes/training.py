@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hwnas.core.fit import Loss, fit
 from hwnas.core.genotype import Genotype
@@ -20,10 +21,10 @@ from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, told_by_first
 from hwnas.recipes.folder import begin_folder
 from hwnas.recipes.losses import class_weights, classification_loss
-from hwnas.recipes.planning import PlannedStage, open_images, plan
+from hwnas.recipes.planning import PlannedStage, open_images, open_unlabelled, plan
 from hwnas.recipes.recipe import Recipe, Stage, TeacherStage
 from hwnas.recipes.teacher import pretrained_teacher
-from hwnas.segmentation.dataset import SegmentationDataset
+from hwnas.segmentation.dataset import SegmentationDataset, WithUnlabelled
 from hwnas.segmentation.loaders import evaluation_loader, training_loader
 from hwnas.segmentation.losses import OhemCrossEntropy
 from hwnas.segmentation.metrics import named_metric
@@ -140,9 +141,16 @@ def _train_stage(
         # Images that keep their sizes may differ in them.
         scored = evaluation_loader(dataset, 4 if "size" in options else 1, **loading)
         metric = named_metric(space, dataset)
+    unlabelled = [
+        open_unlabelled(stage, at, split, {"cache": stage.cache, **given})
+        for at, split, given in planned.unlabelled
+    ]
+    seen: Dataset[tuple[Tensor, Tensor]] = images
+    if unlabelled:
+        seen = WithUnlabelled(images, unlabelled, planned.images - len(images))
     torch.manual_seed(stage.fit.seed)
     if isinstance(stage, TeacherStage):
-        network: nn.Module = pretrained_teacher(planned.num_classes)
+        network: nn.Module = pretrained_teacher(planned.num_classes, frozen=stage.frozen)
     else:
         network = space.build(genotype)
     # From memory: what the first process has written need not be on this process's disk.
@@ -151,7 +159,7 @@ def _train_stage(
         transfer_weights(network, started)
     found = fit(
         space.image_classifier(network) if stage.task == "classification" else network,
-        training_loader(images, stage.batch, **loading),
+        training_loader(seen, stage.batch, **loading),
         loss=loss,
         config=stage.fit,
         val=scored,
@@ -164,7 +172,9 @@ def _train_stage(
             "data": place.partition(":")[0],
             "options": {name: value for name, value in planned.options.items() if name != "cache"},
             "split": planned.split,
-            "pictures": len(images),
+            "pictures": planned.images,
+            # Not there where there are none, so that runs of old can be resumed.
+            **({"unlabelled": _told(planned)} if planned.unlabelled else {}),
             "start": None if started is None else digest(started),
         },
         out=planned.folder,
@@ -172,3 +182,15 @@ def _train_stage(
         on_progress=None if on_progress is None else partial(on_progress, stage),
     )
     return network, found
+
+
+def _told(planned: PlannedStage) -> list[dict[str, Any]]:
+    """What is learnt from without labels, for the description of the data."""
+    return [
+        {
+            "data": place.partition(":")[0],
+            "split": split,
+            "options": {name: value for name, value in options.items() if name != "cache"},
+        }
+        for place, split, options in planned.unlabelled
+    ]

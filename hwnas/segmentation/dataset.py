@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence, Sized
+from itertools import accumulate
+from typing import cast
 
 import numpy as np
 import torch
@@ -120,6 +124,44 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         if self.size is None:
             return image, label
         return resize_image(image, self.size), resize_label(label, self.size)
+
+
+class WithUnlabelled(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled images, and as many others as are wanted, drawn anew in each pass, whose targets are void.
+
+    ``self[i, seed]``, from the end of the labelled ones on, is an image that ``seed`` draws from all of
+    ``others``, augmented as its data set does: :func:`~hwnas.segmentation.loaders.training_loader` gives
+    another seed in each pass.
+
+    Args:
+        labelled: seen once each in a pass.
+        others: data sets whose labels, of whatever classes, are left out.
+        count: how many of their images are in a pass.
+    """
+
+    def __init__(
+        self,
+        labelled: Dataset[tuple[Tensor, Tensor]],
+        others: Sequence[SegmentationDataset],
+        count: int,
+    ) -> None:
+        self.labelled = labelled
+        self.others = tuple(others)
+        self.count = count
+        self._starts = tuple(accumulate((len(part) for part in self.others), initial=0))
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.labelled)) + self.count
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        number, seed = index
+        if number < len(self) - self.count:
+            return self.labelled[index]
+        generator = torch.Generator().manual_seed(seed)
+        drawn = int(torch.randint(self._starts[-1], (), generator=generator))
+        part = bisect_right(self._starts, drawn) - 1
+        image, label = self.others[part][drawn - self._starts[part], seed]
+        return image, torch.full_like(label, VOID)
 
 
 def normalised(pixels: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hwnas.errors import DataError
+from hwnas.errors import DataError, InvalidInput
 from hwnas.recipes.images import LabelledImages, random_resized_crop
 from hwnas.segmentation.transforms import seeded
 
@@ -161,9 +161,9 @@ def test_crops_have_the_share_and_the_shape_that_were_drawn(monkeypatch):
     rows, columns = torch.arange(100)[:, None].expand(100, 100), torch.arange(100).expand(100, 100)
     image = torch.stack([rows, columns, rows]).byte()
 
-    def crop(*numbers, size=(100, 100)):
+    def crop(*numbers, size=(100, 100), **options):
         monkeypatch.setattr(torch, "rand", lambda _: torch.tensor(numbers))
-        found = random_resized_crop(image, size)
+        found = random_resized_crop(image, size, **options)
         return [int(found[0].min()), int(found[0].max()), int(found[1].min()), int(found[1].max())]
 
     # All of the area, square: the whole image.
@@ -172,6 +172,28 @@ def test_crops_have_the_share_and_the_shape_that_were_drawn(monkeypatch):
     assert crop((0.25 - 0.08) / 0.92, 0.5, 0.0, 0.0, size=(50, 50)) == [0, 49, 0, 49]
     # The same area at 4:3, 58 wide and 43 high, at the other end.
     assert crop((0.25 - 0.08) / 0.92, 1.0, 0.999, 0.999, size=(43, 58)) == [57, 99, 42, 99]
+    # The least that may be shown, a quarter and all.
+    assert crop(0.0, 0.5, 0.0, 0.0, size=(50, 50), least_share=0.25) == [0, 49, 0, 49]
+    assert crop(0.0, 0.5, 0.0, 0.0, least_share=1.0) == [0, 99, 0, 99]
+
+
+def test_images_show_at_least_the_share_that_is_asked_for(folder):
+    images = LabelledImages(folder, "train", crop=(6, 8), least_share=1.0, flip=0.0)
+    assert torch.equal(images[1, 3][0], images[1, 4][0])
+    with pytest.raises(InvalidInput, match=r"least_share is a share of an image's area, in \(0, 1\]; got 0"):
+        LabelledImages(folder, "train", least_share=0)
+
+
+def test_an_image_that_is_kept_in_memory_is_read_once(folder):
+    plain = LabelledImages(folder, "train", crop=(5, 5))
+    kept = LabelledImages(folder, "train", crop=(5, 5), cache=True)
+    first = [kept[index, 1][0] for index in range(len(kept))]
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    again = [kept[index, 1][0] for index in range(len(kept))]
+    assert all(torch.equal(x, twin) for x, twin in zip(first, again, strict=True))
+    with pytest.raises(DataError):
+        plain.read(0)
 
 
 def test_any_image_can_be_cropped():

@@ -46,6 +46,8 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
     ]
     recipe = Recipe(about="", stages=[*stages, TARGET])
     assert recipe.other_data == ("x", "y")
+    seen = {**TARGET, "unlabelled": ["z", "x"], "size": [8, 8], "fit": {"distillation_weight": 1}}
+    assert Recipe(about="", stages=[*stages, seen]).other_data == ("x", "y", "z")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,22 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
         (
             [{"name": "a", "data": "x", "fit": {"distillation_weight": 1}}, TARGET],
             'a teacher (distillation_weight) can only teach to segment the "target" data',
+        ),
+        (
+            [{**TARGET, "unlabelled": ["x"]}],
+            "nothing is to be learnt from x without labels where no teacher teaches",
+        ),
+        (
+            [{**TARGET, "unlabelled": ["target"], "fit": {"distillation_weight": 1}}],
+            "unlabelled names other data sets than the target, each once; got target",
+        ),
+        (
+            [{**TARGET, "unlabelled": ["x", "x"], "fit": {"distillation_weight": 1}}],
+            "unlabelled names other data sets than the target, each once; got x, x",
+        ),
+        (
+            [{**TARGET, "unlabelled": ["x"], "fit": {"distillation_weight": 1}}],
+            "images of several data sets must come out in one size: set augmentation.crop",
         ),
     ],
 )

@@ -37,6 +37,24 @@ def test_the_backbone_sees_colours_as_in_its_own_training():
     torch.testing.assert_close(seen, torch.tensor([-127 / 128, 0.0, 1.0]), atol=1e-6, rtol=0)
 
 
+def test_what_is_frozen_stays_as_it_is():
+    torch.manual_seed(0)
+    teacher = Teacher(2, frozen=2)
+    teacher.train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimiser = torch.optim.SGD(teacher.parameters(), lr=0.1, weight_decay=0.1)
+    teacher(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    optimiser.step()
+    changed = {name for name, value in teacher.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(
+        name.startswith(("backbone.stem.", "backbone.stages.0.", "backbone.stages.1.")) for name in changed
+    )
+    first = "backbone.stages.2.0.widen"
+    assert {f"{first}.0.weight", f"{first}.1.running_mean", "classify.weight"} <= changed
+    assert teacher.training and not teacher.backbone.stem.training
+    assert all(parameter.requires_grad for parameter in Teacher(2).parameters())
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of the same form, whose weights are drawn; importing it fails."""

@@ -224,7 +224,7 @@ def test_a_teacher_teaches_where_it_is_asked_to(places, tmp_path):
 def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
     # One convolution in the place of EfficientNet: what is tested is who trains when, and who teaches.
     monkeypatch.setattr(planning, "imagenet_weights", lambda: None)
-    monkeypatch.setattr(training, "pretrained_teacher", lambda count: torch.nn.Conv2d(3, count, 1))
+    monkeypatch.setattr(training, "pretrained_teacher", lambda count, frozen: torch.nn.Conv2d(3, count, 1))
     seen = []
     fit = training.fit
 
@@ -247,3 +247,41 @@ def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
     assert all(torch.equal(v, resumed.state_dict()[n]) for n, v in network.state_dict().items())
     with pytest.raises(InvalidInput, match="there are two teachers"):
         run(places, tmp_path / "b", recipe, teacher=torch.nn.Conv2d(3, 3, 1))
+
+
+def test_images_without_labels_are_learnt_from_a_teacher(places, tmp_path, monkeypatch):
+    loaders = []
+    loader = training.training_loader
+
+    def spy(images, *arguments, **options):
+        loaders.append(images)
+        return loader(images, *arguments, **options)
+
+    monkeypatch.setattr(training, "training_loader", spy)
+    crop = JointAugmentation(crop=(32, 64), rare=(2,), rare_share=1.0)
+    stage = Stage(
+        name="target",
+        batch=2,
+        augmentation=crop,
+        unlabelled=("synthetic",),
+        unlabelled_share=0.4,
+        fit=fitted(epochs=2, distillation_weight=1.0),
+    )
+    recipe = Recipe(about="", stages=(stage,))
+    torch.manual_seed(9)
+    teacher = SPACE.build(GENOTYPE)
+    with pytest.raises(InvalidInput, match="nothing says where synthetic is"):
+        run({"target": places["target"]}, tmp_path / "none", recipe, teacher=teacher)
+    network, _ = run(places, tmp_path / "run", recipe, val=None, teacher=teacher)
+    (seen,) = loaders
+    # 6 with labels are 60 %, so 4 are without.
+    assert (len(seen), seen.count) == (10, 4)
+    assert all(bool((seen[index, 1][1] == 255).all()) for index in range(6, 10))
+    assert seen.others[0].augment.rare == ()  # class 2 is another there
+    told = json.loads((tmp_path / "run/fit.json").read_text())["data"]["unlabelled"]
+    assert told == [{"data": "synthetic", "split": "train", "options": {"length": 8}}]
+    assert len(list(read_log(tmp_path / "run/fit.log.jsonl"))) == 2 * (5 + 1)
+
+    alone = Recipe(about="", stages=(stage.model_copy(update={"unlabelled": ()}),))
+    other, _ = run(places, tmp_path / "alone", alone, val=None, teacher=teacher)
+    assert any(not torch.equal(v, other.state_dict()[n]) for n, v in network.state_dict().items())

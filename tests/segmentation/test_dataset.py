@@ -7,7 +7,7 @@ import torch
 
 from hwnas.errors import InvalidInput
 from hwnas.segmentation import JointAugmentation, SegmentationDataset
-from hwnas.segmentation.dataset import distinct_colours
+from hwnas.segmentation.dataset import WithUnlabelled, distinct_colours
 
 
 class Squares(SegmentationDataset):
@@ -102,6 +102,23 @@ def test_indices_end_where_the_data_ends():
     assert torch.equal(dataset[-1][0], dataset[2][0])
     with pytest.raises(IndexError, match="index 3 in a data set of 3 images"):
         dataset[3]
+
+
+def test_images_without_labels_are_drawn_from_all_of_the_others():
+    labelled, others = Squares(2), (Squares(1, size=(18, 26)), Squares(3, size=(9, 13)))
+    joined = WithUnlabelled(labelled, others, 5)
+    assert len(joined) == 7
+    for index in (0, 1):
+        for found, own in zip(joined[index, 4], labelled[index, 4], strict=True):
+            assert torch.equal(found, own)
+    drawn = [joined[2 + seed % 5, seed] for seed in range(40)]
+    assert all(bool((target == 255).all()) for _, target in drawn)
+    assert all(image.shape[1:] == target.shape for image, target in drawn)
+    # Each of the four comes, about as often as the others; which one, the seed alone decides.
+    shown = [int(image.shape[1]) * 100 + int((image > 0).sum()) for image, _ in drawn]
+    counts = {number: shown.count(number) for number in shown}
+    assert len(counts) == 4 and min(counts.values()) >= 4
+    assert torch.equal(joined[2, 8][0], joined[6, 8][0])
 
 
 def test_size_must_be_positive():
