@@ -88,98 +88,94 @@ RARE = (2, 6, 7, 9, 10)
 """Pole, sign, fence, pedestrian, bicyclist: the classes of CamVid with the fewest pixels."""
 
 
-def cpu_recipe(pictures: int, streets: int, crops: int, whole: int) -> Recipe:
-    """Images of all sorts, other streets, crops of the target, then a few epochs of whole images of it.
+ON_CPU = {"channels_last": True, "device": "cpu"}
+QUICK = {"precision": "bf16", **ON_CPU}
+"""For a CPU with matrix units for bf16."""
 
-    For a CPU with matrix units for bf16. Arguments are epochs.
+
+def of_pictures(epochs: int, *, warmup_epochs: float, compiled: bool, **settings: Any) -> Stage:
+    """The stage on Tiny ImageNet."""
+    stage = RECIPES["strong"].stages[0]
+    fit = {"epochs": epochs, "warmup_epochs": warmup_epochs, "compiled": compiled, **QUICK}
+    return stage.model_copy(update={"fit": stage.fit.model_copy(update=fit), **settings})
+
+
+def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Recipe:
+    """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
+    teacher.
+
+    Args:
+        pictures: the stage.
+        streets: epochs of IDD-lite.
+        crops: of CamVid; 0 leaves the stage out.
+        taught: of CamVid and as many images of IDD-lite, whose labels are left out.
     """
-    of_pictures, of_streets = RECIPES["strong"].stages[0], RECIPES["cpu"].stages[0]
-    quick = {"precision": "bf16", "channels_last": True, "device": "cpu"}
-    target = {"data": "target", "cache": True, "batch": 8, "class_weight_offset": 1.1}
-    colours = {"scale": (0.75, 1.75), "rare": RARE, "rare_share": 0.3}
-    return Recipe(
-        about="images of all sorts, other streets, then the target in crops and whole: hours on one CPU core",
-        stages=(
-            of_pictures.model_copy(
-                update={
-                    "augmentation": JointAugmentation(crop=(48, 48)),
-                    "least_share": 0.25,
-                    "cache": True,
-                    "fit": of_pictures.fit.model_copy(
-                        update={"epochs": pictures, "warmup_epochs": 0.5, "compiled": True, **quick}
-                    ),
-                }
-            ),
-            of_streets.model_copy(
-                update={
-                    "auxiliary": False,
-                    "fit": of_streets.fit.model_copy(update={"epochs": streets, **quick}),
-                }
-            ),
-            Stage(
-                name="crops",
-                augmentation=JointAugmentation(crop=(240, 320), **colours),
-                unlabelled=("idd_lite",),
-                fit=FitConfig(
-                    epochs=crops,
-                    lr=0.05,
-                    warmup_epochs=1,
-                    average_decay=0.998,
-                    distillation_weight=1.0,
-                    validate_every=20,
-                    compiled=True,
-                    **quick,
-                ),
-                **target,
-            ),
-            Stage(
-                name="whole",
-                augmentation=JointAugmentation(crop=(360, 480), **colours),
-                fit=FitConfig(
-                    epochs=whole,
-                    lr=0.01,
-                    warmup_epochs=0.5,
-                    average_decay=0.998,
-                    distillation_weight=1.0,
-                    validate_every=5,
-                    **quick,
-                ),
-                **target,
-            ),
+    of_streets = RECIPES["cpu"].stages[0]
+    images = {
+        "cache": True,
+        "batch": 8,
+        "class_weight_offset": 1.1,
+        "augmentation": JointAugmentation(crop=(240, 320), scale=(0.75, 1.75), rare=RARE, rare_share=0.3),
+    }
+    fit = {"lr": 0.05, "warmup_epochs": 1, "average_decay": 0.998, "validate_every": 20, "compiled": True}
+    stages = (
+        pictures,
+        of_streets.model_copy(
+            update={
+                "auxiliary": False,
+                "fit": of_streets.fit.model_copy(update={"epochs": streets, **QUICK}),
+            }
         ),
-        teacher=TeacherStage(
-            frozen=2,
-            augmentation=JointAugmentation(crop=(240, 320), **colours),
-            fit=FitConfig(
-                epochs=18,
-                lr=0.02,
-                warmup_epochs=0.5,
-                average_decay=0.99,
-                validate_every=20,
-                channels_last=True,
-                device="cpu",
-            ),
-            **{name: value for name, value in target.items() if name != "data"},
+        Stage(name="crops", fit=FitConfig(**{**fit, **QUICK, "epochs": max(crops, 1)}), **images),
+        Stage(
+            name="taught",
+            unlabelled=("idd_lite",),
+            fit=FitConfig(**{**fit, **QUICK, "epochs": taught, "distillation_weight": 3.0}),
+            **images,
         ),
     )
+    return Recipe(
+        about="images of all sorts, other streets, then the target with a teacher: hours on one CPU core",
+        stages=tuple(stage for stage in stages if stage.name != "crops" or crops),
+        teacher=TeacherStage(
+            frozen=2,
+            fit=FitConfig(
+                epochs=18, lr=0.02, warmup_epochs=0.5, average_decay=0.99, validate_every=20, **ON_CPU
+            ),
+            **images,
+        ),
+    )
+
+
+_PICTURES = of_pictures(
+    16,
+    warmup_epochs=0.5,
+    compiled=True,
+    cache=True,
+    least_share=0.25,
+    augmentation=JointAugmentation(crop=(48, 48)),
+)
+CPU_RECIPES = {
+    "a": {
+        "pictures": of_pictures(2, warmup_epochs=0.2, compiled=False),
+        "streets": 6,
+        "crops": 90,
+        "taught": 40,
+    },
+    "b": {"pictures": _PICTURES, "streets": 8, "crops": 0, "taught": 40},
+    "c": {"pictures": _PICTURES, "streets": 8, "crops": 0, "taught": 55},
+}
+"""What :func:`cpu_recipe` takes for each."""
 
 
 def recipe_for(name: str, scale: str) -> Recipe:
     """The recipe of one network, with crops over CamVid's rare classes in the stages on CamVid."""
     if scale == "cpu":
-        return cpu_recipe(**CPU_EPOCHS[name])
+        return cpu_recipe(**CPU_RECIPES[name])
     recipe = RECIPES["strong"]
     *others, last = recipe.stages
     crops = replace(last.augmentation, rare=RARE, rare_share=0.3, scale=(0.75, 1.75))
     return recipe.model_copy(update={"stages": (*others, last.model_copy(update={"augmentation": crops}))})
-
-
-CPU_EPOCHS = {
-    "a": {"pictures": 6, "streets": 4, "crops": 30, "whole": 2},
-    "b": {"pictures": 2, "streets": 6, "crops": 120, "whole": 5},
-    "c": {"pictures": 16, "streets": 8, "crops": 50, "whole": 3},
-}
-"""Fewer for the costlier networks, which take longer an epoch."""
 
 
 def say(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``hwnas table``: look at a latency table, ask whether it fits, compare two, put two together."""
+"""``hwnas table``: tables that come along; one looked at or checked, two compared or put together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,39 @@ if TYPE_CHECKING:
 
 @click.group("table")
 def command() -> None:
-    """Look at a latency table, check that it fits, compare two, or put two together."""
+    """Look at a latency table, check that it fits, compare two, or put two together.
+
+    TABLE is a file, or the name of a table that comes with hwnas.
+    """
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show_packaged(as_json: bool) -> None:
+    """Print the tables that come with hwnas: their names, which every --lut takes, and what they are for."""
+    from hwnas.latency.packaged import packaged_tables
+    from hwnas.latency.table import LatencyTable
+
+    tables = {name: LatencyTable.load(path) for name, path in packaged_tables().items()}
+    lines = [
+        line
+        for name, table in tables.items()
+        for line in (
+            name,
+            f"  {table.header}",
+            f"  {table.header.space.get('name', 'networks')}, {len(table.rows)} rows, "
+            f"{table.header.protocol}, {table.header.created[:10]}; verified: {_verified(table, 'never')}",
+        )
+    ]
+    values = {
+        name: {
+            "header": table.header.model_dump(mode="json"),
+            "rows": len(table.rows),
+            "calibrated": said.calibrated.model_dump() if (said := table.current_verification) else None,
+        }
+        for name, table in tables.items()
+    }
+    result(values, lines, as_json=as_json)
 
 
 @command.command("show")
@@ -44,7 +76,7 @@ def show(table: Path, rows: int, as_json: bool) -> None:
         f"created    {header.created}",
         f"versions   {', '.join(f'{name} {version}' for name, version in header.versions.items())}",
         f"rows       {len(found.rows)}, {header.protocol}{_solved(found)}",
-        f"verified   {_verified(found)}",
+        f"verified   {_verified(found, f'never; hwnas verify {table}')}",
         *(f"remark     {remark}" for remark in header.remarks),
         "",
         *(f"{timing.median_ms:9.4f} ms ± {timing.spread_ms:.4f}  {key}" for key, timing in slowest[:rows]),
@@ -171,8 +203,8 @@ def _solved(table: LatencyTable) -> str:
     return f" (solved from {len(table.networks)} networks; one left out is missed by {left_out})"
 
 
-def _verified(table: LatencyTable) -> str:
+def _verified(table: LatencyTable, never: str) -> str:
     said = table.current_verification
     if said is None:
-        return f"never; hwnas verify {table.path}"
+        return never
     return f"{said.created}, {said.calibrated.networks} networks: {said.calibrated}"

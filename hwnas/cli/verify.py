@@ -94,6 +94,8 @@ def command(
         )
     if plot is not None:
         drawing.save_png(drawing.predicted_against_measured(said, str(found.header)), plot)
+    if found.path is None:
+        note(f"{table} comes with hwnas, and nothing is written into it: what was found is only told here")
     result({"table": str(table), **values(said)}, lines(said), as_json=as_json)
 
 

@@ -15,6 +15,7 @@ from hwnas.latency.intervals import Intervals
 from hwnas.latency.levelling import levelled
 from hwnas.latency.merging import merge_content
 from hwnas.latency.networks import UNNAMED_BACKEND, RecordedSpace, content_of_networks, solve_content
+from hwnas.latency.packaged import packaged_tables
 from hwnas.latency.solve import NetworkTiming, Solution
 from hwnas.latency.table_file import TableContent, checksum, read_content, rows_digest, write_content
 from hwnas.latency.timing import Timing
@@ -405,18 +406,24 @@ class LatencyTable:
     def load(cls, path: str | Path) -> LatencyTable:
         """Read and verify a table.
 
+        Args:
+            path: its file; or, where there is no such file, the name of one that comes with hwnas
+                (:func:`hwnas.latency.packaged.packaged_tables`). That one gets no :attr:`path`, so that
+                nothing is written into the package.
+
         Raises:
             MissingTable: the file is not there.
             CorruptTable: it is truncated, altered after it was written, of a newer hwnas, or holds a row that
                 cannot be a latency. The message says which.
         """
         path = Path(path)
-        content = read_content(path)
+        packaged = None if path.exists() else packaged_tables().get(str(path))
+        content = read_content(packaged or path)
         try:
             return cls(
                 content.header,
                 content.rows,
-                path,
+                None if packaged else path,
                 isolated=content.isolated,
                 networks=content.networks,
                 verification=content.verification,

@@ -15,9 +15,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationEr
 from hwnas.errors import CorruptTable, MissingTable
 from hwnas.files import write_atomically
 from hwnas.latency.header import TableHeader
+from hwnas.latency.packaged import packaged_tables
 from hwnas.latency.solve import NetworkTiming
 from hwnas.latency.timing import Timing
 from hwnas.latency.verification import Verification
+from hwnas.lookup import meant
 from hwnas.ops import OpKey
 
 SCHEMA_VERSION = 3
@@ -96,7 +98,10 @@ def read_content(path: Path) -> TableContent:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise MissingTable(f"no table at {path}. Measure one:  hwnas profile --out {path}") from None
+        raise MissingTable(
+            f"no table at {path}{meant(str(path), packaged_tables())}. "
+            f"Measure one:  hwnas profile --out {path}  (hwnas table list names those that come with hwnas)"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptTable(f"{path} cannot be read as text: {error}. {_REMEDY}") from error
     try:

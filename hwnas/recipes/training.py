@@ -16,9 +16,9 @@ from hwnas.core.genotype import Genotype
 from hwnas.core.progress import Progress
 from hwnas.core.space import SearchSpace, for_classes
 from hwnas.core.training import torch_device
-from hwnas.core.weights import digest, transfer_weights
+from hwnas.core.weights import digest, save_weights, transfer_weights
 from hwnas.errors import InvalidInput
-from hwnas.processes import as_one, told_by_first
+from hwnas.processes import as_one, processes, told_by_first
 from hwnas.recipes.folder import begin_folder
 from hwnas.recipes.losses import class_weights, classification_loss
 from hwnas.recipes.planning import PlannedStage, open_images, open_unlabelled, plan
@@ -157,8 +157,9 @@ def _train_stage(
     started = None if start is None else start.state_dict()
     if started is not None:
         transfer_weights(network, started)
+    learning = space.image_classifier(network) if stage.task == "classification" else network
     found = fit(
-        space.image_classifier(network) if stage.task == "classification" else network,
+        learning,
         training_loader(seen, stage.batch, **loading),
         loss=loss,
         config=stage.fit,
@@ -168,7 +169,7 @@ def _train_stage(
         auxiliary=space.auxiliary_heads(network) if stage.auxiliary else None,
         description={
             # How images are loaded does not matter; "pictures" is what runs of old have it under.
-            "stage": stage.model_dump(mode="json", exclude={"fit", "cache"}),
+            "stage": _described(stage),
             "data": place.partition(":")[0],
             "options": {name: value for name, value in planned.options.items() if name != "cache"},
             "split": planned.split,
@@ -181,7 +182,23 @@ def _train_stage(
         resume=resume,
         on_progress=None if on_progress is None else partial(on_progress, stage),
     )
+    if learning is not network and processes().is_first:
+        # fit() has kept those of the classifier, whose names the network does not know.
+        save_weights(network, planned.folder / "weights.pt")
     return network, found
+
+
+_LATER = ("least_share", "unlabelled", "unlabelled_share", "frozen")
+"""Fields that stages have not always had: a run that was begun before them can be resumed all the same."""
+
+
+def _described(stage: Stage) -> dict[str, Any]:
+    """A stage as the identity of its run has it."""
+    fields = type(stage).model_fields
+    as_ever = {
+        name for name in _LATER if name in fields and getattr(stage, name) == fields[name].get_default()
+    }
+    return stage.model_dump(mode="json", exclude={"fit", "cache", *as_ever})
 
 
 def _told(planned: PlannedStage) -> list[dict[str, Any]]:

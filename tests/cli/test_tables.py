@@ -5,6 +5,8 @@ import json
 import pytest
 
 from hwnas.cli.app import EXIT_ERROR
+from hwnas.latency import packaged
+from hwnas.latency.packaged import packaged_tables
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.table_file import SCHEMA_VERSION
 from tests.cli.conftest import TINY, hwnas, said, settings
@@ -120,3 +122,30 @@ def test_a_run_does_not_go_on_with_other_data(run):
     result = hwnas("search", "--out", run, "--resume", "--data", "folders:elsewhere")
     assert result.exit_code == EXIT_ERROR
     assert "learns from synthetic, so it cannot go on with folders:elsewhere" in result.stderr
+
+
+def test_tables_that_come_along_are_listed_and_taken_by_name(tmp_path):
+    listed = said("table", "list")
+    assert list(listed) == list(packaged_tables())
+    name = next(iter(listed))
+    assert said("table", "show", name)["header"] == listed[name]["header"]
+    assert hwnas("table", "check", name).stdout == f"{name}: sound, {listed[name]['rows']} rows\n"
+    # Of one table it is a copy.
+    assert hwnas("table", "merge", name, "--out", tmp_path / "mine.json").exit_code == 0
+    assert LatencyTable.load(tmp_path / "mine.json") == LatencyTable.load(name)
+    missing = hwnas("table", "show", name[:-1])
+    assert missing.exit_code == EXIT_ERROR
+    assert f"(did you mean {name}?)" in missing.stderr and "hwnas table list" in missing.stderr
+
+
+def test_nothing_is_written_into_a_table_that_came_along(probed, tmp_path, monkeypatch):
+    monkeypatch.setattr(packaged, "_SHIPPED", tmp_path / "shipped")
+    (tmp_path / "shipped").mkdir()
+    shipped = tmp_path / "shipped/mine.json"
+    shipped.write_bytes(probed.read_bytes())
+    result = hwnas("verify", "mine", "--samples", "4", "--calibrate", "3")
+    assert result.exit_code == 0 and "mine comes with hwnas, and nothing is written into it" in result.stderr
+    assert shipped.read_bytes() == probed.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("{}")  # a file of that name goes before
+    assert "is JSON, but not a latency table" in hwnas("table", "show", "mine").stderr

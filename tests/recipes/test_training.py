@@ -8,7 +8,8 @@ import torch
 
 from hwnas.core.checkpoint import load_checkpoint
 from hwnas.core.runlog import read_log
-from hwnas.core.weights import digest
+from hwnas.core.space import for_classes
+from hwnas.core.weights import digest, load_weights
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
 from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, planning, train, training
 from hwnas.search_spaces.autortnet import AutoRTNet
@@ -207,6 +208,8 @@ def test_a_network_learns_images_then_streets(places, tmp_path):
     network, scores = run(places, tmp_path / "run", recipe)
     assert 0 <= scores["miou"] <= 100
     assert network(torch.zeros(1, 3, 32, 64)).shape == (1, 3, 32, 64)
+    space, genotype = for_classes(SPACE, GENOTYPE, 3)
+    load_weights(space.build(genotype), tmp_path / "run/pictures/weights.pt")
 
 
 def test_a_teacher_teaches_where_it_is_asked_to(places, tmp_path):

@@ -1,0 +1,12 @@
+"""Latency tables that come with hwnas, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_SHIPPED = Path(__file__).parent / "tables"
+
+
+def packaged_tables() -> dict[str, Path]:
+    """The file of each table that comes with hwnas, by name, sorted; :meth:`LatencyTable.load` takes both."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.json"))}
