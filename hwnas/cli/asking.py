@@ -30,6 +30,7 @@ from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.space import SearchSpace
 from hwnas.errors import HwnasError, InvalidInput
+from hwnas.files import try_place
 from hwnas.names import find_space
 from hwnas.processes import processes
 
@@ -228,6 +229,7 @@ def gather(
                 "latency is measured by one process on a quiet machine, not by these: measure first  (hwnas "
                 f"profile {space or DEFAULT_SPACE}), then give --lut FILE; or --lut none."
             )
+        try_place(folder.path / "table.json")
         measuring = machine.make()
         note(f"assuming latency as measured here: {measuring} (--lut FILE for another table)")
         path = default_table_path(chosen.space, measuring, 1)

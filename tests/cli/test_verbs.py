@@ -259,6 +259,10 @@ def test_a_path_that_cannot_be_written_is_a_message_before_anything_is_measured(
     assert outcome.exit_code == 2
     path = tmp_path / "file" / "t.json"
     assert f"{path}; name a path that can be read and written" in outcome.output
+    run = tmp_path / "file" / "run"
+    searched = hwnas("search", "--out", run, "--batch", "2", *settings(**TINY, data__length=4))
+    assert searched.exit_code == 2
+    assert f"{run / 'table.json'}; name a path that can be read and written" in searched.output
 
 
 def test_our_warnings_are_sentences_without_the_line_of_code(monkeypatch):
