@@ -68,8 +68,7 @@ def show(
         f"choices      {len(values['choices'])}",
         f"op keys      {values['op_keys']} (rows of its latency table), {values['op_uses']} uses",
         f"networks     {values['cardinality']:.3g}",
-        f"parameters   {values['parameters_typical']:,} in a random network (median of 9), "
-        f"{values['parameters_supernet']:,} in the supernet",
+        f"supernet     {values['parameters_supernet']:,} parameters",
         *(f"{name:<14} {_range(values[name])}" for name in _COSTS if name in values),
     ]
     result(values, lines, as_json=as_json)
@@ -86,14 +85,8 @@ def describe(space: SearchSpace, table: LatencyTable | None = None) -> dict[str,
     """Fields, choices, sizes and costs of a space; nothing is computed but shapes and sums."""
     import torch
 
-    generator = torch.Generator().manual_seed(0)
-    genotypes = [space.random(generator) for _ in range(9)]
     with torch.device("meta"):
         supernet = space.supernet()
-        sizes = []
-        for genotype in genotypes:
-            network = space.build(genotype, supernet)
-            sizes.append(sum(parameter.numel() for parameter in network.parameters()))
     recording = space.record()
     return {
         "name": space.name,
@@ -102,7 +95,6 @@ def describe(space: SearchSpace, table: LatencyTable | None = None) -> dict[str,
         "op_keys": len(recording.keys()),
         "op_uses": len(recording.ops),
         "cardinality": space.cardinality(),
-        "parameters_typical": sorted(sizes)[len(sizes) // 2],
         "parameters_supernet": sum(parameter.numel() for parameter in supernet.parameters()),
         **{name: asdict(found) for name, found in ranges(space, table).items()},
     }
