@@ -147,7 +147,7 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Rec
     )
 
 
-_PICTURES = of_pictures(
+PICTURES = of_pictures(
     16,
     warmup_epochs=0.5,
     compiled=True,
@@ -155,6 +155,7 @@ _PICTURES = of_pictures(
     least_share=0.25,
     augmentation=JointAugmentation(crop=(48, 48)),
 )
+"""Small crops that show much of a picture, for a training that is short beside ImageNet's."""
 CPU_RECIPES = {
     "a": {
         "pictures": of_pictures(2, warmup_epochs=0.2, compiled=False),
@@ -162,8 +163,8 @@ CPU_RECIPES = {
         "crops": 90,
         "taught": 40,
     },
-    "b": {"pictures": _PICTURES, "streets": 8, "crops": 0, "taught": 40},
-    "c": {"pictures": _PICTURES, "streets": 8, "crops": 0, "taught": 55},
+    "b": {"pictures": PICTURES, "streets": 8, "crops": 0, "taught": 40},
+    "c": {"pictures": PICTURES, "streets": 8, "crops": 0, "taught": 55},
 }
 """What :func:`cpu_recipe` takes for each."""
 

@@ -6,12 +6,13 @@ target alone (SGD, "poly", OHEM, scales, mirror images); one ingredient is added
 from all of them. Base is run with several seeds: a gain within what these differ by is none.
 
     python benchmarks/recipe_ingredients.py --data DIR --genotype FILE --work runs/ingredients
-    python benchmarks/recipe_ingredients.py … --variants base "+ streets" all "all - streets"
+    python benchmarks/recipe_ingredients.py … --variants all "all - streets" "all + unlabelled"
+    python benchmarks/recipe_ingredients.py … --sequences 0006R0 --precision bf16 --compiled
     python benchmarks/recipe_ingredients.py … --report                     (of what is done so far)
 
-DIR holds the folders camvid and idd_lite; the teacher's weights come with the extra "teacher". A run that is
-done is a line in WORK/ingredients.jsonl; started again, also after Ctrl-C or SIGTERM, the benchmark goes on
-where it stopped.
+DIR holds the folders camvid, idd_lite and tiny_imagenet; the teacher's weights come with the extra
+"teacher". A run that is done is a line in WORK/ingredients.jsonl; started again, also after Ctrl-C or
+SIGTERM, the benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from camvid_zoo import PICTURES
 from result_files import append_line, read_lines, today, write_result_files
 
 from hwnas import Genotype, MeanIoU, evaluate
@@ -39,6 +41,7 @@ RARE = (2, 6, 7, 9, 10)
 """Pole, sign, fence, pedestrian, bicyclist."""
 PLAIN = {"augmentation.brightness": 0, "augmentation.contrast": 0, "augmentation.saturation": 0}
 INGREDIENTS: dict[str, dict[str, Any]] = {
+    "pictures": {},
     "streets": {},
     "class weights": {"class_weight_offset": 1.1},
     "rare crops": {"augmentation.rare": RARE, "augmentation.rare_share": 0.3},
@@ -50,14 +53,22 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
         "augmentation.saturation": 0.3,
     },
     "longer schedule": {},
-    "teacher": {"fit.distillation_weight": 1.0},
+    "teacher": {"fit.distillation_weight": 3.0},
+    "unlabelled": {"fit.distillation_weight": 3.0, "unlabelled": ("idd_lite",)},
 }
 """What each changes in the target's stage; some change more than that, see :func:`recipe_for`."""
 LONGER = 3
-ALL = tuple(name for name in INGREDIENTS if name != "teacher")
-"""Without the teacher, whose own training takes longer than all else."""
+TAUGHT = ("teacher", "unlabelled")
+"""A teacher, and one that teaches on IDD-lite's images too. Its own training takes longer than all else."""
+ALL = tuple(name for name in INGREDIENTS if name not in TAUGHT)
 
-VARIANTS = ("base", *(f"+ {name}" for name in INGREDIENTS), "all", *(f"all - {name}" for name in ALL))
+VARIANTS = (
+    "base",
+    *(f"+ {name}" for name in INGREDIENTS),
+    "all",
+    *(f"all - {name}" for name in ALL),
+    *(f"all + {name}" for name in TAUGHT),
+)
 
 
 def ingredients_of(variant: str) -> list[str]:
@@ -66,6 +77,8 @@ def ingredients_of(variant: str) -> list[str]:
         return []
     if variant.startswith("+ "):
         return [variant.removeprefix("+ ")]
+    if variant.startswith("all + "):
+        return [*ALL, variant.removeprefix("all + ")]
     return [name for name in ALL if variant != f"all - {name}"]
 
 
@@ -79,27 +92,46 @@ def recipe_for(variant: str, seed: int, options: argparse.Namespace) -> Recipe:
         "warmup_epochs": 1,
         "channels_last": True,
         "device": options.device,
+        "precision": options.precision,
         "validate_every": 10**6,
     }
-    settings: dict[str, Any] = {
+    images: dict[str, Any] = {
         "batch": options.batch,
         "cache": True,
         "augmentation.crop": size,
         **PLAIN,
-        **{f"fit.{name}": value for name, value in fit.items()},
     }
-    target = {**settings, "fit.epochs": epochs, "fit.seed": seed}
+    settings = {**images, **{f"fit.{name}": value for name, value in fit.items()}}
+    # Auxiliary heads are not heard in a compiled training.
+    compiled = options.compiled and "auxiliary heads" not in wanted
+    target = {**settings, "fit.epochs": epochs, "fit.seed": seed, "fit.compiled": compiled}
     for name in wanted:
         target |= INGREDIENTS[name]
     streets = {**settings, "data": "idd_lite", "size": size, "fit.epochs": options.streets_epochs}
-    stages = [Stage(**changed(Stage(name="target").model_dump(), target))]
+    before = []
+    if "pictures" in wanted:
+        of_pictures = {"epochs": options.pictures_epochs, "device": options.device}
+        before.append(PICTURES.model_copy(update={"fit": PICTURES.fit.model_copy(update=of_pictures)}))
     if "streets" in wanted:
-        stages.insert(0, Stage(**changed(Stage(name="streets").model_dump(), streets)))
+        before.append(Stage(**changed(Stage(name="streets").model_dump(), streets)))
     teacher = None
-    if "teacher" in wanted:
-        learns = {**settings, "fit.epochs": options.epochs, "fit.lr": 0.02}
-        teacher = TeacherStage(**changed(TeacherStage().model_dump(), learns))
-    return Recipe(about=variant, stages=tuple(stages), teacher=teacher)
+    if any(name in wanted for name in TAUGHT):
+        # In fp32: depthwise convolutions are slower in bf16 on a CPU.
+        learns = {**settings, "fit.precision": "fp32", "fit.lr": 0.02, "fit.epochs": options.teacher_epochs}
+        teacher = TeacherStage(**changed(TeacherStage(frozen=2).model_dump(), learns))
+    last = Stage(**changed(Stage(name="target").model_dump(), target))
+    return Recipe(about=variant, stages=(*before, last), teacher=teacher)
+
+
+def shared(recipe: Recipe, held_out: str, work: Path) -> dict[str, Path]:
+    """Where what several runs need is kept: by the stage's name, its folder.
+
+    Pre-training knows neither the sequence that is left out nor the rest of the variant, and a teacher
+    nothing but that sequence: once is enough.
+    """
+    before = [stage.name for stage in recipe.stages[:-1]]
+    kept = {name: work / "-".join(before[: place + 1]) for place, name in enumerate(before)}
+    return kept if recipe.teacher is None else {**kept, "teacher": work / f"teacher-{held_out}"}
 
 
 def run(variant: str, held_out: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -108,16 +140,17 @@ def run(variant: str, held_out: str, seed: int, options: argparse.Namespace) -> 
     space = space_of(genotype)
     recipe = recipe_for(variant, seed, options)
     folder = options.work / variant.replace(" ", "_") / f"{held_out}-{seed}"
-    # Pre-training knows neither the sequence nor the rest of the variant: once is enough.
-    kept = options.work / "streets"
-    if len(recipe.stages) > 1 and (kept / "weights.pt").is_file() and not (folder / "streets").exists():
-        shutil.copytree(kept, folder / "streets")
+    kept = shared(recipe, held_out, options.work)
+    for name, place in kept.items():
+        if (place / "weights.pt").is_file() and not (folder / name).exists():
+            shutil.copytree(place, folder / name)
     camvid, size = options.data / "camvid", tuple(options.size)
     network, _ = train(
         space,
         genotype,
         recipe,
-        {"target": f"camvid:{camvid}", "idd_lite": f"idd_lite:{options.data / 'idd_lite'}"},
+        {"target": f"camvid:{camvid}"}
+        | {name: f"{name}:{options.data / name}" for name in ("idd_lite", "tiny_imagenet")},
         out=folder,
         splits={"target": "train+val"},
         val=None,
@@ -131,8 +164,9 @@ def run(variant: str, held_out: str, seed: int, options: argparse.Namespace) -> 
             )
         ),
     )
-    if len(recipe.stages) > 1 and not kept.exists():
-        shutil.copytree(folder / "streets", kept)
+    for name, place in kept.items():
+        if not place.exists():
+            shutil.copytree(folder / name, place)
     scored = CamVid(camvid, "train+val", sequences=(held_out,), size=size)
     metric = MeanIoU(scored.num_classes, names=scored.classes)
     found = evaluate(network, evaluation_loader(scored, 8), metric, device=options.device)
@@ -157,8 +191,12 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         "network": Genotype.load(options.genotype).short_id,
         "size": list(options.size),
         "epochs": options.epochs,
+        "pictures_epochs": options.pictures_epochs,
         "streets_epochs": options.streets_epochs,
+        "teacher_epochs": options.teacher_epochs,
         "batch": options.batch,
+        "precision": options.precision,
+        "compiled": options.compiled,
     }
 
 
@@ -234,10 +272,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/ingredients"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--sequences", nargs="+", choices=SEQUENCES, default=SEQUENCES, metavar="SEQUENCE")
     parser.add_argument("--seeds", type=int, default=2, help="how many, of base; the others have one")
     parser.add_argument("--size", type=int, nargs=2, default=(180, 240), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--pictures-epochs", type=int, default=PICTURES.fit.epochs)
     parser.add_argument("--streets-epochs", type=int, default=8)
+    parser.add_argument("--teacher-epochs", type=int, default=12)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--compiled", action="store_true", help="not where there are auxiliary heads")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
@@ -248,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
         (variant, held_out, seed)
         for variant in options.variants
         for seed in range(options.seeds if variant == "base" else 1)
-        for held_out in SEQUENCES
+        for held_out in options.sequences
     ]
     known = {(line["variant"], line["held_out"], line["seed"]) for line in lines}
     for each in () if options.report else runs:

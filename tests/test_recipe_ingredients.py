@@ -65,23 +65,47 @@ def test_runs_are_done_once_and_reported(data, capsys):
     (page,) = (data / "results").glob("recipe_ingredients_cpu_*.md")
     means = [np.mean([line["miou"] for line in lines if line["variant"] == v]) for v in ("base", "+ streets")]
     assert f"| base | {means[1] - means[0]:+.1f} |" in page.read_text()
+    benchmark.main([*arguments(data), "--variants", "+ streets", "--sequences", "0006R0", "--report"])
+    assert " 1/1" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="use another --work"):
         benchmark.main([*arguments(data), "--epochs", "2"])
 
 
+ASKED = Namespace(
+    epochs=10, pictures_epochs=3, streets_epochs=4, teacher_epochs=5, size=(32, 64), batch=2, device="cpu",
+    precision="bf16", compiled=True,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("variant", benchmark.VARIANTS)
 def test_a_variant_is_what_its_name_says(variant):
-    options = Namespace(epochs=10, streets_epochs=4, size=(32, 64), batch=2, device="cpu")
-    recipe = benchmark.recipe_for(variant, 3, options)
+    recipe = benchmark.recipe_for(variant, 3, ASKED)
     *before, target = recipe.stages
     wanted = benchmark.ingredients_of(variant)
-    assert len(wanted) == {"base": 0, "+": 1, "all": 7}[variant.split()[0]] - (" - " in variant)
-    assert ("streets" in wanted) == bool(before)
+    assert len(wanted) == (
+        {"base": 0, "+": 1, "all": 8}[variant.split()[0]] - (" - " in variant) + ("all + " in variant)
+    )
+    assert [stage.name for stage in before] == [name for name in ("pictures", "streets") if name in wanted]
     assert ("class weights" in wanted) == (target.class_weight_offset is not None)
     assert ("rare crops" in wanted) == (target.augmentation.rare_share > 0)
     assert ("auxiliary heads" in wanted) == target.auxiliary
     assert ("moving average" in wanted) == (target.fit.average_decay > 0)
     assert ("colour jitter" in wanted) == (target.augmentation.brightness > 0)
     assert target.fit.epochs == (30 if "longer schedule" in wanted else 10)
-    assert ("teacher" in wanted) == (recipe.teacher is not None) == (target.fit.distillation_weight > 0)
+    is_taught = "teacher" in wanted or "unlabelled" in wanted
+    assert is_taught == (recipe.teacher is not None) == (target.fit.distillation_weight > 0)
+    assert ("unlabelled" in wanted) == (target.unlabelled == ("idd_lite",))
+    assert target.fit.compiled != target.auxiliary
     assert target.fit.seed == 3
+
+
+def test_what_several_runs_need_is_kept_by_what_it_hangs_on(tmp_path):
+    def kept(variant):
+        recipe = benchmark.recipe_for(variant, 0, ASKED)
+        return {name: path.name for name, path in benchmark.shared(recipe, "0001TP", tmp_path).items()}
+
+    assert kept("base") == {}
+    assert kept("+ streets") == kept("all - pictures") == {"streets": "streets"}
+    # Streets after pictures are another training.
+    assert kept("all") == {"pictures": "pictures", "streets": "pictures-streets"}
+    assert kept("+ unlabelled") == {"teacher": "teacher-0001TP"}

@@ -299,7 +299,8 @@ def test_a_finished_training_is_evaluated_as_it_was_trained(tmp_path, monkeypatc
     assert seen[0] == seen[1] and seen[0]["channels_last"]
 
 
-def test_a_compiled_training_steps_as_an_eager_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_compiled_training_steps_as_an_eager_one(weight, tmp_path, monkeypatch):
     """With the compiler's own front and gradient, and eager kernels: what is left out is code generation."""
     compile_, compiled = torch.compile, []
 
@@ -315,11 +316,12 @@ def test_a_compiled_training_steps_as_an_eager_one(tmp_path, monkeypatch):
             net,
             separable(4),
             loss=LOSS,
-            config=config(compiled=compiled_here),
+            config=config(compiled=compiled_here, distillation_weight=weight),
+            teacher=network(1) if weight else None,
             out=tmp_path / str(compiled_here),
         )
         kept.append(net.state_dict())
-    assert compiled == [{"dynamic": False}]
+    assert compiled == [{"dynamic": False}] * (2 if weight else 1)
     for name, value in kept[0].items():
         torch.testing.assert_close(kept[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
