@@ -105,6 +105,17 @@ def trained(name: str, genotype: Genotype, seed: int, options: argparse.Namespac
     }
 
 
+def refuse_others(lines: list[dict[str, Any]], found: dict[str, Any], options: argparse.Namespace) -> None:
+    """End where the work folder holds trainings of other networks, or of another length."""
+    for line in lines:
+        genotype = found[line["network"]][0] if line["network"] in found else None
+        if genotype is None or (genotype.short_id, options.epochs) != (line["genotype"], line["epochs"]):
+            raise SystemExit(
+                f"{options.work} holds {line['network']} as {line['genotype']}, {line['epochs']} epochs: use "
+                "another --work"
+            )
+
+
 def measured(found: dict[str, tuple[Genotype, float]]) -> dict[str, dict[str, float]]:
     """Milliseconds of all, in the same rounds, on one thread of ONNX Runtime."""
     example = tuple(plausible_inputs([(1, *SPACE.input_shape())]))
@@ -209,6 +220,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = networks(options)
     wanted = [(name, seed) for seed in range(options.seeds) for name in found]
+    refuse_others(read_lines(options.work / options.network / "trained.jsonl"), found, options)
     first, step = map(int, options.part.split("/"))
     path = options.work / options.network / "trained.jsonl"
     known = {(line["network"], line["seed"]) for line in read_lines(path)}

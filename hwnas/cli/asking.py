@@ -92,7 +92,7 @@ def asking_options(function: Callable[..., None]) -> Callable[..., None]:
         click.argument("space", required=False),
         click.option(
             "--lut",
-            type=click.Path(dir_okay=False, path_type=Path),
+            type=click.Path(path_type=Path),
             help="A latency table, a file or one of hwnas table list; or none [default: profile here].",
         ),
         space_options,

@@ -146,10 +146,13 @@ def run_recipe(
 
         def on_stage(planned: PlannedStage) -> None:
             stage = planned.stage
+            others = ""
+            if planned.drawn:
+                others = f", {planned.drawn} in an epoch of {', '.join(stage.unlabelled)} without labels"
             note(
                 f"stage {names.index(stage.name) + 1}/{len(names)} {stage.name}: {stage.task} on "
                 f"{planned.place}, split {planned.split}: {planned.images} images of {planned.num_classes} "
-                f"classes, {stage.fit.epochs} epochs of {planned.steps} steps"
+                f"classes{others}, {stage.fit.epochs} epochs of {planned.steps} steps"
             )
             bar.close()
             show[:] = [bar.enter_context(watching(stage.name, planned.steps))]

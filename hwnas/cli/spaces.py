@@ -35,7 +35,7 @@ def command(ctx: click.Context) -> None:
 @command.command("show")
 @click.argument("name")
 @space_options
-@click.option("--lut", type=click.Path(dir_okay=False, path_type=Path), help="A latency table of the space.")
+@click.option("--lut", type=click.Path(path_type=Path), help="A latency table of the space.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(
     name: str,

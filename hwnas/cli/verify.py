@@ -80,6 +80,11 @@ def command(
         from hwnas.cli import drawing
 
         drawing.styled()  # matplotlib missing is said before minutes of measuring
+    if found.path is None:
+        note(
+            f"{table} comes with hwnas and is not written to; to keep what is found, verify a copy:  "
+            f"hwnas table merge {table} --out FILE"
+        )
     note(f"measuring {samples + calibrate} networks of {chosen.name}: {backend}")
     with counting("verifying") as on_progress:
         said = verify(
@@ -94,8 +99,6 @@ def command(
         )
     if plot is not None:
         drawing.save_png(drawing.predicted_against_measured(said, str(found.header)), plot)
-    if found.path is None:
-        note(f"{table} comes with hwnas, and nothing is written into it: what was found is only told here")
     result({"table": str(table), **values(said)}, lines(said), as_json=as_json)
 
 

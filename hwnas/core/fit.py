@@ -51,9 +51,9 @@ class FitConfig(BaseModel):
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
     compiled: bool = False
-    """Train through ``torch.compile``: a minute or two of compiling first, for shorter steps then. Wants
-    one size of images, no auxiliary heads, and on the CPU a C++ compiler. The results differ by rounding.
-    Tried in one process only."""
+    """Train through ``torch.compile``, a teacher too: a minute or two of compiling first, for shorter steps
+    then. Wants one size of images, no auxiliary heads, and on the CPU a C++ compiler. The results differ by
+    rounding. Tried in one process only."""
     lr: float = Field(0.01, gt=0)
     """SGD's base learning rate; in each step ``lr · (1 − done)^power`` after the warm-up."""
     power: float = Field(0.9, gt=0)
@@ -111,7 +111,8 @@ def fit(
         metric: what to evaluate.
         teacher: a trained network with outputs of the same shape, classes along dimension 1, from which
             ``network`` learns as well as from the targets (``config.distillation_weight``; Hinton et al.,
-            arXiv 1503.02531). Moved to the device, frozen, and used in eval mode.
+            arXiv 1503.02531). Moved to the device and into the images' memory order, frozen, and left in eval
+            mode.
         auxiliary: heads, by the name of the module of ``network`` whose output they read; each gives outputs
             that ``loss`` takes. Trained along (``config.auxiliary_weight``), in place, and part of nothing
             that is evaluated or kept.

@@ -15,7 +15,7 @@ from hwnas.latency.intervals import Intervals
 from hwnas.latency.levelling import levelled
 from hwnas.latency.merging import merge_content
 from hwnas.latency.networks import UNNAMED_BACKEND, RecordedSpace, content_of_networks, solve_content
-from hwnas.latency.packaged import packaged_tables
+from hwnas.latency.packaged import table_file
 from hwnas.latency.solve import NetworkTiming, Solution
 from hwnas.latency.table_file import TableContent, checksum, read_content, rows_digest, write_content
 from hwnas.latency.timing import Timing
@@ -417,13 +417,13 @@ class LatencyTable:
                 cannot be a latency. The message says which.
         """
         path = Path(path)
-        packaged = None if path.exists() else packaged_tables().get(str(path))
-        content = read_content(packaged or path)
+        file = table_file(path)
+        content = read_content(file)
         try:
             return cls(
                 content.header,
                 content.rows,
-                None if packaged else path,
+                path if file == path else None,
                 isolated=content.isolated,
                 networks=content.networks,
                 verification=content.verification,

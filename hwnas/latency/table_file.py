@@ -91,7 +91,7 @@ def read_content(path: Path) -> TableContent:
     """Read and verify the table at ``path``.
 
     Raises:
-        MissingTable: the file is not there.
+        MissingTable: there is no such file.
         CorruptTable: it is truncated, altered after it was written, of a newer hwnas, or holds a row that
             cannot be a latency. The message says which.
     """
@@ -102,6 +102,8 @@ def read_content(path: Path) -> TableContent:
             f"no table at {path}{meant(str(path), packaged_tables())}. "
             f"Measure one:  hwnas profile --out {path}  (hwnas table list names those that come with hwnas)"
         ) from None
+    except IsADirectoryError:
+        raise MissingTable(f"{path} is a folder; expected a table's file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CorruptTable(f"{path} cannot be read as text: {error}. {_REMEDY}") from error
     try:

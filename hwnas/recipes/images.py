@@ -38,12 +38,12 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             size; None keeps whole images, which must then be of one size.
         least_share: least share of an image's area that a crop shows, in (0, 1].
         flip: probability of a mirror image.
-        cache: decode each image once, when it is first asked for, and keep its bytes (3 per pixel) in memory.
+        cache: decode all images once, here, and keep the bytes (3 per pixel) in memory.
 
     Raises:
         InvalidInput: ``least_share`` is no share.
         DataError: no such folder, no images of that split in it, or some that do not lie in the folder of a
-            class; on reading, an image that cannot be read.
+            class; on reading, with ``cache`` here, an image that cannot be read.
     """
 
     def __init__(
@@ -65,7 +65,6 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         self.crop = crop
         self.least_share = least_share
         self.flip = flip
-        self._cached: dict[int, Tensor] | None = {} if cache else None
         self._members: list[tuple[Path, str | None]] = []
         classes: list[str] = []
         for path, member, name in _found(self.root, split):
@@ -76,6 +75,8 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
         self.classes = tuple(sorted(set(classes)))
         numbers = {name: number for number, name in enumerate(self.classes)}
         self._labels = [numbers[name] for name in classes]
+        # Here, not when they are asked for: worker processes then share what is read once.
+        self._cached = [self.read(index) for index in range(len(self))] if cache else None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -99,11 +100,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
 
     def stored(self, index: int) -> Tensor:
         """One image as :meth:`read` gives it, from memory where it is kept there."""
-        if self._cached is None:
-            return self.read(index)
-        if index not in self._cached:
-            self._cached[index] = self.read(index)
-        return self._cached[index]
+        return self.read(index) if self._cached is None else self._cached[index]
 
     def read(self, index: int) -> Tensor:
         """One image, uint8 ``[3, H, W]``; grey ones get three equal channels.

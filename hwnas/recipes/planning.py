@@ -21,6 +21,23 @@ from hwnas.segmentation.registry import open_dataset
 
 
 @dataclass(frozen=True)
+class PlannedImages:
+    """A data set of :attr:`Stage.unlabelled`.
+
+    Attributes:
+        place: where it lies.
+        split: the part of it that is learnt from.
+        options: what else its class takes.
+        images: how many there are.
+    """
+
+    place: str
+    split: str
+    options: Mapping[str, Any]
+    images: int
+
+
+@dataclass(frozen=True)
 class PlannedStage:
     """A stage with the data that were found for it.
 
@@ -30,9 +47,9 @@ class PlannedStage:
         split: the part of them that trains.
         options: what else their class takes, :attr:`Stage.size` among it; empty for a classifier's.
         val: the split that is evaluated, or None.
-        unlabelled: what :func:`open_unlabelled` takes for each of :attr:`Stage.unlabelled`: place, split and
-            options.
-        images: how many train in an epoch, those without labels among them.
+        unlabelled: what is found of :attr:`Stage.unlabelled`.
+        images: how many of the stage's own train.
+        drawn: how many of those without labels are drawn for each epoch.
         num_classes: how many they tell apart.
         folder: for its log, checkpoint and weights.
     """
@@ -42,15 +59,16 @@ class PlannedStage:
     split: str
     options: Mapping[str, Any]
     val: str | None
-    unlabelled: tuple[tuple[str, str, Mapping[str, Any]], ...]
+    unlabelled: tuple[PlannedImages, ...]
     images: int
+    drawn: int
     num_classes: int
     folder: Path
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return self.images // self.stage.batch
+        return (self.images + self.drawn) // self.stage.batch
 
 
 def plan(
@@ -91,18 +109,17 @@ def plan(
         given = _options(stage, stage.data, options) if stage.task == "segmentation" else {}
         images = open_images(stage, place, split, {**given, "cache": False})
         unlabelled = tuple(
-            (places[name], (splits or {}).get(name, "train"), _options(stage, name, options))
-            for name in stage.unlabelled
+            _unlabelled(stage, name, places[name], splits, options) for name in stage.unlabelled
         )
-        for each in unlabelled:
-            open_unlabelled(stage, *each[:2], {**each[2], "cache": False})  # is it there?
-        count = len(images)
+        drawn = 0
         if unlabelled:
-            count += round(count * stage.unlabelled_share / (1 - stage.unlabelled_share))
-        if stage.batch > count:
+            share = stage.unlabelled_share
+            drawn = max(1, round(len(images) * share / (1 - share)))
+        if stage.batch > len(images) + drawn:
+            without = f", and {drawn} without labels are drawn" if drawn else ""
             raise InvalidInput(
                 f"stage {stage.name} wants batches of {stage.batch}, and the split {split} of {place} has "
-                f"{len(images)} images."
+                f"{len(images)} images{without}."
             )
         theirs, _ = for_classes(space, genotype, images.num_classes)
         if stage.auxiliary and type(theirs).auxiliary_heads is SearchSpace.auxiliary_heads:
@@ -114,13 +131,42 @@ def plan(
                     f'the split "{scored}" is trained on ("{split}"), and a score on it would mean nothing; '
                     "evaluate another, or none (val=None)."
                 )
+            learnt = [each for each in unlabelled if each.place == place and scored in each.split.split("+")]
+            if learnt:
+                raise InvalidInput(
+                    f'the split "{scored}" of {place} is learnt from without its labels, and a score on it '
+                    "would mean nothing; evaluate another, or none (val=None)."
+                )
             held_out = open_dataset(place, scored, **{**given, "cache": False})
             named_metric(theirs, held_out)  # is there one?
         folder = Path(out) if stage is recipe.stages[-1] else Path(out) / stage.name
         planned.append(
-            PlannedStage(stage, place, split, given, scored, unlabelled, count, images.num_classes, folder)
+            PlannedStage(
+                stage, place, split, given, scored, unlabelled, len(images), drawn, images.num_classes, folder
+            )
         )
     return planned
+
+
+def _unlabelled(
+    stage: Stage,
+    name: str,
+    place: str,
+    splits: Mapping[str, str] | None,
+    options: Mapping[str, Mapping[str, Any]] | None,
+) -> PlannedImages:
+    if processes().size > 1:
+        # A process whose share of a batch has no label would count as one that has.
+        raise InvalidInput(
+            f"stage {stage.name} learns from {name} without labels, which one process alone can do: start it "
+            "without torchrun, or leave unlabelled out."
+        )
+    split = (splits or {}).get(name, "train")
+    given = dict((options or {}).get(name, {}))
+    if stage.unlabelled_size is not None:
+        given["size"] = stage.unlabelled_size
+    found = open_unlabelled(stage, place, split, {**given, "cache": False})
+    return PlannedImages(place, split, given, len(found))
 
 
 def _options(stage: Stage, name: str, options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:

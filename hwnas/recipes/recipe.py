@@ -37,8 +37,7 @@ class Stage(BaseModel):
     augmentation: JointAugmentation = JointAugmentation()
     """Crop, scale, flip and colour. A classifier crops and flips."""
     least_share: float = Field(0.08, gt=0, le=1)
-    """Least share of an image's area that a classifier's crop shows. Short trainings want more than the usual
-    8 %, which are for long ones."""
+    """Least share of an image's area that a classifier's crop shows."""
     batch: int = Field(16, ge=1)
     """Images in a step."""
     class_weight_offset: float | None = Field(None, gt=1)
@@ -48,10 +47,13 @@ class Stage(BaseModel):
     """Whether the space's auxiliary heads learn along."""
     unlabelled: tuple[str, ...] = ()
     """Names of further data sets whose images are learnt from along with the target's, in the same crops:
-    their labels, of whatever classes, are left out, and there the teacher alone teaches."""
+    their labels, of whatever classes, are left out, and there the teacher alone teaches. In one process."""
     unlabelled_share: float = Field(0.5, gt=0, lt=1)
     """Share of an epoch's images that are drawn from those, where there are any; the target's are seen once
     each."""
+    unlabelled_size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height and width to which those are brought before augmentation; null keeps theirs. Things in them
+    should come out about as large as in the target's."""
     fit: FitConfig = FitConfig()
     """Epochs, learning rate and all else of the training; a teacher teaches on the target only."""
 
@@ -72,8 +74,16 @@ class Stage(BaseModel):
                 )
         if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
             raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')
+        if self.task == "segmentation" and _is_set(self, "least_share"):
+            raise ValueError(
+                f"least_share ({self.least_share:g}) means nothing to a segmentation: set augmentation.scale"
+            )
         if self.unlabelled:
             self._unlabelled_can_be_learnt_from()
+        else:
+            idle = [name for name in ("unlabelled_share", "unlabelled_size") if _is_set(self, name)]
+            if idle:
+                raise ValueError(f"{idle[0]} means nothing where unlabelled names no data set")
         return self
 
     def _unlabelled_can_be_learnt_from(self) -> None:
@@ -87,8 +97,13 @@ class Stage(BaseModel):
                 "unlabelled names other data sets than the target, each once; got "
                 + ", ".join(self.unlabelled)
             )
-        if self.augmentation.crop is None and self.size is None:
+        if self.augmentation.crop is None:
             raise ValueError("images of several data sets must come out in one size: set augmentation.crop")
+
+
+def _is_set(stage: Stage, name: str) -> bool:
+    """Whether a field has another value than its default."""
+    return bool(getattr(stage, name) != Stage.model_fields[name].default)
 
 
 class TeacherStage(Stage):
@@ -99,8 +114,8 @@ class TeacherStage(Stage):
     network: Literal["efficientnet-lite2"] = "efficientnet-lite2"
     """What it is; its weights come in a package (the extra "teacher")."""
     frozen: int = Field(0, ge=0, le=7)
-    """How many of its backbone's seven stages keep the weights from ImageNet, with all before them: they need
-    no gradient, and most of the time goes into the first ones. 0: all is trained."""
+    """How many of its backbone's seven stages keep the weights from ImageNet, with all before them, and need
+    no gradient; 0: all is trained."""
 
     @model_validator(mode="after")
     def _only_teaches(self) -> Self:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwnas.errors import DataError, MissingExtra
+from hwnas.errors import DataError, InvalidInput, MissingExtra
 from hwnas.layers import Resize
 from hwnas.segmentation.transforms import IMAGENET_MEAN, IMAGENET_STD
 
@@ -91,7 +91,11 @@ class Teacher(nn.Module):
     Args:
         num_classes: how many are told apart.
         width: channels of the pyramid.
-        frozen: how many of the backbone's stages are not trained, the stem before them neither; 0: all is.
+        frozen: how many of the backbone's seven stages are not trained, the stem before them neither; 0: all
+            is.
+
+    Raises:
+        InvalidInput: ``frozen`` is no such count.
     """
 
     def __init__(self, num_classes: int, width: int = 96, *, frozen: int = 0) -> None:
@@ -108,6 +112,8 @@ class Teacher(nn.Module):
         self.register_buffer("scale", std * 255 / 128, persistent=False)
         self.register_buffer("shift", (mean * 255 - 127) / 128, persistent=False)
 
+        if not 0 <= frozen <= len(_STAGES):
+            raise InvalidInput(f"frozen counts stages of the backbone, 0…{len(_STAGES)}; got {frozen}")
         self._frozen = [self.backbone.stem, *self.backbone.stages[:frozen]] if frozen else []
         for part in self._frozen:
             part.requires_grad_(False)

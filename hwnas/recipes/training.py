@@ -141,13 +141,14 @@ def _train_stage(
         # Images that keep their sizes may differ in them.
         scored = evaluation_loader(dataset, 4 if "size" in options else 1, **loading)
         metric = named_metric(space, dataset)
-    unlabelled = [
-        open_unlabelled(stage, at, split, {"cache": stage.cache, **given})
-        for at, split, given in planned.unlabelled
-    ]
     seen: Dataset[tuple[Tensor, Tensor]] = images
-    if unlabelled:
-        seen = WithUnlabelled(images, unlabelled, planned.images - len(images))
+    if planned.unlabelled:
+        kept = {"cache": options["cache"]}
+        others = [
+            open_unlabelled(stage, each.place, each.split, {**kept, **each.options})
+            for each in planned.unlabelled
+        ]
+        seen = WithUnlabelled(images, others, planned.drawn)
     torch.manual_seed(stage.fit.seed)
     if isinstance(stage, TeacherStage):
         network: nn.Module = pretrained_teacher(planned.num_classes, frozen=stage.frozen)
@@ -173,8 +174,8 @@ def _train_stage(
             "data": place.partition(":")[0],
             "options": {name: value for name, value in planned.options.items() if name != "cache"},
             "split": planned.split,
-            "pictures": planned.images,
-            # Not there where there are none, so that runs of old can be resumed.
+            "pictures": len(images),
+            # Not there where there are none, as in runs that were begun before there could be.
             **({"unlabelled": _told(planned)} if planned.unlabelled else {}),
             "start": None if started is None else digest(started),
         },
@@ -188,16 +189,20 @@ def _train_stage(
     return network, found
 
 
-_LATER = ("least_share", "unlabelled", "unlabelled_share", "frozen")
-"""Fields that stages have not always had: a run that was begun before them can be resumed all the same."""
+_LATER = {
+    "least_share": 0.08,
+    "unlabelled": (),
+    "unlabelled_share": 0.5,
+    "unlabelled_size": None,
+    "frozen": 0,
+}
+"""Fields that stages have not always had, and what a stage without them did: so that a run that was begun
+before can be resumed."""
 
 
 def _described(stage: Stage) -> dict[str, Any]:
     """A stage as the identity of its run has it."""
-    fields = type(stage).model_fields
-    as_ever = {
-        name for name in _LATER if name in fields and getattr(stage, name) == fields[name].get_default()
-    }
+    as_ever = {name for name, value in _LATER.items() if getattr(stage, name, value) == value}
     return stage.model_dump(mode="json", exclude={"fit", "cache", *as_ever})
 
 
@@ -205,9 +210,10 @@ def _told(planned: PlannedStage) -> list[dict[str, Any]]:
     """What is learnt from without labels, for the description of the data."""
     return [
         {
-            "data": place.partition(":")[0],
-            "split": split,
-            "options": {name: value for name, value in options.items() if name != "cache"},
+            "data": each.place.partition(":")[0],
+            "split": each.split,
+            "options": {name: value for name, value in each.options.items() if name != "cache"},
+            "pictures": each.images,
         }
-        for place, split, options in planned.unlabelled
+        for each in planned.unlabelled
     ]

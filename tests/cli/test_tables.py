@@ -144,8 +144,14 @@ def test_nothing_is_written_into_a_table_that_came_along(probed, tmp_path, monke
     shipped = tmp_path / "shipped/mine.json"
     shipped.write_bytes(probed.read_bytes())
     result = hwnas("verify", "mine", "--samples", "4", "--calibrate", "3")
-    assert result.exit_code == 0 and "mine comes with hwnas, and nothing is written into it" in result.stderr
+    assert result.exit_code == 0
+    assert "mine comes with hwnas and is not written to" in result.stderr
+    assert "hwnas table merge mine --out FILE" in result.stderr
     assert shipped.read_bytes() == probed.read_bytes()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine").write_text("{}")  # a file of that name goes before
+    (tmp_path / "mine").mkdir()  # a folder of that name is in nobody's way
+    assert hwnas("table", "show", "mine").exit_code == 0
+    assert "mine is a folder; expected a table's file" in hwnas("table", "show", tmp_path / "mine").stderr
+    (tmp_path / "mine").rmdir()
+    (tmp_path / "mine").write_text("{}")  # a file goes before
     assert "is JSON, but not a latency table" in hwnas("table", "show", "mine").stderr

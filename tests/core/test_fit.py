@@ -309,7 +309,8 @@ def test_a_compiled_training_steps_as_an_eager_one(weight, tmp_path, monkeypatch
         return compile_(network, backend="aot_eager", **options)
 
     monkeypatch.setattr(torch, "compile", through_eager_kernels)
-    kept = []
+    kept, teacher = [], network(1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
     for compiled_here in (False, True):
         net = network()
         fit(
@@ -317,11 +318,13 @@ def test_a_compiled_training_steps_as_an_eager_one(weight, tmp_path, monkeypatch
             separable(4),
             loss=LOSS,
             config=config(compiled=compiled_here, distillation_weight=weight),
-            teacher=network(1) if weight else None,
+            teacher=teacher if weight else None,
             out=tmp_path / str(compiled_here),
         )
         kept.append(net.state_dict())
     assert compiled == [{"dynamic": False}] * (2 if weight else 1)
+    # In eval mode: it learns nothing, and its running statistics stay.
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     for name, value in kept[0].items():
         torch.testing.assert_close(kept[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
 

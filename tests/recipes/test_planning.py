@@ -9,6 +9,7 @@ from hwnas.recipes import RECIPES, Recipe, Stage, planning
 from hwnas.recipes.planning import plan
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.chain import Chain
+from hwnas.segmentation import JointAugmentation
 
 from .two_stages import FEW, GENOTYPE, SPACE, STREETS, TARGET, fitted, run
 
@@ -82,3 +83,34 @@ def test_the_recipes_find_real_data(real_data, tmp_path):
     assert [(each.images, each.num_classes) for each in planned] == [(100_000, 200), (1403, 7), (367, 11)]
     assert [each.folder.name for each in planned[:2]] == ["pictures", "streets"]
     assert planned[2].folder == tmp_path
+
+
+def unlabelled(**values):
+    stage = Stage(
+        name="target",
+        batch=2,
+        augmentation=JointAugmentation(crop=(32, 64)),
+        fit=fitted(distillation_weight=1.0),
+        **{"unlabelled": ("synthetic",), **values},
+    )
+    return Recipe(about="", stages=(stage,))
+
+
+def test_images_without_labels_are_counted_and_checked(places, tmp_path, monkeypatch):
+    def planned(recipe, **options):
+        (target,) = plan(SPACE, GENOTYPE, recipe, places, out=tmp_path, options=FEW, **options)
+        return target
+
+    half, few = planned(unlabelled()), planned(unlabelled(unlabelled_share=0.01))
+    assert (half.images, half.drawn, half.steps) == (6, 6, 6)
+    assert few.drawn == 1
+    assert [each.images for each in half.unlabelled] == [8]
+    with pytest.raises(InvalidInput, match=r"batches of 9, .* has 6 images, and 2 without labels are drawn"):
+        wide = unlabelled(unlabelled_share=0.25)
+        planned(wide.model_copy(update={"stages": (wide.stages[0].model_copy(update={"batch": 9}),)}))
+    same = {**places, "again": places["target"]}
+    with pytest.raises(InvalidInput, match=r'"val" of .* is learnt from without its labels'):
+        plan(SPACE, GENOTYPE, unlabelled(unlabelled=("again",)), same, out=tmp_path, splits={"again": "val"})
+    monkeypatch.setattr(planning, "processes", lambda: Processes(0, 2))
+    with pytest.raises(InvalidInput, match="from synthetic without labels, which one process alone can do"):
+        planned(unlabelled())

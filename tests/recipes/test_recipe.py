@@ -46,7 +46,8 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
     ]
     recipe = Recipe(about="", stages=[*stages, TARGET])
     assert recipe.other_data == ("x", "y")
-    seen = {**TARGET, "unlabelled": ["z", "x"], "size": [8, 8], "fit": {"distillation_weight": 1}}
+    crop, fit = {"augmentation": {"crop": [8, 8]}}, {"fit": {"distillation_weight": 1}}
+    seen = {**TARGET, **crop, **fit, "unlabelled": ["z", "x"]}
     assert Recipe(about="", stages=[*stages, seen]).other_data == ("x", "y", "z")
 
 
@@ -89,6 +90,11 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
         (
             [{"name": "a", "data": "x", "fit": {"distillation_weight": 1}}, TARGET],
             'a teacher (distillation_weight) can only teach to segment the "target" data',
+        ),
+        ([{**TARGET, "least_share": 0.2}], "least_share (0.2) means nothing to a segmentation"),
+        (
+            [{**TARGET, "unlabelled_size": [8, 8]}],
+            "unlabelled_size means nothing where unlabelled names no data set",
         ),
         (
             [{**TARGET, "unlabelled": ["x"]}],

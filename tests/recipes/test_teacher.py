@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 
-from hwnas.errors import DataError, MissingExtra
+from hwnas.errors import DataError, InvalidInput, MissingExtra
 from hwnas.recipes import teacher as module
 from hwnas.recipes.teacher import EfficientNetLite, Teacher, imagenet_weights, pretrained_teacher
 from hwnas.segmentation.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -53,6 +53,8 @@ def test_what_is_frozen_stays_as_it_is():
     assert {f"{first}.0.weight", f"{first}.1.running_mean", "classify.weight"} <= changed
     assert teacher.training and not teacher.backbone.stem.training
     assert all(parameter.requires_grad for parameter in Teacher(2).parameters())
+    with pytest.raises(InvalidInput, match=r"frozen counts stages of the backbone, 0…7; got 8"):
+        Teacher(2, frozen=8)
 
 
 @pytest.fixture

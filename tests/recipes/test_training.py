@@ -268,6 +268,7 @@ def test_images_without_labels_are_learnt_from_a_teacher(places, tmp_path, monke
         augmentation=crop,
         unlabelled=("synthetic",),
         unlabelled_share=0.4,
+        unlabelled_size=(48, 96),
         fit=fitted(epochs=2, distillation_weight=1.0),
     )
     recipe = Recipe(about="", stages=(stage,))
@@ -281,10 +282,38 @@ def test_images_without_labels_are_learnt_from_a_teacher(places, tmp_path, monke
     assert (len(seen), seen.count) == (10, 4)
     assert all(bool((seen[index, 1][1] == 255).all()) for index in range(6, 10))
     assert seen.others[0].augment.rare == ()  # class 2 is another there
+    assert seen.others[0].size == (48, 96)
     told = json.loads((tmp_path / "run/fit.json").read_text())["data"]["unlabelled"]
-    assert told == [{"data": "synthetic", "split": "train", "options": {"length": 8}}]
+    assert told == [
+        {"data": "synthetic", "split": "train", "options": {"length": 8, "size": [48, 96]}, "pictures": 8}
+    ]
     assert len(list(read_log(tmp_path / "run/fit.log.jsonl"))) == 2 * (5 + 1)
 
-    alone = Recipe(about="", stages=(stage.model_copy(update={"unlabelled": ()}),))
+    alone = Recipe(about="", stages=(Stage(name="target", batch=2, augmentation=crop, fit=stage.fit),))
     other, _ = run(places, tmp_path / "alone", alone, val=None, teacher=teacher)
     assert any(not torch.equal(v, other.state_dict()[n]) for n, v in network.state_dict().items())
+
+    def stop(_, progress):
+        if progress.step == 6 and not progress.end_of_epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(places, tmp_path / "again", recipe, val=None, teacher=teacher, on_progress=stop)
+    again, _ = run(places, tmp_path / "again", recipe, val=None, teacher=teacher, resume=True)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    with pytest.raises(CheckpointError, match=r"data.unlabelled: checkpoint .*'pictures': 8.*'pictures': 5"):
+        train(
+            SPACE, GENOTYPE, recipe, places, out=tmp_path / "again", val=None, teacher=teacher, resume=True,
+            options={"synthetic": {"length": 5}},
+        )  # fmt: skip
+
+
+def test_a_run_from_before_later_fields_is_resumed(whole):
+    """Its identity does not have them: a stage that leaves them at what was done then is the same stage."""
+    told = json.loads((whole.out / "fit.json").read_text())["data"]
+    assert not set(training._LATER) & told["stage"].keys() and "unlabelled" not in told
+    assert set(training._LATER) <= TeacherStage.model_fields.keys()
+    stage = Stage(name="a", task="classification", data="x", least_share=0.2)
+    assert training._described(stage)["least_share"] == 0.2
+    assert training._described(TeacherStage(frozen=2))["frozen"] == 2
