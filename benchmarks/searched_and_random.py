@@ -39,7 +39,6 @@ TABLE = "autortnet-dense-360x480-xeon-onnxruntime"
 SEARCHED = "searched"
 NEAR = 0.05
 """Relative difference in predicted latency that counts as none."""
-MOST_DRAWS = 100_000
 
 
 def recipe_for(network: str, seed: int, epochs: int) -> Recipe:
@@ -52,13 +51,13 @@ def recipe_for(network: str, seed: int, epochs: int) -> Recipe:
 
 
 def random_genotypes(
-    table: LatencyTable, wanted_ms: float, count: int, seed: int = 0
+    table: LatencyTable, wanted_ms: float, count: int, *, seed: int = 0, most_draws: int = 100_000
 ) -> list[tuple[Genotype, float]]:
     """The first random architectures within :data:`NEAR` of ``wanted_ms``, with their predicted latency."""
     generator = torch.Generator().manual_seed(seed)
     recording = SPACE.record()
     found: dict[str, tuple[Genotype, float]] = {}
-    for _ in range(MOST_DRAWS):
+    for _ in range(most_draws):
         assignment = SPACE.random_assignment(generator)
         ms = table.predict_ms(recording.count(assignment))
         if abs(ms / wanted_ms - 1) <= NEAR:
@@ -68,7 +67,7 @@ def random_genotypes(
             return list(found.values())
     raise SystemExit(
         f"{len(found)} of {count} random architectures within {NEAR:.0%} of {wanted_ms:.2f} ms in "
-        f"{MOST_DRAWS} draws"
+        f"{most_draws} draws"
     )
 
 
