@@ -1,0 +1,56 @@
+"""The benchmark that makes the zoo: its recipes, and what one training serves all of them with."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import hwnas.zoo
+from hwnas.recipes import Recipe
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import camvid_zoo as benchmark
+import searched_and_random
+
+
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", sorted(benchmark.TARGETS_MS))
+def test_a_recipe_ends_on_crops_over_rare_classes(name, scale):
+    recipe = benchmark.recipe_for(name, scale)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert recipe.stages[0].data == "tiny_imagenet" and recipe.stages[1].data == "idd_lite"
+    assert recipe.stages[-1].augmentation.rare == benchmark.RARE
+    assert (recipe.teacher is not None) == (scale == "cpu")
+
+
+@pytest.mark.parametrize("name", ["a", "c"])
+def test_the_zoos_networks_were_trained_by_these_recipes(name):
+    card = hwnas.zoo.card(f"autortnet-{name}-camvid")
+    assert Recipe.model_validate({"about": "", **card.recipe}) == benchmark.recipe_for(
+        name, "cpu"
+    ).model_copy(update={"about": card.recipe.get("about", "")})
+
+
+def test_a_finished_teacher_is_copied_where_the_split_is_the_same(tmp_path):
+    for folder, said in (("a", "of all"), ("b-train", "of train")):
+        (tmp_path / folder / "teacher").mkdir(parents=True)
+        (tmp_path / folder / "teacher/weights.pt").write_text(said)
+    for out, said in (("c", "of all"), ("a-train", "of train")):
+        (tmp_path / out).mkdir()
+        benchmark.take_teacher(tmp_path / out)
+        assert (tmp_path / out / "teacher/weights.pt").read_text() == said
+    (tmp_path / "c-val").mkdir()
+    benchmark.take_teacher(tmp_path / "c-val")
+    assert not (tmp_path / "c-val/teacher").exists()
+
+
+def test_random_networks_have_the_milliseconds_of_the_searched_one():
+    table = hwnas.LatencyTable.load(searched_and_random.TABLE)
+    found = searched_and_random.random_genotypes(table, 18.3, 3)
+    assert len({genotype.short_id for genotype, _ in found}) == 3
+    recording = benchmark.SPACE.record()
+    for genotype, ms in found:
+        counted = table.predict_ms(recording.count(benchmark.SPACE.assignment(genotype)))
+        assert counted == ms == pytest.approx(18.3, rel=searched_and_random.NEAR)
+    with pytest.raises(SystemExit, match=r"0 of 3 random architectures within 5% of 0\.10 ms"):
+        searched_and_random.random_genotypes(table, 0.1, 3, most_draws=10)
