@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hwnas import MeanIoU, evaluate
 from hwnas.cli.folder import RunFolder
 from hwnas.latency.device import Device
+from hwnas.recipes import Recipe
 from hwnas.segmentation import CamVid, IddLite, evaluation_loader
 from hwnas.zoo import find, names
 
@@ -68,7 +69,9 @@ def networks(given: list[str]) -> Iterator[tuple[str, nn.Module, str]]:
     """Label, network, and what it was trained on."""
     for name in given or names():
         if (Path(name) / "genotype.json").is_file():
-            yield Path(name).name, RunFolder(Path(name)).network(), "see its run"
+            recipe = Path(name) / "recipe.json"
+            told = Recipe.load(recipe).about if recipe.is_file() else "without a recipe"
+            yield Path(name).name, RunFolder(Path(name)).network(), told
         else:
             entry = find(name)
             yield entry.card.name, entry.network(), entry.card.data
