@@ -151,15 +151,18 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Rec
     )
 
 
-PICTURES = of_pictures(
-    16,
-    warmup_epochs=0.5,
-    compiled=True,
-    cache=True,
-    least_share=0.25,
-    augmentation=JointAugmentation(crop=(48, 48)),
-)
-"""Small crops that show much of a picture, for a training that is short beside ImageNet's."""
+def of_small_crops(epochs: int) -> Stage:
+    """Small crops that show much of a picture, for a training that is short beside ImageNet's."""
+    return of_pictures(
+        epochs,
+        warmup_epochs=0.5,
+        compiled=True,
+        cache=True,
+        least_share=0.25,
+        augmentation=JointAugmentation(crop=(48, 48)),
+    )
+
+
 CPU_RECIPES = {
     "a": {
         "pictures": of_pictures(2, warmup_epochs=0.2, compiled=False),
@@ -167,8 +170,8 @@ CPU_RECIPES = {
         "crops": 90,
         "taught": 40,
     },
-    "b": {"pictures": PICTURES, "streets": 8, "crops": 0, "taught": 40},
-    "c": {"pictures": PICTURES, "streets": 8, "crops": 0, "taught": 55},
+    "b": {"pictures": of_small_crops(12), "streets": 8, "crops": 0, "taught": 36},
+    "c": {"pictures": of_small_crops(16), "streets": 8, "crops": 0, "taught": 55},
 }
 """What :func:`cpu_recipe` takes for each."""
 

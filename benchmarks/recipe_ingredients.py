@@ -24,7 +24,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from camvid_zoo import PICTURES
+from camvid_zoo import of_small_crops
 from result_files import append_line, read_lines, today, write_result_files
 
 from hwnas import Genotype, MeanIoU, evaluate
@@ -110,8 +110,9 @@ def recipe_for(variant: str, seed: int, options: argparse.Namespace) -> Recipe:
     streets = {**settings, "data": "idd_lite", "size": size, "fit.epochs": options.streets_epochs}
     before = []
     if "pictures" in wanted:
-        of_pictures = {"epochs": options.pictures_epochs, "device": options.device}
-        before.append(PICTURES.model_copy(update={"fit": PICTURES.fit.model_copy(update=of_pictures)}))
+        pictures = of_small_crops(options.pictures_epochs)
+        here = pictures.fit.model_copy(update={"device": options.device})
+        before.append(pictures.model_copy(update={"fit": here}))
     if "streets" in wanted:
         before.append(Stage(**changed(Stage(name="streets").model_dump(), streets)))
     teacher = None
@@ -276,7 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2, help="how many, of base; the others have one")
     parser.add_argument("--size", type=int, nargs=2, default=(180, 240), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--pictures-epochs", type=int, default=PICTURES.fit.epochs)
+    parser.add_argument("--pictures-epochs", type=int, default=16)
     parser.add_argument("--streets-epochs", type=int, default=8)
     parser.add_argument("--teacher-epochs", type=int, default=12)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
