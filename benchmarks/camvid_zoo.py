@@ -104,7 +104,7 @@ def of_pictures(epochs: int, *, warmup_epochs: float, compiled: bool, **settings
     return stage.model_copy(update={"fit": stage.fit.model_copy(update=fit), **settings})
 
 
-def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Recipe:
+def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int, longer: int = 0) -> Recipe:
     """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
     teacher.
 
@@ -113,6 +113,7 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Rec
         streets: epochs of IDD-lite.
         crops: of CamVid; 0 leaves the stage out.
         taught: of CamVid and as many images of IDD-lite, whose labels are left out.
+        longer: of the same once more, from the first learning rate on; 0 leaves the stage out.
     """
     of_streets = RECIPES["cpu"].stages[0]
     images = {
@@ -130,17 +131,25 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Rec
                 "fit": of_streets.fit.model_copy(update={"epochs": streets, **QUICK}),
             }
         ),
-        Stage(name="crops", fit=FitConfig(**{**fit, **QUICK, "epochs": max(crops, 1)}), **images),
-        Stage(
-            name="taught",
-            unlabelled=("idd_lite",),
-            fit=FitConfig(**{**fit, **QUICK, "epochs": taught, "distillation_weight": 3.0}),
-            **images,
+        *(
+            Stage(name=name, fit=FitConfig(**fit, **QUICK, epochs=epochs), **images)
+            for name, epochs in (("crops", crops),)
+            if epochs
+        ),
+        *(
+            Stage(
+                name=name,
+                unlabelled=("idd_lite",),
+                fit=FitConfig(**fit, **QUICK, epochs=epochs, distillation_weight=3.0),
+                **images,
+            )
+            for name, epochs in (("taught", taught), ("longer", longer))
+            if epochs
         ),
     )
     return Recipe(
         about="images of all sorts, other streets, then the target with a teacher: hours on one CPU core",
-        stages=tuple(stage for stage in stages if stage.name != "crops" or crops),
+        stages=stages,
         teacher=TeacherStage(
             frozen=2,
             fit=FitConfig(
@@ -171,7 +180,7 @@ CPU_RECIPES = {
         "taught": 40,
     },
     "b": {"pictures": of_small_crops(12), "streets": 8, "crops": 0, "taught": 36},
-    "c": {"pictures": of_small_crops(16), "streets": 8, "crops": 0, "taught": 55},
+    "c": {"pictures": of_small_crops(16), "streets": 8, "crops": 0, "taught": 55, "longer": 64},
 }
 """What :func:`cpu_recipe` takes for each."""
 

@@ -36,8 +36,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hwnas import ArchParameters, assigned, derive
 from hwnas.core.choice import recompute
+from hwnas.core.graphed import GraphedTask
 from hwnas.core.relaxation import Draw, GumbelSoftmax
-from hwnas.core.training import GuardedStep, autocast
+from hwnas.core.training import GuardedStep, TrainingPrecision, autocast
 from hwnas.files import read_json
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.autortnet.ops import CELL_OPS
@@ -69,37 +70,42 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def space_and_batch() -> tuple[AutoRTNet, torch.Tensor, torch.Tensor]:
-    """The paper's space at the benchmark's size, and a batch for it."""
+def space_and_batch(size: dict[str, int] = SIZE) -> tuple[AutoRTNet, torch.Tensor, torch.Tensor]:
+    """The paper's space at a size, and a batch for it."""
     torch.manual_seed(0)
-    space = AutoRTNet.from_preset("paper", height=SIZE["height"], width=SIZE["width"])
-    x = torch.rand(SIZE["batch"], 3, SIZE["height"], SIZE["width"])
-    y = torch.randint(space.num_classes, (SIZE["batch"], SIZE["height"], SIZE["width"]))
+    space = AutoRTNet.from_preset("paper", height=size["height"], width=size["width"])
+    x = torch.rand(size["batch"], 3, size["height"], size["width"])
+    y = torch.randint(space.num_classes, (size["batch"], size["height"], size["width"]))
     return space, x, y
 
 
-def ours(options: set[str]) -> Callable[[], None]:
+def ours(options: set[str], size: dict[str, int] = SIZE, device: str = "cpu") -> Callable[[], None]:
     """A step as hwnas.search takes it."""
-    space, x, y = space_and_batch()
-    net = space.supernet().train()
+    space, x, y = space_and_batch(size)
+    x, y = x.to(device), y.to(device)
+    net = space.supernet().train().to(device)
     if "channels_last" in options:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     if "recompute" in options:
         recompute(net)
-    arch = ArchParameters(net)
+    arch = ArchParameters(net).to(device)
     relaxation = GumbelSoftmax(hard="hard" in options)
     generator = torch.Generator().manual_seed(0)
     weights = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
     alphas = torch.optim.Adam(arch.parameters(), lr=1e-3)
     guarded = GuardedStep(net, clip=CLIP)
-    precision = "bf16" if "bf16" in options else "fp32"
+    precision: TrainingPrecision = "bf16" if "bf16" in options else "fp32"
+    graphed = GraphedTask(space, net, arch, precision) if "cuda_graph" in options else None
 
     def step() -> None:
         draw = arch.draw(relaxation, TAU, generator)
         if "deep" in options:
             draw = with_all_cells(arch, draw)
-        with assigned(net, arch, draw), autocast(x.device, precision):
-            loss = space.loss(net(x), y)
+        if graphed is not None:
+            loss, _ = graphed(x, y, draw.weights)
+        else:
+            with assigned(net, arch, draw), autocast(x.device, precision):
+                loss = space.loss(net(x), y)
         guarded(loss, weights, alphas)
 
     return step

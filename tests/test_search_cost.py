@@ -13,6 +13,7 @@ from hwnas.search_spaces.autortnet import AutoRTNet
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import search_cost
+import search_cost_gpu
 import search_cost_twin
 
 SPACE = AutoRTNet.from_preset("small", cells=(2, 2, 1), height=32, width=32, dropout=0.0)
@@ -70,3 +71,21 @@ def test_ratios_are_of_one_group_each():
         "soft / hard, memory of a step": 4.0,
         "soft / plain PyTorch, seconds": pytest.approx(0.5),
     }
+
+
+def test_a_gpus_page_says_what_a_search_takes_and_what_does_not_fit():
+    row = search_cost_gpu.measured("hard", {"height": 32, "width": 32, "batch": 2}, "cpu", steps=2)
+    assert row["slowest_ms"] >= row["median_ms"] > 0 and row["peak_gib"] is None
+    page = search_cost_gpu.page(
+        {
+            "height": 360, "width": 480, "batch": 16, "torch": "2", "date": "today",
+            "device": {"name": "a GPU"},
+            "variants": {
+                "hard": {"steps": 9, "mean_ms": 200.0, "median_ms": 1.0, "slowest_ms": 3.0, "peak_gib": 4.0},
+                "soft": {"failed": "out of memory"},
+            },
+        }
+    )  # fmt: skip
+    # 150 epochs of 22 steps, at 0.2 s each
+    assert "| hard | 200.0 | 1.0 | 3.0 | 4.0 | 11.0 |" in page
+    assert "| soft | out of memory |" in page

@@ -222,7 +222,7 @@ def gather(
     for assumption in () if kept else chosen.assumed:
         note(f"assuming {assumption}")
     # Before anything is measured: a wrong folder should not cost the minutes of a table.
-    search_data = open_data(chosen.space, images)
+    search_data = open_data(chosen.space, images, config.device)
     if table is None and not without:
         if processes().size > 1:
             raise InvalidInput(
@@ -253,20 +253,20 @@ def _given_table(options: Options, kept_in: Path) -> LatencyTable | None:
     return table
 
 
-def open_data(space: SearchSpace, images: DataChoice) -> SearchData:
-    """The loaders of a search, opened and checked to fit the space.
+def open_data(space: SearchSpace, images: DataChoice, device: str) -> SearchData:
+    """The loaders of a search on ``device``, opened and checked to fit the space.
 
     Raises:
         InvalidInput: options that the data set does not take, or networks that give no maps of its classes.
         DataError: what lies in the folder is not such a data set.
     """
     size = image_shape(space)[1:]
-    train = images.training(images.train, size)
+    train = images.training(images.train, size, device)
     require_maps(space, train.dataset.num_classes)  # type: ignore[attr-defined]  # DataLoader forgets which data set
     return SearchData(
         train=train,
-        arch=images.training(images.arch, size) if images.arch else None,
-        val=images.evaluation(images.val, size),
+        arch=images.training(images.arch, size, device) if images.arch else None,
+        val=images.evaluation(images.val, size, device),
         description=images.description(),
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hwnas.cli.settings import validated
 from hwnas.core.space import SearchSpace
@@ -36,10 +36,18 @@ class DataChoice(BaseModel):
     """Split that trains α and β in steps of their own (bilevel); null: the training split does."""
     workers: int = Field(0, ge=0)
     """Processes that load images."""
+    on_device: bool = False
+    """Whether images are kept, decoded, on the device that trains, and augmented there."""
     augment: bool = True
     """Whether training images are scaled, mirrored and recoloured at random."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What else the data set's class takes: ``length``, ``seed``, ``cache`` …"""
+
+    @model_validator(mode="after")
+    def _one_loads(self) -> Self:
+        if self.on_device and self.workers:
+            raise ValueError("on_device leaves nothing for workers to load: workers must be 0")
+        return self
 
     @classmethod
     def of(cls, name: str, batch: int, settings: dict[str, Any]) -> DataChoice:
@@ -58,7 +66,7 @@ class DataChoice(BaseModel):
 
     def description(self) -> dict[str, Any]:
         """What a run that learns from these images is bound to; how they are loaded does not matter."""
-        values = self.model_dump(mode="json", exclude={"workers"})
+        values = self.model_dump(mode="json", exclude={"workers", "on_device"})
         values["options"].pop("cache", None)
         return values
 
@@ -93,33 +101,40 @@ class DataChoice(BaseModel):
         dataset = choice.dataset(split, size)
         return torch.stack([dataset[place][0] for place in evenly_spread(count, len(dataset))])
 
-    def training(self, split: str, size: tuple[int, int]) -> DataLoader[Batch]:
-        """Shuffled, augmented batches."""
+    def training(self, split: str, size: tuple[int, int], device: str = "auto") -> DataLoader[Batch]:
+        """Shuffled, augmented batches for a training on ``device``."""
         from hwnas.segmentation.loaders import training_loader
 
         dataset = self.dataset(split, size, augment=self.augment)
-        return training_loader(dataset, self.batch, num_workers=self.workers, pin_memory=_pins())
+        return training_loader(self._placed(dataset, device), self.batch, **self._loading())
 
-    def evaluation(self, split: str, size: tuple[int, int]) -> DataLoader[Batch]:
-        """All images of a split, in order."""
+    def evaluation(self, split: str, size: tuple[int, int], device: str = "auto") -> DataLoader[Batch]:
+        """All images of a split, in order, for a network on ``device``."""
         from hwnas.segmentation.loaders import evaluation_loader
 
         return evaluation_loader(
-            self.dataset(split, size), self.batch, num_workers=self.workers, pin_memory=_pins()
+            self._placed(self.dataset(split, size), device), self.batch, **self._loading()
         )
+
+    def _placed(self, dataset: SegmentationDataset, device: str) -> SegmentationDataset:
+        from hwnas.core.training import torch_device
+
+        return dataset.to(torch_device(device)) if self.on_device else dataset
+
+    def _loading(self) -> dict[str, Any]:
+        import torch
+
+        # A GPU reads pinned memory while it computes; what lies on it already cannot be pinned.
+        return {
+            "num_workers": self.workers,
+            "pin_memory": torch.cuda.is_available() and not self.on_device,
+        }
 
 
 def evenly_spread(count: int, length: int) -> list[int]:
     """``count`` positions (all where there are fewer) in a sequence of ``length``, the ends among them."""
     count = min(count, length)
     return [round(position * (length - 1) / max(1, count - 1)) for position in range(count)]
-
-
-def _pins() -> bool:
-    """Whether batches lie in memory that a GPU can read while it computes."""
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def class_count(data: str) -> int:

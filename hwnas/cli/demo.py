@@ -53,7 +53,9 @@ def command(out: Path, backend: str, short: bool) -> None:
 
     reading = reading_settings({}, allow_busy=True)
     table = profile_space(chosen.space, machine.make(), out / "table.json", settings=reading)
-    run_search(Asked(chosen, table, images, open_data(chosen.space, images), config), out, resume=True)
+    run_search(
+        Asked(chosen, table, images, open_data(chosen.space, images, config.device), config), out, resume=True
+    )
     size = describe(folder.genotype)
     note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")
     training = {**chosen.space.preset("small").fit, **({"epochs": 1} if short else FIT)}

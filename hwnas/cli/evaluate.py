@@ -70,7 +70,7 @@ def run_eval(
     from hwnas.segmentation.predictions import save_predictions
 
     space = folder.space
-    loader = images.evaluation(split, image_shape(space)[1:])
+    loader = images.evaluation(split, image_shape(space)[1:], device)
     dataset: Any = loader.dataset
     require_maps(space, dataset.num_classes)
     network = folder.network()
@@ -89,7 +89,7 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
         InvalidInput: it tells other classes apart than the data have, or wants pictures normalised otherwise.
     """
     net = find_net(name)
-    loader = images.evaluation(split, net.input_shape[1:])
+    loader = images.evaluation(split, net.input_shape[1:], device)
     dataset: Any = loader.dataset
     if net.labelling is not None and net.labelling.classes != tuple(dataset.classes):
         raise InvalidInput(

@@ -110,7 +110,7 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
 
     space = folder.space
     size = image_shape(space)[1:]
-    train = images.training(images.train, size)
+    train = images.training(images.train, size, config.device)
     dataset: Any = train.dataset
     require_maps(space, dataset.num_classes)
     held_out = _held_out(images)
@@ -122,7 +122,7 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
             train,
             loss=space.fit_loss,
             config=config,
-            val=None if held_out is None else images.evaluation(held_out, size),
+            val=None if held_out is None else images.evaluation(held_out, size, config.device),
             metric=named_metric(space, dataset),
             description=images.description(),
             out=folder.path,
@@ -170,6 +170,7 @@ def run_recipe(
             val=_held_out(images),
             options={TARGET: {**images.options, "size": image_shape(space)[1:]}},
             workers=images.workers,
+            on_device=images.on_device,
             resume=resume,
             on_stage=on_stage,
             on_progress=on_progress,

@@ -22,6 +22,7 @@ from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_option
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
+from hwnas.core.graphed import GraphedTask, refuse_graphs
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful
@@ -133,6 +134,11 @@ def search(
     if config.recompute:
         recompute(net)
     arch = ArchParameters(net).to(device)
+    graphed = None
+    if config.cuda_graph:
+        is_soft = not getattr(config.relaxation, "hard", False)
+        refuse_graphs(soft=is_soft, recompute=config.recompute, device=device, process_count=processes().size)
+        graphed = GraphedTask(space, net, arch, config.precision)
     recording = space.record(batch=lut.header.batch if lut is not None else 1)
     cost = ExpectedLatency(recording, arch.choices, lut).to(device) if lut is not None else None
     budget = Budget.asked(space, arch.choices, lut, config.target_ms, config.budget)
@@ -184,7 +190,7 @@ def search(
                 if arch_batch is not None and arch_moves(arch):
                     loss, task, ms = _loss(
                         space, net, arch, cost, learning, config, temperature, generator, arch_batch, None,
-                        weights_learn=False,
+                        graphed, weights_learn=False,
                     )  # fmt: skip
                     step(loss, alphas)
                 uniform = config.explore > 0 and float(torch.rand((), generator=generator)) < config.explore
@@ -192,7 +198,7 @@ def search(
                 penalised, taught = (cost, learning) if teaches else (None, None)
                 loss, task, ms_now = _loss(
                     space, net, arch, penalised, taught, config, temperature, generator, batch, metric,
-                    weights_learn=True, uniform=uniform,
+                    graphed, weights_learn=True, uniform=uniform,
                 )  # fmt: skip
                 step(loss, *([weights, alphas] if teaches and arch_moves(arch) else [weights]))
                 ms = ms_now if arch_batch is None else ms
@@ -247,7 +253,8 @@ def search_identity(
     return {
         "space": space.name,
         "fields": space.model_dump(mode="json"),
-        "config": config.model_dump(mode="json"),
+        # Not always there was this setting: without it runs of old can be resumed.
+        "config": config.model_dump(mode="json", exclude=set() if config.cuda_graph else {"cuda_graph"}),
         "table": getattr(lut, "checksum", None),
         "levels": 1 if data.arch is None else 2,
         "data": data.description,
@@ -297,6 +304,7 @@ def _loss(
     generator: torch.Generator,
     batch: Any,
     metric: Metric | None,
+    graphed: GraphedTask | None,
     *,
     weights_learn: bool,
     uniform: bool = False,
@@ -306,14 +314,17 @@ def _loss(
     draw = arch.draw(config.relaxation, temperature, generator, uniform=uniform)
     seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
     gradient = seen.weights.requires_grad
-    # Where all choices learn by the score, a step of theirs alone needs no derivative of the network.
-    with (
-        torch.set_grad_enabled(weights_learn or gradient),
-        assigned(net, arch, seen, gradient=gradient),
-        autocast(device, config.precision),
-    ):
-        outputs = net(inputs)
-        loss = global_loss(space.loss(outputs, targets), space.loss_weight(targets))
+    if graphed is not None:
+        loss, outputs = graphed(inputs, targets, seen.weights)
+    else:
+        # Where all choices learn by the score, a step of theirs alone needs no derivative of the network.
+        with (
+            torch.set_grad_enabled(weights_learn or gradient),
+            assigned(net, arch, seen, gradient=gradient),
+            autocast(device, config.precision),
+        ):
+            outputs = net(inputs)
+            loss = global_loss(space.loss(outputs, targets), space.loss_weight(targets))
     if metric is not None:
         metric.update(outputs.detach().float(), targets)
     task = float(loss.detach())

@@ -31,6 +31,9 @@ class SearchConfig(BaseModel):
     """Keep images and weights in NHWC memory order."""
     recompute: bool = False
     """Compute candidate ops again in back-propagation instead of keeping what they computed: less memory."""
+    cuda_graph: bool = False
+    """Capture a soft step's passes through the network as CUDA graphs and replay them: for a GPU that waits
+    for the CPU. Not with hard sampling, ``recompute``, or several processes."""
     relaxation: AnyRelaxation = GumbelSoftmax()
     """How logits become an assignment in each step."""
     score_kinds: tuple[ChoiceKind, ...] = ("op", "depth", "input")

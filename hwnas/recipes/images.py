@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"no images in {self.root}; expected {_layout(split)}")
         self.classes = tuple(sorted(set(classes)))
         numbers = {name: number for number, name in enumerate(self.classes)}
-        self._labels = [numbers[name] for name in classes]
+        self._labels = torch.tensor([numbers[name] for name in classes])
         # Here, not when they are asked for: worker processes then share what is read once.
         self._cached = [self.read(index) for index in range(len(self))] if cache else None
 
@@ -96,11 +97,17 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
                 image = random_resized_crop(image, self.crop, self.least_share)
             if float(torch.rand(())) < self.flip:
                 image = image.flip(-1)
-        return normalised(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD), torch.tensor(self._labels[index])
+        return normalised(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD), self._labels[index]
 
     def stored(self, index: int) -> Tensor:
         """One image as :meth:`read` gives it, from memory where it is kept there."""
         return self.read(index) if self._cached is None else self._cached[index]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Keep all images on ``device``, decoded, from now on: :meth:`SegmentationDataset.to`, likewise."""
+        self._cached = [self.stored(index).to(device) for index in range(len(self))]
+        self._labels = self._labels.to(device)
+        return self
 
     def read(self, index: int) -> Tensor:
         """One image, uint8 ``[3, H, W]``; grey ones get three equal channels.

@@ -47,6 +47,7 @@ def train(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     teacher: nn.Module | None = None,
     workers: int = 0,
+    on_device: bool = False,
     resume: bool = False,
     on_stage: Callable[[PlannedStage], None] | None = None,
     on_progress: StageProgress | None = None,
@@ -71,6 +72,8 @@ def train(
         teacher: see :func:`hwnas.fit`; teaches in the stages whose ``distillation_weight`` is not 0, where
             the recipe has no teacher of its own.
         workers: processes that load images.
+        on_device: whether images are kept, decoded, on the device that trains, and augmented there; without
+            workers.
         resume: go on in ``out``; stages that are done are not repeated.
         on_stage: called as each stage begins.
         on_progress: called with the stage after each of its steps and epochs.
@@ -83,6 +86,8 @@ def train(
         CheckpointError: ``out`` holds a training by another recipe.
     """
     out = Path(out)
+    if on_device and workers:
+        raise InvalidInput(f"on_device leaves nothing for workers to load: workers must be 0; got {workers}")
     planned = plan(space, genotype, recipe, places, out=out, splits=splits, val=val, options=options)
     if teacher is not None and recipe.teacher is not None:
         raise InvalidInput("there are two teachers, the recipe's and the one that was passed: pass none.")
@@ -104,6 +109,7 @@ def train(
             start=start,
             teacher=teacher,
             workers=workers,
+            on_device=on_device,
             resume=resume,
             on_progress=on_progress,
         )
@@ -122,13 +128,17 @@ def _train_stage(
     start: nn.Module | None,
     teacher: nn.Module | None,
     workers: int,
+    on_device: bool,
     resume: bool,
     on_progress: StageProgress | None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     stage, place = planned.stage, planned.place
     options = {"cache": stage.cache, **planned.options}
     device = torch_device(stage.fit.device)
-    loading: dict[str, Any] = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    loading: dict[str, Any] = {
+        "num_workers": workers,
+        "pin_memory": device.type == "cuda" and not on_device,
+    }
     space, genotype = for_classes(space, genotype, planned.num_classes)
     images = open_images(stage, place, planned.split, options)
     loss: Loss = space.fit_loss if stage.task == "segmentation" else classification_loss
@@ -139,9 +149,12 @@ def _train_stage(
     if planned.val is not None:
         dataset = open_dataset(place, planned.val, **options)
         # Images that keep their sizes may differ in them.
+        if on_device:
+            dataset.to(device)
         scored = evaluation_loader(dataset, 4 if "size" in options else 1, **loading)
         metric = named_metric(space, dataset)
     seen: Dataset[tuple[Tensor, Tensor]] = images
+    others: list[SegmentationDataset] = []
     if planned.unlabelled:
         kept = {"cache": options["cache"]}
         others = [
@@ -149,6 +162,9 @@ def _train_stage(
             for each in planned.unlabelled
         ]
         seen = WithUnlabelled(images, others, planned.drawn)
+    if on_device:
+        for each in (images, *others):
+            each.to(device)
     torch.manual_seed(stage.fit.seed)
     if isinstance(stage, TeacherStage):
         network: nn.Module = pretrained_teacher(planned.num_classes, frozen=stage.frozen)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence, Sized
 from itertools import accumulate
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from hwnas.segmentation.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     JointAugmentation,
+    channels,
     resize_image,
     resize_label,
     seeded,
@@ -115,7 +116,19 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
 
     def denormalise(self, image: Tensor) -> Tensor:
         """The inverse of :meth:`normalise`, clipped to 0…1."""
-        return (image.cpu() * _channels(self.std) + _channels(self.mean)).clamp(0, 1)
+        image = image.cpu()
+        return (image * channels(self.std, image.device) + channels(self.mean, image.device)).clamp(0, 1)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Keep all images on ``device``, decoded, from now on; augmentation computes there, too.
+
+        For a GPU with room for 4 bytes a pixel, beside a CPU that cannot load images as fast as it trains.
+        Items then lie on ``device``: load them in the process that trains, without workers.
+        """
+        self._cached = [
+            (image.to(device), label.to(device)) for image, label in map(self.stored, range(len(self)))
+        ]
+        return self
 
     def _load(self, index: int) -> tuple[Tensor, Tensor]:
         pixels, labels = self.read(index)
@@ -166,11 +179,7 @@ class WithUnlabelled(Dataset[tuple[Tensor, Tensor]]):
 
 def normalised(pixels: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
     """Colours in 0…1, ``[…, 3, H, W]``, less ``mean`` and over ``std``."""
-    return (pixels - _channels(mean)) / _channels(std)
-
-
-def _channels(values: tuple[float, float, float]) -> Tensor:
-    return torch.tensor(values)[:, None, None]
+    return (pixels - channels(mean, pixels.device)) / channels(std, pixels.device)
 
 
 def distinct_colours(count: int) -> tuple[Colour, ...]:

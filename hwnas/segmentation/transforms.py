@@ -29,6 +29,7 @@ class JointAugmentation:
 
     Applied to ``image`` uint8 ``[3, H, W]`` and ``label`` uint8 ``[H, W]``; gives ``image`` float32
     ``[3, h, w]`` in 0…1 (not yet normalised) and ``label`` uint8 ``[h, w]``, where ``(h, w)`` is ``crop``.
+    It computes on the device that they lie on; what is drawn depends on the CPU's random state alone.
     A crop larger than the scaled image is filled with the mean colour (zero once normalised) and with void.
     """
 
@@ -82,8 +83,8 @@ class JointAugmentation:
         is_mirrored = float(torch.rand(())) < self.flip
         pixels = self._recoloured(patch.float() / 255)
 
-        canvas = torch.tensor(self.mean)[:, None, None].repeat(1, crop_height, crop_width)
-        target = torch.full((crop_height, crop_width), VOID, dtype=torch.uint8)
+        canvas = channels(self.mean, image.device).repeat(1, crop_height, crop_width)
+        target = torch.full((crop_height, crop_width), VOID, dtype=torch.uint8, device=label.device)
         canvas[:, rows.target, columns.target] = pixels
         target[rows.target, columns.target] = labels
         return (canvas.flip(-1), target.flip(-1)) if is_mirrored else (canvas, target)
@@ -143,10 +144,12 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """A uint8 image ``[3, H, W]`` at another ``(height, width)``: bilinear, averaging when it shrinks."""
     if tuple(image.shape[-2:]) == size:
         return image
-    # torch's fast kernel for bytes fails an internal assertion where the result is one pixel (seen in 2.13).
-    source = image.float() if size == (1, 1) else image
+    # torch has a kernel for bytes on CPUs only, and it fails an internal assertion where the result is one
+    # pixel (seen in 2.13). It is three times as fast, and rounds some values the other way.
+    has_kernel = image.device.type == "cpu" and size != (1, 1)
+    source = image if has_kernel else image.float()
     resized = functional.interpolate(source[None], size, mode="bilinear", align_corners=False, antialias=True)
-    return resized[0].round().byte() if size == (1, 1) else resized[0]
+    return resized[0] if has_kernel else resized[0].round().byte()
 
 
 def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
@@ -155,6 +158,12 @@ def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
         return label
     # "nearest" takes the corner pixel and so shifts labels against a bilinear image; this does not.
     return functional.interpolate(label[None, None], size, mode="nearest-exact")[0, 0]
+
+
+@lru_cache(maxsize=32)
+def channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """A number for each channel, ``[3, 1, 1]``, not to be changed; kept: copying to a GPU waits."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 import pytest
 
-from hwnas.cli.data import evenly_spread
+from hwnas.cli.data import DataChoice, evenly_spread
+from hwnas.errors import InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,22 @@ from hwnas.cli.data import evenly_spread
 )
 def test_positions_are_evenly_spread(count, length, positions):
     assert evenly_spread(count, length) == positions
+
+
+def test_images_on_the_device_are_the_same_batches():
+    import torch
+
+    size = (16, 32)
+    batches = []
+    for settings in ({"on_device": False, "cache": False}, {"on_device": True}):
+        images = DataChoice.of("synthetic", 2, {"length": 4, **settings})
+        torch.manual_seed(0)
+        batches.append([*images.training("train", size, "cpu"), *images.evaluation("val", size, "cpu")])
+        assert images.description() == DataChoice.of("synthetic", 2, {"length": 4}).description()
+    for one, other in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_who_loads_is_said_once():
+    with pytest.raises(InvalidInput, match="on_device leaves nothing for workers to load"):
+        DataChoice.of("synthetic", 2, {"on_device": True, "workers": 1})

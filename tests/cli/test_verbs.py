@@ -164,7 +164,8 @@ def test_resuming_with_other_data_is_refused(run, options, difference):
 
 
 def test_how_images_are_loaded_may_change_on_a_resume(run):
-    assert hwnas("search", "--out", run, "--resume", "--set", "data.cache=false").exit_code == 0
+    for setting in ("data.cache=false", "data.on_device=true"):
+        assert hwnas("search", "--out", run, "--resume", "--set", setting).exit_code == 0
 
 
 def test_a_run_that_begins_anew_records_its_data_anew(run, tmp_path):

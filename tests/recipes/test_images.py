@@ -74,6 +74,16 @@ def test_folder_and_zip_hold_the_same_images(folder, zipped):
     assert len(LabelledImages(zipped, "val")) == 1
 
 
+def test_images_on_a_device_are_the_same_and_stay_there(folder):
+    plain, moved = (LabelledImages(folder, "train", crop=(5, 5)) for _ in range(2))
+    assert moved.to("cpu") is moved
+    for own, other in zip(plain[4, 7], moved[4, 7], strict=True):
+        assert torch.equal(own, other)
+    image, label = moved.to("meta")[4, 7]
+    assert image.device.type == label.device.type == "meta"
+    assert (tuple(image.shape), tuple(label.shape), label.dtype) == ((3, 5, 5), (), torch.int64)
+
+
 @pytest.mark.parametrize("form", [as_folder, as_zip])
 def test_tiny_imagenets_own_layout_has_its_classes(form, tmp_path, folder):
     files = {name.replace("/", "/images/"): content for name, content in painted().items()}

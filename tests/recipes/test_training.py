@@ -32,6 +32,14 @@ def test_a_stage_begins_with_the_weights_of_the_stage_before_it(whole):
     assert began_with == digest(kept)
 
 
+def test_images_on_the_device_train_the_same_network(whole, places, tmp_path):
+    network, scores = run(places, tmp_path, on_device=True)
+    assert scores == whole.scores
+    assert all(torch.equal(value, whole.weights[name]) for name, value in network.state_dict().items())
+    with pytest.raises(InvalidInput, match="workers must be 0; got 2"):
+        run(places, tmp_path, on_device=True, workers=2)
+
+
 def test_weights_pass_from_memory(whole, places, tmp_path):
     """A process on another machine has no file of those that the first one wrote."""
 

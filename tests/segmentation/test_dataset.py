@@ -137,3 +137,24 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_images_on_a_device_are_the_same_and_read_once(cache):
+    augment = JointAugmentation(crop=(8, 8), rare=(1,), rare_share=0.5)
+    plain, moved = Squares(augment=augment), Squares(augment=augment, cache=cache)
+    assert moved.to("cpu") is moved
+    for index in (0, 2):
+        for own, other in zip(plain[index, 5], moved[index, 5], strict=True):
+            assert torch.equal(own, other)
+    assert moved.reads == 3
+
+
+def test_what_is_on_a_device_stays_there():
+    """On torch's device without memory, where whatever mixes devices fails as it would on a GPU."""
+    for augment in (False, JointAugmentation(crop=(20, 8)), JointAugmentation(crop=(8, 20), scale=(2, 2))):
+        image, target = Squares(augment=augment).to("meta")[1, 0]
+        assert image.device.type == target.device.type == "meta"
+        assert (image.dtype, target.dtype) == (torch.float32, torch.int64)
+        assert tuple(image.shape) == (3, *target.shape)
+        assert tuple(target.shape) == (augment.crop if augment else (9, 13))

@@ -23,6 +23,16 @@ def test_identity_changes_nothing():
     assert torch.equal(target, label)
 
 
+@pytest.mark.parametrize("size", [(7, 9), (24, 31), (60, 45)])
+def test_bytes_are_resized_by_floats_to_one_level(size):
+    """What a GPU does, which has no kernel for bytes."""
+    image = torch.randint(256, (3, 24, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    by_floats = functional.interpolate(
+        image.float()[None], size, mode="bilinear", align_corners=False, antialias=True
+    )[0]
+    assert (resize_image(image, size) - by_floats.round()).abs().max() <= 1
+
+
 def test_flip_mirrors_both():
     image, label = painted()
     pixels, target = JointAugmentation(scale=(1, 1), flip=1, **PLAIN)(image, label)
