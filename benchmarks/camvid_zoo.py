@@ -180,7 +180,7 @@ CPU_RECIPES = {
         "taught": 40,
     },
     "b": {"pictures": of_small_crops(12), "streets": 8, "crops": 0, "taught": 36},
-    "c": {"pictures": of_small_crops(16), "streets": 8, "crops": 0, "taught": 55, "longer": 64},
+    "c": {"pictures": of_small_crops(16), "streets": 8, "crops": 0, "taught": 55},
 }
 """What :func:`cpu_recipe` takes for each."""
 

@@ -38,6 +38,10 @@ class BudgetConfig(BaseModel):
     """Most multiply-accumulates of one inference on one sample."""
     max_activation_mib: float | None = Field(None, gt=0)
     """Most MiB that the inputs and the output of any one op take together, for the table's batch."""
+    steers: bool = True
+    """Whether expected costs are held at the budget while searching. False: the loss alone teaches the
+    choices, and the budget is kept where networks are chosen; for searches with ``explore=1`` and an
+    ``entropy_weight``, in which expected costs are those of a mixture that is never taken."""
     below: float = Field(0.08, ge=0, lt=1)
     """A measured network may be faster than the target by this share of it; faster ones waste it."""
     above: float = Field(0.02, ge=0)
@@ -179,8 +183,11 @@ class Budget:
         self.multipliers.copy_(state_dict["multipliers"])
 
     def step(self, arch: ArchParameters) -> None:
-        """Move the multipliers, and the logits with them (mutated), towards the budget by one step."""
-        if not all(matrix.requires_grad for matrix in arch.parameters()):
+        """Move the multipliers, and the logits with them (mutated), towards the budget by one step.
+
+        Without ``config.steers``, nothing.
+        """
+        if not self.config.steers or not all(matrix.requires_grad for matrix in arch.parameters()):
             return
         for place, (name, limit) in enumerate(self.limits.items()):
             gap, slope, variances = _slope(limit.cost, self.aims[name], arch)

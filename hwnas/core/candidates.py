@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from hwnas.core.arch import ArchParameters
+from hwnas.core.budget import Budget, Found
 from hwnas.core.discretise import relative_likelihoods
 from hwnas.core.scoring import by_loss, shared_scores
 from hwnas.core.search_config import SearchConfig
@@ -143,3 +145,57 @@ def best_candidate(
     if best is None:
         raise InvalidInput("no network may be taken.")
     return best
+
+
+class WithinBudget:
+    """The network that a search takes under a budget: the best of the likeliest ones that keep it.
+
+    As many are compared as ``config.candidates`` says, by their loss on the validation data with the shared
+    weights; without validation data, the likeliest is taken. Only networks that use the target as far as the
+    likeliest does are compared with it. Several processes call this together.
+
+    Args:
+        space: whose networks.
+        net: the supernet.
+        budget: what must be kept.
+        arch: whose likeliest networks.
+        data: for batch norms' statistics, and to validate on.
+        config: how many, and how.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        net: nn.Module,
+        budget: Budget,
+        arch: ArchParameters,
+        data: SearchData,
+        config: SearchConfig,
+    ) -> None:
+        self._budget = budget
+        self._arch = arch
+        self._count = config.candidates if data.val is not None else 1
+        self._validated = partial(validate, space, net, data=data, device=arch.alive.device, config=config)
+        self._known: dict[tuple[tuple[str, int], ...], float] = {}
+
+    def __call__(self, correction: float = 1.0, without: Sequence[Mapping[str, int]] = ()) -> Found | None:
+        """For the arguments see :meth:`hwnas.core.budget.Budget.likeliest`; what is scored once is kept."""
+        passed = list(without)
+        first = found = self._budget.likeliest(self._arch, correction=correction, without=passed)
+        compared: list[Found] = []
+        while found is not None and first is not None and found.near == first.near:
+            compared.append(found)
+            if len(compared) == self._count:
+                break
+            passed.append(found.assignment)
+            found = self._budget.likeliest(self._arch, correction=correction, without=passed)
+        if len(compared) < 2:
+            return first
+        # The first of equals: the likeliest.
+        return max(compared, key=self._score)
+
+    def _score(self, found: Found) -> float:
+        name = tuple(sorted(self._budget.programme.live(found.assignment).items()))
+        if name not in self._known:
+            self._known[name] = by_loss(self._validated(assignment=found.assignment))
+        return self._known[name]

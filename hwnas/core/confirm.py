@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,9 +20,12 @@ from hwnas.errors import CheckpointError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.measuring import ProfileSettings, measure_subjects
 from hwnas.latency.timing import Timing
+from hwnas.processes import processes, told_by_first
 
 Measure: TypeAlias = Callable[[Genotype], Timing | float]
 """Milliseconds of a network, measured; raises MeasurementFailed where there is no number."""
+Choose: TypeAlias = Callable[[float, Sequence[Mapping[str, int]]], Found | None]
+"""A network that keeps the budget, by predictions times a factor, and is none of those given; or None."""
 
 
 class Attempt(BaseModel):
@@ -145,13 +149,17 @@ def confirmed(
     *,
     earlier: Sequence[Attempt] = (),
     keep: Callable[[dict[str, int], BudgetOutcome], object] | None = None,
+    choose: Choose | None = None,
 ) -> tuple[dict[str, int], BudgetOutcome]:
-    """The network that a search ends with: the likeliest that keeps the budget, also when it is measured.
+    """The network that a search ends with: the best that keeps the budget, also when it is measured.
 
     Where the measurement lies outside of the tolerance, predictions are corrected by the geometric mean of
-    measured ÷ predicted over all attempts, and the likeliest network by those is measured next. If none of
+    measured ÷ predicted over all attempts, and the best network by those is measured next. If none of
     ``rounds`` attempts is within, the slowest that is not too slow is taken. If all are too slow, the fastest
     network of the space is tried as well, and the fastest of all is taken, as the nearest there is.
+
+    Several processes call this together; the first one measures, since several at once would be in each
+    other's way, and keeps.
 
     Args:
         budget: with a target, if there is anything to measure.
@@ -160,12 +168,23 @@ def confirmed(
         earlier: attempts of an interrupted confirmation, which are not measured again.
         keep: called with the assignment that would be taken and what is known of it, at first from the
             prediction alone, then after each measurement.
+        choose: which network keeps the budget best, by a correction of predictions, and without those that
+            were measured; default: the likeliest.
     """
-    found = budget.likeliest(arch)
+    if choose is None:
+
+        def choose(correction: float, without: Sequence[Mapping[str, int]]) -> Found | None:
+            return budget.likeliest(arch, correction=correction, without=without)
+
+    found = choose(1.0, ())
     assert found is not None, "pruning leaves a network within the budget"
     taken, outcome = found.assignment, _outcome(budget, found.assignment, None, ())
-    keep = keep or (lambda assignment, outcome: None)
-    keep(taken, outcome)
+
+    def kept(assignment: dict[str, int], outcome: BudgetOutcome) -> None:
+        if keep is not None and processes().is_first:
+            keep(assignment, outcome)
+
+    kept(taken, outcome)
     if measure is None or budget.target_ms is None:
         return taken, outcome
     lowest_ms = (1.0 - budget.config.below) * budget.target_ms
@@ -179,19 +198,19 @@ def confirmed(
         if attempt is None:
             table_ms = budget.costs(found.assignment)["latency_ms"]
             try:
-                attempt = _attempted(genotype, table_ms, outcome.correction, measure)
+                attempt = told_by_first(partial(_attempted, genotype, table_ms, outcome.correction, measure))
             except MeasurementFailed as error:
                 outcome = outcome.model_copy(update={"remarks": (str(error),)})
-                keep(taken, outcome)
+                kept(taken, outcome)
                 break
         attempts.append(attempt)
         assignments.append(found.assignment)
         best = min(range(len(attempts)), key=lambda index: _order(attempts[index].measured_ms, highest_ms))
         taken, outcome = assignments[best], _outcome(budget, assignments[best], attempts[best], attempts)
-        keep(taken, outcome)
+        kept(taken, outcome)
         if lowest_ms <= attempt.measured_ms <= highest_ms or (outcome.met and not found.near):
             break
-        found = _next(budget, arch, outcome, assignments)
+        found = _next(budget, choose, outcome, assignments)
     return taken, outcome
 
 
@@ -240,11 +259,11 @@ def _attempted(genotype: Genotype, table_ms: float, correction: float, measure: 
 
 
 def _next(
-    budget: Budget, arch: ArchParameters, outcome: BudgetOutcome, tried: Sequence[dict[str, int]]
+    budget: Budget, choose: Choose, outcome: BudgetOutcome, tried: Sequence[dict[str, int]]
 ) -> Found | None:
     """The network to measure next; None where there is no more to try."""
     if len(tried) < budget.config.rounds:
-        found = budget.likeliest(arch, correction=outcome.correction, without=tried)
+        found = choose(outcome.correction, tried)
         if found is not None:
             return found
     fastest = budget.fastest()

@@ -15,7 +15,7 @@ from torch import nn
 from hwnas.core.arch import ArchParameters, assigned, depth_summary
 from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
 from hwnas.core.budget import Budget
-from hwnas.core.candidates import best_candidate, validate
+from hwnas.core.candidates import WithinBudget, best_candidate, validate
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.choice import ChoiceKind, recompute
 from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_options
@@ -34,7 +34,7 @@ from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.latency.backend import LatencyBackend
-from hwnas.processes import as_one, begin_epoch, processes, told_by_first
+from hwnas.processes import as_one, begin_epoch, processes
 
 
 class UnverifiedTableWarning(HwnasWarning):
@@ -253,19 +253,31 @@ def search_identity(
     return {
         "space": space.name,
         "fields": space.model_dump(mode="json"),
-        # Not always there was this setting: without it runs of old can be resumed.
-        "config": config.model_dump(mode="json", exclude=set() if config.cuda_graph else {"cuda_graph"}),
+        "config": _as_json(config),
         "table": getattr(lut, "checksum", None),
         "levels": 1 if data.arch is None else 2,
         "data": data.description,
     }
 
 
+def _as_json(config: SearchConfig) -> dict[str, Any]:
+    """A config without the settings that there have not always been, where they are not used.
+
+    Runs that were begun before there were can then be resumed.
+    """
+    settings: dict[str, Any] = config.model_dump(mode="json")
+    if not config.cuda_graph:
+        del settings["cuda_graph"]
+    if config.budget.steers:
+        del settings["budget"]["steers"]
+    return settings
+
+
 def common_epochs(config: SearchConfig, kinds: Iterable[ChoiceKind]) -> int:
     """After how many epochs searches part that differ in ``target_ms`` alone or, without one, in ``penalty``.
 
-    A penalty acts once any kind of choice learns. A target rests until all kinds do; but a pruner asks it
-    which options the budget needs, as soon as probabilities move.
+    A penalty acts once any kind of choice learns. A target rests until all kinds do, or to the end where it
+    does not steer; but a pruner asks it which options the budget needs, as soon as probabilities move.
 
     Args:
         config: of one of them; whether it has a target says in what they differ.
@@ -273,6 +285,8 @@ def common_epochs(config: SearchConfig, kinds: Iterable[ChoiceKind]) -> int:
     """
     begins = [_learns_from(config, kind) for kind in kinds]
     rests = config.target_ms is not None and isinstance(config.pruner, NoPruning)
+    if rests and not config.budget.steers:
+        return config.epochs
     return min(config.epochs, max(begins) if rests else min(begins))
 
 
@@ -395,8 +409,8 @@ def _result(
         best, scores = best_candidate(space, net, arch, data, config)
         result = found(best, None, scores)
     else:
-        # One process measures: several at once would be in each other's way.
-        best, outcome = told_by_first(lambda: confirmed(budget, arch, measure, earlier=earlier, keep=found))
+        choose = WithinBudget(space, net, budget, arch, data, config)
+        best, outcome = confirmed(budget, arch, measure, earlier=earlier, keep=found, choose=choose)
         kept = validate(space, net, best, data, arch.alive.device, config) if data.val is not None else None
         result = found(best, outcome, kept)
     net.cpu()

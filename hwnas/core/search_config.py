@@ -83,7 +83,7 @@ class SearchConfig(BaseModel):
     shared weights; 0: what they saw in training, a mixture over all networks drawn."""
     candidates: int = Field(1, ge=1)
     """How many of the likeliest architectures are evaluated so in the end, of which the one with the least
-    loss is the result; 1: the likeliest is. More need validation data. Under a budget the likeliest within
-    it is the result, whatever this says."""
+    loss is the result; 1: the likeliest is. More need validation data. Under a budget, the likeliest within
+    it."""
     checkpoint_every_steps: int = Field(0, ge=0)
     """Steps between checkpoints within an epoch; 0: at the ends of epochs only."""
