@@ -195,6 +195,9 @@ class Run:
         """The epochs still to do, counted from 0; a checkpoint is written after the body of each."""
         # One that was killed in between has saved the last shared epoch, and not yet kept it for the others.
         self._keep_beginning()
+        if self._epoch >= total and told_by_first(self._lacks_checkpoint):
+            # All epochs were another run's: from now on this one is resumed by its own.
+            self.save()
         while self._epoch < total:
             yield self._epoch
             self._epoch += 1
@@ -306,6 +309,9 @@ class Run:
         assert self.out is not None
         write_atomically(self._log_in(self.out), self._log_in(beginning.folder).read_bytes())
         return state
+
+    def _lacks_checkpoint(self) -> bool:
+        return self.checkpoint_path is not None and not self.checkpoint_path.is_file()
 
     def _keep_beginning(self) -> None:
         """Keep the shared epochs for other runs, if they were the last ones done and nobody has kept them."""

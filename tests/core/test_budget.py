@@ -52,6 +52,13 @@ def test_a_step_worked_by_hand():
     assert budget.values(arch)["expected"]["latency_ms"] == pytest.approx(2 + math.tanh(0.1), rel=1e-5)
 
 
+def test_a_budget_that_does_not_steer_moves_nothing():
+    budget, arch = prepared(2.1, Two(), two_table(), steers=False)
+    budget.step(arch)
+    assert budget.multipliers.tolist() == [0.0]
+    assert arch.logits.flatten().tolist() == [0.0, 0.0]
+
+
 def test_one_step_moves_no_option_by_more_than_half_a_nat():
     budget, arch = prepared(1.02, Two(), two_table())
     budget.step(arch)

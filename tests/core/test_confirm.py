@@ -75,6 +75,26 @@ def test_a_table_that_is_off_by_a_factor_is_corrected_and_the_target_used(bias):
         assert loss[0] == pytest.approx(loss[1], abs=1e-5)
 
 
+def test_who_chooses_hears_of_the_correction_and_of_what_was_measured():
+    budget, arch = prepared()
+    heard = []
+
+    def choose(correction, without):
+        heard.append((correction, [budget.programme.live(network) for network in without]))
+        # Not the likeliest: the one after it.
+        likeliest = budget.likeliest(arch, correction=correction, without=without)
+        passed = [*without, likeliest.assignment]
+        return budget.likeliest(arch, correction=correction, without=passed)
+
+    taken, outcome = confirmed(budget, arch, lambda genotype: 1.3 * table_ms(genotype), choose=choose)
+    assert [correction for correction, _ in heard] == pytest.approx([1.0, 1.3], rel=1e-5)
+    (_, nothing), (_, measured) = heard
+    assert nothing == []
+    assert [SPACE.genotype(network) for network in measured] == [outcome.attempts[0].genotype]
+    assert SPACE.genotype(taken) == outcome.attempts[1].genotype
+    assert outcome.attempts[0].genotype != SPACE.genotype(budget.likeliest(arch).assignment)
+
+
 def test_where_no_attempt_is_within_the_slowest_that_is_not_too_slow_is_taken():
     budget, arch = prepared(rounds=4)
     ratios = iter([1.5, 0.7, 1.4, 0.6])

@@ -107,6 +107,15 @@ def test_the_search_ends_where_one_process_does(both, alone, task):
     assert mine["classes"] == theirs["classes"]
 
 
+def test_a_budget_is_confirmed_by_all_and_measured_by_the_first(both, alone):
+    first, second = (found["budgeted"] for found in both)
+    assert first["measured"] == first["attempts"] == alone["budgeted"]["measured"]
+    assert len(first["attempts"]) >= 1
+    assert second == {**first, "measured": []}
+    assert first["genotype"] == alone["budgeted"]["genotype"]
+    assert first["loss"] == pytest.approx(alone["budgeted"]["loss"], rel=1e-3)
+
+
 def test_candidates_are_compared_by_the_statistics_of_whole_batches(both, alone):
     assert both[0]["bilevel"]["scores"] == both[1]["bilevel"]["scores"]
     assert both[0]["bilevel"]["scores"]["loss"] == pytest.approx(alone["bilevel"]["scores"]["loss"], rel=1e-3)

@@ -23,7 +23,7 @@ from hwnas.errors import InfeasibleBudget, InvalidInput, MissingLatency, NonFini
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
 
-from .nets import ChoiceInDepth, Planted, images, planted_batches, planted_table, table_of
+from .nets import ChoiceInDepth, Planted, all_assignments, images, planted_batches, planted_table, table_of
 
 TAU = ExponentialSchedule(start=2.0, end=0.3)
 RELAXATIONS = {
@@ -466,6 +466,33 @@ def test_the_candidate_with_the_least_loss_is_the_result():
     assert many.genotype.short_id == min(losses, key=losses.get)
     assert many.scores["loss"] == pytest.approx(min(losses.values()))
     assert many.genotype != first.genotype
+
+
+def test_under_a_budget_the_candidate_with_the_least_loss_is_the_result():
+    table = table_of(CHAIN)
+    latency_ms = {
+        genotype.short_id: table.predict_ms(CHAIN.record().count(CHAIN.assignment(genotype)))
+        for genotype in map(CHAIN.genotype, all_assignments(CHAIN))
+    }
+    target_ms = sorted(latency_ms.values())[-3]
+    frozen = config(epochs=3, arch_from_epoch=3, weight_lr=0.05, target_ms=target_ms)
+    data = SearchData(images(6), val=images(6))
+    wide = {"budget": {"below": 0.9}}  # whatever is not below a tenth of the target uses it
+    found = {
+        count: search(CHAIN, table, data, SearchConfig(**frozen.model_dump() | wide | {"candidates": count}))
+        for count in (1, 100)
+    }
+    losses = {}
+    for genotype in map(CHAIN.genotype, all_assignments(CHAIN)):
+        if latency_ms[genotype.short_id] <= target_ms:
+            losses[genotype.short_id] = shared_scores(
+                CHAIN, found[100].supernet, genotype, images(6), images(6), statistics_batches=16,
+                device=torch.device("cpu"),
+            )["loss"]  # fmt: skip
+    assert len(losses) > 8
+    assert found[100].genotype.short_id == min(losses, key=losses.get)
+    assert found[100].scores["loss"] == pytest.approx(min(losses.values()))
+    assert found[100].genotype != found[1].genotype
 
 
 def test_candidates_that_may_not_be_taken_are_passed_over():

@@ -37,8 +37,9 @@ SWEEPS = {
     "ceilings": {"latency_weights": WEIGHTS, "arch_from_epoch": 1, "budget": {"max_params": 750}},
     "soft": {"targets_ms": TARGETS, "arch_from_epoch": 2, "relaxation": {"form": "gumbel", "hard": False}},
     "nothing shared": {"targets_ms": TARGETS},
+    "no steering": {"targets_ms": TARGETS, "arch_from_epoch": 1, "budget": {"steers": False}, **NO_PRUNING},
 }
-SHARED = {"targets, depths later": 2, "soft": 2, "nothing shared": 0}
+SHARED = {"targets, depths later": 2, "soft": 2, "nothing shared": 0, "no steering": 3}
 
 
 def alone(name, value, out):
@@ -98,7 +99,10 @@ def test_each_point_is_bit_for_bit_the_search_that_it_would_be_alone(tmp_path, n
     first, second = (
         load_checkpoint(tmp_path / "sweep" / point.folder / "search.checkpoint.pt") for point in found.points
     )
-    assert not same(first["parts"]["arch"], second["parts"]["arch"])
+    if shared < 3:
+        assert not same(first["parts"]["arch"], second["parts"]["arch"])
+    else:
+        assert found.points[0].genotype != found.points[1].genotype
 
 
 @pytest.fixture(scope="module")

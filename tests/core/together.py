@@ -13,6 +13,7 @@ import torch
 from torch import distributed, nn
 
 from hwnas import FitConfig, HwnasError, SearchConfig, SearchData, fit, search, sweep
+from hwnas.core.budget import ranges
 from hwnas.core.distributed import trained_as_one
 from hwnas.core.penalty import LogPenalty
 from hwnas.core.relaxation import GumbelSoftmax, LinearSchedule
@@ -118,6 +119,28 @@ def bilevel(out):
     return searched(CHAIN, data, explore=0.25, candidates=4)
 
 
+def budgeted(out):
+    """Networks within a budget, compared by all and measured by the first."""
+    measured, table_of_chain = [], table(CHAIN)
+
+    def measure(genotype):
+        measured.append(genotype.short_id)
+        return 1.1 * table_of_chain.predict_ms(CHAIN.record().count(CHAIN.assignment(genotype)))
+
+    target_ms = ranges(CHAIN, table_of_chain)["latency_ms"].median
+    config = SearchConfig(
+        device="cpu", epochs=1, target_ms=target_ms, candidates=4, budget={"below": 0.3, "above": 0.0}
+    )
+    data = SearchData(images(2), val=images(2, seed=2))
+    result = search(CHAIN, table_of_chain, data, config, measure=measure, out=out and out / "budgeted")
+    return {
+        "genotype": result.genotype.short_id,
+        "attempts": [attempt.genotype.short_id for attempt in result.budget.attempts],
+        "measured": measured,
+        "loss": result.scores["loss"],
+    }
+
+
 def fitted(out):
     torch.manual_seed(processes().rank)  # networks that differ: the first's is trained
     net = CHAIN.build(GENOTYPE)
@@ -183,7 +206,7 @@ def norms(out):
     return {"rows": rows, "gradients": gradients, "state": dict(net.state_dict()), "eval": net(x).detach()}
 
 
-TASKS = [seen, hard, soft, bilevel, fitted, norms]
+TASKS = [seen, hard, soft, bilevel, budgeted, fitted, norms]
 
 
 def shuffled():
