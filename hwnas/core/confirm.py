@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -185,7 +185,8 @@ def confirmed(
             keep(assignment, outcome)
 
     kept(taken, outcome)
-    if measure is None or budget.target_ms is None:
+    can_measure = told_by_first(lambda: measure is not None)
+    if not can_measure or budget.target_ms is None:
         return taken, outcome
     lowest_ms = (1.0 - budget.config.below) * budget.target_ms
     highest_ms = (1.0 + budget.config.above) * budget.target_ms
@@ -198,7 +199,9 @@ def confirmed(
         if attempt is None:
             table_ms = budget.costs(found.assignment)["latency_ms"]
             try:
-                attempt = told_by_first(partial(_attempted, genotype, table_ms, outcome.correction, measure))
+                attempt = told_by_first(
+                    partial(_attempted, genotype, table_ms, outcome.correction, cast(Measure, measure))
+                )
             except MeasurementFailed as error:
                 outcome = outcome.model_copy(update={"remarks": (str(error),)})
                 kept(taken, outcome)

@@ -34,7 +34,7 @@ from hwnas.core.space import Metric, SearchSpace
 from hwnas.core.training import GuardedStep, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.latency.backend import LatencyBackend
-from hwnas.processes import as_one, begin_epoch, processes
+from hwnas.processes import as_one, begin_epoch, processes, told_by_first
 
 
 class UnverifiedTableWarning(HwnasWarning):
@@ -240,7 +240,8 @@ def search(
             averages.clear()
             monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
-        earlier = earlier_attempts(out) if resume else ()
+        # By the first: it alone has the file, and writes it anew meanwhile.
+        earlier = told_by_first(lambda: earlier_attempts(out)) if resume else ()
         result = _result(space, net, arch, lut, cost, data, config, out, budget, measure, earlier)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
