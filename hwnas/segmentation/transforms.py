@@ -163,7 +163,9 @@ def resize_label(label: Tensor, size: tuple[int, int]) -> Tensor:
 @lru_cache(maxsize=32)
 def channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
     """A number for each channel, ``[3, 1, 1]``, not to be changed; kept: copying to a GPU waits."""
-    return torch.tensor(values, device=device)[:, None, None]
+    # Kept beyond the evaluation in which it may be made first.
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)[:, None, None]
 
 
 @contextmanager
