@@ -18,6 +18,7 @@ from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
+from hwnas.processes import told_by_first
 from hwnas.record import Recording
 
 
@@ -152,7 +153,8 @@ class WithinBudget:
 
     As many are compared as ``config.candidates`` says, by their loss on the validation data with the shared
     weights; without validation data, the likeliest is taken. Only networks that use the target as far as the
-    likeliest does are compared with it. Several processes call this together.
+    likeliest does are compared with it. Several processes call this together: they share the validation, and
+    the first solves for networks, since all must validate the same ones.
 
     Args:
         space: whose networks.
@@ -175,27 +177,38 @@ class WithinBudget:
         self._budget = budget
         self._arch = arch
         self._count = config.candidates if data.val is not None else 1
-        self._validated = partial(validate, space, net, data=data, device=arch.alive.device, config=config)
-        self._known: dict[tuple[tuple[str, int], ...], float] = {}
+        self._validate = partial(validate, space, net, data=data, device=arch.alive.device, config=config)
+        self._known: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {}
 
     def __call__(self, correction: float = 1.0, without: Sequence[Mapping[str, int]] = ()) -> Found | None:
-        """For the arguments see :meth:`hwnas.core.budget.Budget.likeliest`; what is scored once is kept."""
-        passed = list(without)
-        first = found = self._budget.likeliest(self._arch, correction=correction, without=passed)
-        compared: list[Found] = []
-        while found is not None and first is not None and found.near == first.near:
-            compared.append(found)
-            if len(compared) == self._count:
-                break
-            passed.append(found.assignment)
-            found = self._budget.likeliest(self._arch, correction=correction, without=passed)
-        if len(compared) < 2:
-            return first
-        # The first of equals: the likeliest.
-        return max(compared, key=self._score)
+        """The best network but for those in ``without``; None where there is no other.
 
-    def _score(self, found: Found) -> float:
-        name = tuple(sorted(self._budget.programme.live(found.assignment).items()))
+        For the arguments see :meth:`hwnas.core.budget.Budget.likeliest`.
+        """
+        candidates = told_by_first(lambda: self._likeliest(correction, without))
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        # The first of equals: the likeliest.
+        return max(candidates, key=lambda found: by_loss(self.scores(found.assignment)))
+
+    def scores(self, assignment: Mapping[str, int]) -> dict[str, Any]:
+        """What :func:`validate` says of a network, computed once for each. There must be validation data.
+
+        Raises:
+            InvalidInput: the space has no metric.
+        """
+        name = tuple(sorted(self._budget.programme.live(assignment).items()))
         if name not in self._known:
-            self._known[name] = by_loss(self._validated(assignment=found.assignment))
+            self._known[name] = self._validate(assignment=assignment)
         return self._known[name]
+
+    def _likeliest(self, correction: float, without: Sequence[Mapping[str, int]]) -> list[Found]:
+        candidates: list[Found] = []
+        passed = list(without)
+        while len(candidates) < self._count:
+            found = self._budget.likeliest(self._arch, correction=correction, without=passed)
+            if found is None or (candidates and found.near != candidates[0].near):
+                break
+            candidates.append(found)
+            passed.append(found.assignment)
+        return candidates

@@ -174,7 +174,7 @@ def confirmed(
     if choose is None:
 
         def choose(correction: float, without: Sequence[Mapping[str, int]]) -> Found | None:
-            return budget.likeliest(arch, correction=correction, without=without)
+            return told_by_first(partial(budget.likeliest, arch, correction=correction, without=without))
 
     found = choose(1.0, ())
     assert found is not None, "pruning leaves a network within the budget"

@@ -59,8 +59,9 @@ def search(
 
     Minimises ``task loss + penalty(expected latency)`` (Eq. 8 of the AutoRTNet paper) over weights and
     architecture parameters, with one draw of all choices in each step. The result is the most likely
-    architecture. With ``target_ms`` or other costs in the config, these are kept instead of penalised
-    (:class:`hwnas.core.budget.Budget`), and the result is the most likely architecture within them.
+    architecture, or the best of the ``candidates`` most likely. With ``target_ms`` or other costs in the
+    config, these are kept instead of penalised (:class:`hwnas.core.budget.Budget`), and the result is the
+    best within them.
 
     Started in several processes, by torchrun say, they search as one (docs/scale.md): each calls this with
     the same arguments and gets the result; the first writes the files and reports.
@@ -93,7 +94,8 @@ def search(
             ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
             pairs, or none from ``data.arch``; validation data for a space without a metric; several
             candidates without validation data; ``explore=1`` without ``data.arch``; a target without a table;
-            ``backend`` or ``measure`` without a target, or both; batches that several processes cannot share.
+            ``backend`` or ``measure`` without a target, or both; batches that several processes cannot share;
+            ``cuda_graph`` where steps cannot be captured.
         BackendUnavailable: ``backend`` cannot run here.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
@@ -412,8 +414,7 @@ def _result(
     else:
         choose = WithinBudget(space, net, budget, arch, data, config)
         best, outcome = confirmed(budget, arch, measure, earlier=earlier, keep=found, choose=choose)
-        kept = validate(space, net, best, data, arch.alive.device, config) if data.val is not None else None
-        result = found(best, outcome, kept)
+        result = found(best, outcome, choose.scores(best) if data.val is not None else None)
     net.cpu()
     return result
 

@@ -21,7 +21,8 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        genotype: the most likely architecture (that keeps the budget, where there is one), canonical.
+        genotype: the most likely architecture, or the best of the ``candidates`` most likely (that keep the
+            budget, where there is one), canonical.
         predicted_ms: its latency by the table, whole network; None without a table. Where measurements for a
             target corrected the table, what was predicted with the correction.
         expected_ms: the expectation over the final probabilities; None without a table.
