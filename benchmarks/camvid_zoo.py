@@ -104,7 +104,7 @@ def of_pictures(epochs: int, *, warmup_epochs: float, compiled: bool, **settings
     return stage.model_copy(update={"fit": stage.fit.model_copy(update=fit), **settings})
 
 
-def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int, longer: int = 0) -> Recipe:
+def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Recipe:
     """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
     teacher.
 
@@ -113,7 +113,6 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int, longer
         streets: epochs of IDD-lite.
         crops: of CamVid; 0 leaves the stage out.
         taught: of CamVid and as many images of IDD-lite, whose labels are left out.
-        longer: of the same once more, from the first learning rate on; 0 leaves the stage out.
     """
     of_streets = RECIPES["cpu"].stages[0]
     images = {
@@ -131,20 +130,12 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int, longer
                 "fit": of_streets.fit.model_copy(update={"epochs": streets, **QUICK}),
             }
         ),
-        *(
-            Stage(name=name, fit=FitConfig(**fit, **QUICK, epochs=epochs), **images)
-            for name, epochs in (("crops", crops),)
-            if epochs
-        ),
-        *(
-            Stage(
-                name=name,
-                unlabelled=("idd_lite",),
-                fit=FitConfig(**fit, **QUICK, epochs=epochs, distillation_weight=3.0),
-                **images,
-            )
-            for name, epochs in (("taught", taught), ("longer", longer))
-            if epochs
+        *([Stage(name="crops", fit=FitConfig(**fit, **QUICK, epochs=crops), **images)] if crops else []),
+        Stage(
+            name="taught",
+            unlabelled=("idd_lite",),
+            fit=FitConfig(**fit, **QUICK, epochs=taught, distillation_weight=3.0),
+            **images,
         ),
     )
     return Recipe(

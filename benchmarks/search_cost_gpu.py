@@ -39,10 +39,10 @@ def measured(variant: str, size: dict[str, int], device: str, steps: int) -> dic
 
     def wait() -> None:
         if is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
 
     if is_cuda:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
     try:
         step = ours(set(variant.split()), size, device)
         for _ in range(3):
@@ -66,7 +66,7 @@ def measured(variant: str, size: dict[str, int], device: str, steps: int) -> dic
         "mean_ms": 1000 * statistics.fmean(seconds),
         "median_ms": 1000 * statistics.median(seconds),
         "slowest_ms": 1000 * max(seconds),
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if is_cuda else None,
+        "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if is_cuda else None,
     }
 
 

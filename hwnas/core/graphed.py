@@ -1,11 +1,12 @@
 """The passes of a soft step captured as CUDA graphs: a GPU then does not wait for kernels to be launched.
 
-A soft step runs every op of every edge, thousands of small kernels that are the same in each step; a CPU may
-take longer to launch them than the GPU to compute them. A graph launches them all at once.
+A soft step runs every op of every edge, the same kernels in each step; a CPU may take longer to launch them
+than the GPU to compute them. A graph launches them all at once.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -40,7 +41,13 @@ class TaskLoss(nn.Module):
         self._precision = precision
 
     def forward(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The scalar loss, and the outputs, detached."""
+        """The scalar loss, and the network's outputs, through which nothing flows back.
+
+        Args:
+            inputs: ``[N, …]``.
+            targets: what the space's loss takes.
+            weights: Z, ``[choices, options]``.
+        """
         (arch,) = self._arch
         with assigned(self.net, arch, Draw(weights, None)), autocast(inputs.device, self._precision):
             outputs = self.net(inputs)
@@ -51,12 +58,13 @@ class TaskLoss(nn.Module):
 class GraphedTask:
     """:class:`TaskLoss`, captured when it is first called and replayed from then on.
 
-    It is captured anew where the graph would be another: other shapes of a batch, an option that was pruned.
-    Capturing runs the passes a few times; the network's buffers (batch norms'
-    statistics) and the GPU's random state are put back afterwards, so that a resumed search goes on as an
-    uninterrupted one. By :func:`torch.cuda.make_graphed_callables`, through which gradients flow as usual.
+    Each shape of a batch has a graph of its own; when an option dies, all are captured anew. Capturing runs
+    the passes a few times; the network's buffers (batch norms' statistics) and the GPU's random state are put
+    back afterwards, so that a resumed search goes on as an uninterrupted one. By
+    :func:`torch.cuda.make_graphed_callables`, through which gradients flow as usual.
 
-    The tensors that it gives are overwritten by the next call.
+    The tensors that it gives are overwritten by the next call. The memory of a step stays taken between
+    steps, and a graph's is free only once no loss of it is held.
 
     Args:
         space: whose loss.
@@ -72,8 +80,8 @@ class GraphedTask:
         self._task = partial(TaskLoss, space, net, arch, precision)
         self._net = net
         self._arch = arch
-        self._key: tuple[Any, ...] | None = None
-        self._captured: Captured | None = None
+        self._alive: list[tuple[int, ...]] | None = None
+        self._captured: dict[tuple[Any, ...], Captured] = {}
 
     def __call__(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a step, which back-propagates into the network and ``weights``; and the outputs.
@@ -82,15 +90,20 @@ class GraphedTask:
             inputs: ``[N, …]``.
             targets: what the space's loss takes.
             weights: Z of a soft draw, ``[choices, options]``.
+
+        Raises:
+            InvalidInput: the network or its loss does what no graph can hold, such as wait for the device.
         """
-        described = tuple((each.shape, each.dtype, each.stride()) for each in (inputs, targets))
-        key = (tuple(self._arch.alive_options()), described)
-        if self._captured is None or key != self._key:
-            # The old graph's memory first.
-            self._captured = None
-            self._captured = self._capture(inputs, targets, weights.detach())
-            self._key = key
-        return self._captured(inputs, targets, weights)
+        alive = self._arch.alive_options()
+        if alive != self._alive:
+            self._captured.clear()
+            # What torch makes of a module refers to itself, and holds the memory of a step.
+            gc.collect()
+            self._alive = alive
+        shape = tuple((each.shape, each.dtype, each.stride()) for each in (inputs, targets))
+        if shape not in self._captured:
+            self._captured[shape] = self._capture(inputs, targets, weights.detach())
+        return self._captured[shape](inputs, targets, weights)
 
     def _capture(self, inputs: Tensor, targets: Tensor, weights: Tensor) -> Captured:
         buffers = [(buffer, buffer.clone()) for buffer in self._net.buffers()]
@@ -98,7 +111,17 @@ class GraphedTask:
         state = torch.cuda.get_rng_state(device)
         # Clones: the graph reads its inputs from where these lie.
         example = (inputs.clone(), targets.clone(), weights.clone().requires_grad_())
-        graphed = torch.cuda.make_graphed_callables(self._task(), example, allow_unused_input=True)
+        try:
+            # torch captures on the current device, whichever the tensors lie on.
+            with torch.cuda.device(device):
+                graphed = torch.cuda.make_graphed_callables(self._task(), example, allow_unused_input=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise InvalidInput(
+                f"this step cannot be captured as a CUDA graph: {error}\nThe network and its loss must not "
+                "wait for the device, nor depend on values; or search with cuda_graph=false."
+            ) from error
         torch.cuda.set_rng_state(state, device)
         with torch.no_grad():
             for buffer, value in buffers:

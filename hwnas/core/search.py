@@ -195,6 +195,7 @@ def search(
                         graphed, weights_learn=False,
                     )  # fmt: skip
                     step(loss, alphas)
+                    loss = loss.detach()  # a graph's memory hangs on it
                 uniform = config.explore > 0 and float(torch.rand((), generator=generator)) < config.explore
                 teaches = arch_batch is None and not uniform
                 penalised, taught = (cost, learning) if teaches else (None, None)
@@ -203,6 +204,7 @@ def search(
                     graphed, weights_learn=True, uniform=uniform,
                 )  # fmt: skip
                 step(loss, *([weights, alphas] if teaches and arch_moves(arch) else [weights]))
+                loss = loss.detach()
                 ms = ms_now if arch_batch is None else ms
                 if budget is not None:
                     budget.step(arch)

@@ -145,9 +145,10 @@ def sweep(
 
     The epochs before targets or weights act are trained once: those before ``arch_from_epoch``, and with
     targets and no pruner those before ``depth_from_epoch``, too, or all where the budget does not steer. Each
-    point is a run of its own in ``out/4ms`` or ``out/weight-0.01``, which every other function takes, and is bit for bit what
-    :func:`hwnas.search` finds alone. ``out/warm-up`` has what they share, ``out/pareto.json`` the result, and
-    ``out/sweep.json`` what was asked. A target that is missed when measured does not end the sweep.
+    point is a run of its own in ``out/4ms`` or ``out/weight-0.01``, which every other function takes, and is
+    bit for bit what :func:`hwnas.search` finds alone. ``out/warm-up`` has what they share,
+    ``out/pareto.json`` the result, and ``out/sweep.json`` what was asked. A target that is missed when
+    measured does not end the sweep.
 
     Args:
         space: what can be chosen.

@@ -65,6 +65,7 @@ def cuda_graphs(monkeypatch):
         "CUDAGraph": Graph,
         "Stream": contextlib.nullcontext,
         "stream": lambda stream: stream,
+        "device": contextlib.nullcontext,
         "synchronize": lambda: None,
         "get_rng_state": lambda device: torch.get_rng_state(),
         "set_rng_state": lambda state, device: torch.set_rng_state(state),

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hwnas import ArchParameters, Choice, ChoiceBlock, DepthBlock, record
-from hwnas.core.candidates import likeliest
+from hwnas import ArchParameters, Choice, ChoiceBlock, DepthBlock, SearchConfig, SearchData, record
+from hwnas.core import candidates
+from hwnas.core.budget import Found
+from hwnas.core.candidates import WithinBudget, likeliest
 
 from .nets import Scale
 from .test_random_spaces import TREES, Grown
@@ -95,3 +97,56 @@ def test_what_is_cut_away_does_not_stand_in_the_way():
     arch.set_logits({"deep": [2.0, 0.0]})
     found = list(itertools.islice(likeliest(arch, record(net, [torch.ones(1, 2)])), 2))
     assert [assignment["deep"] for assignment in found] == [0, 1]
+
+
+class Listed:
+    """A budget whose networks are one choice's options, in a given order of likelihood."""
+
+    def __init__(self, *found):
+        self.found = found
+        self.programme = self
+
+    def live(self, assignment):
+        return dict(assignment)
+
+    def likeliest(self, arch, *, correction, without):
+        return next((found for found in self.found if found.assignment not in without), None)
+
+
+def compared(monkeypatch, losses, *found, count):
+    """What chooses among these networks, whose losses are given, and those that it has validated."""
+    validated = []
+
+    def validate(space, net, assignment, data, device, config):
+        validated.append(assignment["a"])
+        return {"loss": losses[assignment["a"]]}
+
+    monkeypatch.setattr(candidates, "validate", validate)
+    data, config = SearchData([], val=[]), SearchConfig(candidates=count)
+    return WithinBudget(None, None, Listed(*found), arch_of(0), data, config), validated
+
+
+def test_a_network_that_wastes_the_target_is_not_compared_with_those_that_use_it(monkeypatch):
+    near = [Found({"a": number}, near=True) for number in (0, 1)]
+    choose, validated = compared(monkeypatch, [3, 2, 1], *near, Found({"a": 2}, near=False), count=9)
+    assert choose().assignment == {"a": 1}
+    assert validated == [0, 1]
+    # Where none uses it, those that do not are compared.
+    assert choose(1.0, [found.assignment for found in near]).assignment == {"a": 2}
+
+
+def test_each_network_is_validated_once_whatever_is_corrected(monkeypatch):
+    found = [Found({"a": number}, near=True) for number in range(4)]
+    choose, validated = compared(monkeypatch, [4, 1, 3, 2], *found, count=3)
+    assert choose().assignment == {"a": 1}
+    assert validated == [0, 1, 2]
+    assert choose(1.1, [{"a": 1}]).assignment == {"a": 3}
+    assert choose.scores({"a": 3}) == {"loss": 2}
+    assert validated == [0, 1, 2, 3]
+
+
+def test_a_single_candidate_is_not_validated(monkeypatch):
+    choose, validated = compared(monkeypatch, [1], Found({"a": 0}, near=True), count=1)
+    assert choose().assignment == {"a": 0}
+    assert choose(1.0, [{"a": 0}]) is None
+    assert validated == []

@@ -97,6 +97,25 @@ def test_another_graph_is_captured_where_it_would_be_another(cuda_graphs):  # no
     assert captured(*single, soft(arch, 1).weights) == 0
 
 
+def test_capturing_leaves_the_random_state_as_it_was(cuda_graphs):  # noqa: F811
+    space = AutoRTNet(**SPACE.model_dump() | {"dropout": 0.5})
+    net = space.supernet().train()
+    arch = ArchParameters(net)
+    graphed = GraphedTask(space, net, arch, "fp32")
+    (first, other), weights = batches(2), soft(arch, 0).weights
+
+    def state_after(batch):
+        torch.manual_seed(3)
+        graphed(*batch, weights)
+        return torch.get_rng_state()
+
+    captured, replayed = state_after(first), state_after(other)
+    assert cuda_graphs.captured == 2
+    assert torch.equal(captured, replayed)  # both have drawn one step's masks
+    torch.manual_seed(3)
+    assert not torch.equal(captured, torch.get_rng_state())
+
+
 def test_what_waits_for_the_device_cannot_be_captured(cuda_graphs):  # noqa: F811
     class Waits(AutoRTNet):
         def loss(self, outputs, targets):
@@ -104,7 +123,7 @@ def test_what_waits_for_the_device_cannot_be_captured(cuda_graphs):  # noqa: F81
 
     (net, arch), _ = twins()
     (inputs, targets), *_ = batches(1)
-    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+    with pytest.raises(InvalidInput, match=r"not permitted when stream is capturing\n.*cuda_graph=false"):
         GraphedTask(Waits(**SPACE.model_dump()), net, arch, "fp32")(inputs, targets, soft(arch, 0).weights)
 
 
