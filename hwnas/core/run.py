@@ -41,6 +41,26 @@ def refuse_begun(out: Path, name: str) -> None:
         )
 
 
+def as_ever(settings: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` as JSON without those that there have not always been, where they change nothing.
+
+    A run that was begun before there were is then still the same run, and can be resumed.
+
+    Args:
+        settings: what a run is told; left as it is.
+        later: by dotted name, the value that does what was done before there was the setting.
+    """
+    kept = copy.deepcopy(dict(settings))
+    for name, value in later.items():
+        *path, last = name.split(".")
+        place = kept
+        for part in path:
+            place = place[part]
+        if last in place and place[last] == value:
+            del place[last]
+    return kept
+
+
 class Stateful(Protocol):
     """Whatever can be saved and put back: modules, optimisers, scalers."""
 

@@ -25,7 +25,7 @@ from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.graphed import GraphedTask, refuse_graphs
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
-from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful
+from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, as_ever
 from hwnas.core.score import ScoreFunction
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
@@ -35,6 +35,9 @@ from hwnas.core.training import GuardedStep, autocast, batch_to, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, begin_epoch, processes, told_by_first
+
+_LATER = {"cuda_graph": False, "budget.steers": True}
+"""Settings that there have not always been; see :func:`hwnas.core.run.as_ever`."""
 
 
 class UnverifiedTableWarning(HwnasWarning):
@@ -258,24 +261,11 @@ def search_identity(
     return {
         "space": space.name,
         "fields": space.model_dump(mode="json"),
-        "config": _as_json(config),
+        "config": as_ever(config.model_dump(mode="json"), _LATER),
         "table": getattr(lut, "checksum", None),
         "levels": 1 if data.arch is None else 2,
         "data": data.description,
     }
-
-
-def _as_json(config: SearchConfig) -> dict[str, Any]:
-    """A config without the settings that there have not always been, where they are not used.
-
-    Runs that were begun before there were can then be resumed.
-    """
-    settings: dict[str, Any] = config.model_dump(mode="json")
-    if not config.cuda_graph:
-        del settings["cuda_graph"]
-    if config.budget.steers:
-        del settings["budget"]["steers"]
-    return settings
 
 
 def common_epochs(config: SearchConfig, kinds: Iterable[ChoiceKind]) -> int:

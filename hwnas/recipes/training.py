@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hwnas.core.fit import Loss, fit
 from hwnas.core.genotype import Genotype
 from hwnas.core.progress import Progress
+from hwnas.core.run import as_ever
 from hwnas.core.space import SearchSpace, for_classes
 from hwnas.core.training import torch_device
 from hwnas.core.weights import digest, save_weights, transfer_weights
@@ -207,19 +208,17 @@ def _train_stage(
 
 _LATER = {
     "least_share": 0.08,
-    "unlabelled": (),
+    "unlabelled": [],
     "unlabelled_share": 0.5,
     "unlabelled_size": None,
     "frozen": 0,
 }
-"""Fields that stages have not always had, and what a stage without them did: so that a run that was begun
-before can be resumed."""
+"""Fields that stages have not always had; see :func:`hwnas.core.run.as_ever`."""
 
 
 def _described(stage: Stage) -> dict[str, Any]:
     """A stage as the identity of its run has it."""
-    as_ever = {name for name, value in _LATER.items() if getattr(stage, name, value) == value}
-    return stage.model_dump(mode="json", exclude={"fit", "cache", *as_ever})
+    return as_ever(stage.model_dump(mode="json", exclude={"fit", "cache"}), _LATER)
 
 
 def _told(planned: PlannedStage) -> list[dict[str, Any]]:
