@@ -91,6 +91,7 @@ def fit(
     val: Iterable[Any] | None = None,
     metric: Metric | None = None,
     teacher: nn.Module | None = None,
+    is_taught: bool = False,
     auxiliary: Mapping[str, nn.Module] | None = None,
     description: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -113,6 +114,8 @@ def fit(
             ``network`` learns as well as from the targets (``config.distillation_weight``; Hinton et al.,
             arXiv 1503.02531). Moved to the device and into the images' memory order, frozen, and left in eval
             mode.
+        is_taught: ``train`` yields ``(inputs, Taught)``, with what a teacher answered before, for a
+            ``teacher`` that answers in each step.
         auxiliary: heads, by the name of the module of ``network`` whose output they read; each gives outputs
             that ``loss`` takes. Trained along (``config.auxiliary_weight``), in place, and part of nothing
             that is evaluated or kept.
@@ -138,8 +141,10 @@ def fit(
     out = Path(out) if out is not None else None
     if val is not None and metric is None:
         raise InvalidInput("fit() got validation data but no metric to evaluate: pass metric=space.metric().")
-    if (teacher is None) != (config.distillation_weight == 0):
-        there_is = "no teacher" if teacher is None else "a teacher"
+    if teacher is not None and is_taught:
+        raise InvalidInput("there is a teacher, and there are answers of one already: expected one of them.")
+    if (teacher is not None or is_taught) != (config.distillation_weight > 0):
+        there_is = "a teacher" if teacher is not None else "an answer of one" if is_taught else "no teacher"
         raise InvalidInput(
             f"distillation_weight is {config.distillation_weight:g}, and there is {there_is}: "
             "expected both, or neither."
@@ -211,6 +216,9 @@ def fit(
             for batch in run.batches(share_of(train)):
                 for group in optimiser.param_groups:
                     group["lr"] = _poly(config, run.step, steps)
+                answers, is_known = None, None
+                if is_taught:
+                    batch, answers, is_known = _answered(batch, device)
                 inputs, targets = batch_to(device, batch, config.channels_last)
                 with autocast(device, config.precision):
                     outputs = forward(inputs)
@@ -219,9 +227,10 @@ def fit(
                         value = value + config.auxiliary_weight * loss(output, targets)
                     if guide is not None:
                         with torch.no_grad():
-                            teacher_outputs = guide(inputs)
+                            answers = guide(inputs)
+                    if answers is not None:
                         value = value + config.distillation_weight * distillation_loss(
-                            outputs, teacher_outputs, config.distillation_temperature
+                            outputs, answers, config.distillation_temperature, is_known
                         )
                     value = global_loss(value, 1.0)
                 if step(value, optimiser) and averaged is not None:
@@ -260,6 +269,20 @@ def _refuse_recipe(out: Path) -> None:
             f"{path} says that the network there is trained by a recipe. Go on with that "
             f"(--recipe {path} --resume), or train without one in another folder (--out)."
         )
+
+
+def _answered(batch: Any, device: torch.device) -> tuple[Any, Tensor, Tensor]:
+    """A batch of ``(inputs, Taught)`` as one of targets alone; the answers, and where they are known."""
+    try:
+        inputs, taught = batch
+        (targets, answers, is_known) = taught
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            "is_taught says that the batches hold a teacher's answers: expected (inputs, Taught(targets, "
+            f"answers, is_known)), got {type(batch).__name__}."
+        ) from error
+    to_device = partial(Tensor.to, device=device, non_blocking=True)
+    return (inputs, targets), to_device(answers), to_device(is_known)
 
 
 def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:

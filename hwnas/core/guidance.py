@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -74,7 +74,21 @@ class AuxiliaryHeads(nn.Module):
         return outputs
 
 
-def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+class Taught(NamedTuple):
+    """Targets, and what a teacher said of the same inputs before the training began."""
+
+    targets: Tensor
+    """As the loss takes them."""
+    answers: Tensor
+    """The teacher's logits, ``[N, classes, …]``; of maps, they may have fewer rows and columns than the
+    network's outputs."""
+    is_known: Tensor
+    """Bool, ``[N, …]``: where there is an answer."""
+
+
+def distillation_loss(
+    outputs: Tensor, teacher_outputs: Tensor, temperature: float, is_known: Tensor | None = None
+) -> Tensor:
     """``T² · KL(softmax(teacher_outputs / T) ‖ softmax(outputs / T))``, the mean over examples and positions.
 
     Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
@@ -83,16 +97,25 @@ def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, temperature: flo
         outputs: logits ``[N, classes, …]``.
         teacher_outputs: the teacher's, of the same shape.
         temperature: T > 0.
+        is_known: bool, ``[N, …]`` as ``teacher_outputs``; the mean is over what is true. Maps may then have
+            fewer rows and columns than ``outputs``, which are averaged to theirs. None: all is known.
 
     Raises:
-        InvalidInput: the shapes differ.
+        InvalidInput: the shapes differ otherwise.
     """
+    if is_known is not None and outputs.dim() == 4 == teacher_outputs.dim():
+        rows, columns = teacher_outputs.shape[2:]
+        if outputs.shape[2:] != (rows, columns):
+            outputs = functional.adaptive_avg_pool2d(outputs, (rows, columns))
     if outputs.shape != teacher_outputs.shape:
         raise InvalidInput(
             f"the teacher gives {list(teacher_outputs.shape)}, the network {list(outputs.shape)}: "
             "they must be alike."
         )
-    log_ours = functional.log_softmax(outputs.float() / temperature, 1)
-    log_theirs = functional.log_softmax(teacher_outputs.float() / temperature, 1)
+    # Over the classes of maps in NHWC memory order torch's softmax is slower on the CPU.
+    log_ours = functional.log_softmax(outputs.float().contiguous() / temperature, 1)
+    log_theirs = functional.log_softmax(teacher_outputs.float().contiguous() / temperature, 1)
     divergence = functional.kl_div(log_ours, log_theirs, reduction="none", log_target=True).sum(1)
-    return temperature**2 * divergence.mean()
+    if is_known is None:
+        return temperature**2 * divergence.mean()
+    return temperature**2 * divergence.where(is_known, 0).sum() / is_known.sum().clamp_min(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from hwnas.core.fit import Loss, fit
@@ -20,6 +20,7 @@ from hwnas.core.training import torch_device
 from hwnas.core.weights import digest, save_weights, transfer_weights
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, processes, told_by_first
+from hwnas.recipes.answers import WithAnswers
 from hwnas.recipes.folder import begin_folder
 from hwnas.recipes.losses import class_weights, classification_loss
 from hwnas.recipes.planning import PlannedStage, open_images, open_unlabelled, plan
@@ -72,7 +73,7 @@ def train(
             and ``cache`` before a stage's own.
         teacher: see :func:`hwnas.fit`; teaches in the stages whose ``distillation_weight`` is not 0, where
             the recipe has no teacher of its own.
-        workers: processes that load images.
+        workers: processes that load images; not where a teacher's answers are kept.
         on_device: whether images are kept, decoded, on the device that trains, and augmented there; without
             workers.
         resume: go on in ``out``; stages that are done are not repeated.
@@ -154,7 +155,6 @@ def _train_stage(
             dataset.to(device)
         scored = evaluation_loader(dataset, 4 if "size" in options else 1, **loading)
         metric = named_metric(space, dataset)
-    seen: Dataset[tuple[Tensor, Tensor]] = images
     others: list[SegmentationDataset] = []
     if planned.unlabelled:
         kept = {"cache": options["cache"]}
@@ -162,10 +162,23 @@ def _train_stage(
             open_unlabelled(stage, each.place, each.split, {**kept, **each.options})
             for each in planned.unlabelled
         ]
-        seen = WithUnlabelled(images, others, planned.drawn)
     if on_device:
         for each in (images, *others):
             each.to(device)
+    parts: list[Dataset[Any]] = [images, *others]
+    answering = teacher if stage.answers is not None else None
+    if answering is not None and stage.answers is not None:
+        if stage.fit.channels_last:
+            answering.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        parts = [
+            WithAnswers(each, answering, stage.answers, device)
+            for each in (images, *others)
+            if isinstance(each, SegmentationDataset)
+        ]
+        loading["num_workers"] = 0
+    seen, *without_labels = parts
+    if without_labels:
+        seen = WithUnlabelled(seen, without_labels, planned.drawn)
     torch.manual_seed(stage.fit.seed)
     if isinstance(stage, TeacherStage):
         network: nn.Module = pretrained_teacher(planned.num_classes, frozen=stage.frozen)
@@ -183,7 +196,8 @@ def _train_stage(
         config=stage.fit,
         val=scored,
         metric=metric,
-        teacher=teacher if stage.fit.distillation_weight else None,
+        teacher=teacher if stage.fit.distillation_weight and answering is None else None,
+        is_taught=answering is not None,
         auxiliary=space.auxiliary_heads(network) if stage.auxiliary else None,
         description={
             # How images are loaded does not matter; "pictures" is what runs of old have it under.
@@ -194,6 +208,7 @@ def _train_stage(
             "pictures": len(images),
             # Not there where there are none, as in runs that were begun before there could be.
             **({"unlabelled": _told(planned)} if planned.unlabelled else {}),
+            **({"teacher": digest(answering.state_dict())} if answering is not None else {}),
             "start": None if started is None else digest(started),
         },
         out=planned.folder,
@@ -211,6 +226,7 @@ _LATER = {
     "unlabelled": [],
     "unlabelled_share": 0.5,
     "unlabelled_size": None,
+    "answers": None,
     "frozen": 0,
 }
 """Fields that stages have not always had; see :func:`hwnas.core.run.as_ever`."""

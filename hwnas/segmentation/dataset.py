@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hwnas.core.guidance import Taught
 from hwnas.errors import InvalidInput
 from hwnas.segmentation.labels import VOID
 from hwnas.segmentation.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     JointAugmentation,
+    View,
     channels,
     resize_image,
     resize_label,
@@ -28,6 +30,8 @@ from hwnas.segmentation.transforms import (
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
+Target = Tensor | Taught
+"""A map of class numbers; maybe with a teacher's answers."""
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
@@ -92,19 +96,21 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         return len(self.classes)
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        seed = None
-        if isinstance(index, tuple):
-            index, seed = index
+        image, label, _ = self.viewed(*(index if isinstance(index, tuple) else (index, None)))
+        return image, label
+
+    def viewed(self, index: int, seed: int | None = None) -> tuple[Tensor, Tensor, View]:
+        """An item, and what it shows of the image."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} in a data set of {len(self)} images")
         index %= len(self)
         image, label = self.stored(index)
         if self.augment is None:
-            pixels = image.float() / 255
+            pixels, view = image.float() / 255, View.of_all(*label.shape)
         else:
             with seeded(seed):
-                pixels, label = self.augment(image, label)
-        return self.normalise(pixels), label.long()
+                pixels, label, view = self.augment.viewed(image, label)
+        return self.normalise(pixels), label.long(), view
 
     def stored(self, index: int) -> tuple[Tensor, Tensor]:
         """Image uint8 ``[3, H, W]`` and label map uint8 ``[H, W]`` at :attr:`size`, before augmentation."""
@@ -139,7 +145,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         return resize_image(image, self.size), resize_label(label, self.size)
 
 
-class WithUnlabelled(Dataset[tuple[Tensor, Tensor]]):
+class WithUnlabelled(Dataset[tuple[Tensor, Target]]):
     """Labelled images, and as many others as are wanted, drawn anew in each pass, whose targets are void.
 
     ``self[i, seed]``, from the end of the labelled ones on, is an image that ``seed`` draws from all of
@@ -148,33 +154,36 @@ class WithUnlabelled(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         labelled: seen once each in a pass.
-        others: data sets whose labels, of whatever classes, are left out.
+        others: data sets, of known length, whose labels, of whatever classes, are left out; a teacher's
+            answers stay.
         count: how many of their images are in a pass.
     """
 
     def __init__(
         self,
-        labelled: Dataset[tuple[Tensor, Tensor]],
-        others: Sequence[SegmentationDataset],
+        labelled: Dataset[tuple[Tensor, Target]],
+        others: Sequence[Dataset[tuple[Tensor, Target]]],
         count: int,
     ) -> None:
         self.labelled = labelled
         self.others = tuple(others)
         self.count = count
-        self._starts = tuple(accumulate((len(part) for part in self.others), initial=0))
+        self._starts = tuple(accumulate((len(cast(Sized, part)) for part in self.others), initial=0))
 
     def __len__(self) -> int:
         return len(cast(Sized, self.labelled)) + self.count
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Target]:
         number, seed = index
         if number < len(self) - self.count:
             return self.labelled[index]
         generator = torch.Generator().manual_seed(seed)
         drawn = int(torch.randint(self._starts[-1], (), generator=generator))
         part = bisect_right(self._starts, drawn) - 1
-        image, label = self.others[part][drawn - self._starts[part], seed]
-        return image, torch.full_like(label, VOID)
+        image, target = self.others[part][drawn - self._starts[part], seed]
+        if isinstance(target, Taught):
+            return image, target._replace(targets=torch.full_like(target.targets, VOID))
+        return image, torch.full_like(target, VOID)
 
 
 def normalised(pixels: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:

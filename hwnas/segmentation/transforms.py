@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -70,24 +70,31 @@ class JointAugmentation:
 
     def __call__(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Draw one augmentation and apply it to both."""
+        pixels, target, _ = self.viewed(image, label)
+        return pixels, target
+
+    def viewed(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, View]:
+        """Draw one augmentation and apply it to both; and what it shows, for other maps of the image."""
         height, width = label.shape
         crop_height, crop_width = self.crop or (height, width)
         low, high = self.scale
         magnification = low + (high - low) * float(torch.rand(()))
         # Only the window that the crop will show is resized: the cost does not grow with the magnification.
         row, column = self._over(label)
-        rows = _place(height, crop_height, magnification, row)
-        columns = _place(width, crop_width, magnification, column)
+        rows = _placed(height, crop_height, magnification, row)
+        columns = _placed(width, crop_width, magnification, column)
         patch = resize_image(image[:, rows.source, columns.source], (rows.length, columns.length))
         labels = resize_label(label[rows.source, columns.source], (rows.length, columns.length))
-        is_mirrored = float(torch.rand(())) < self.flip
+        view = View(rows, columns, is_mirrored=float(torch.rand(())) < self.flip)
         pixels = self._recoloured(patch.float() / 255)
 
         canvas = channels(self.mean, image.device).repeat(1, crop_height, crop_width)
         target = torch.full((crop_height, crop_width), VOID, dtype=torch.uint8, device=label.device)
         canvas[:, rows.target, columns.target] = pixels
         target[rows.target, columns.target] = labels
-        return (canvas.flip(-1), target.flip(-1)) if is_mirrored else (canvas, target)
+        if view.is_mirrored:
+            canvas, target = canvas.flip(-1), target.flip(-1)
+        return canvas, target, view
 
     def _over(self, label: Tensor) -> tuple[int | None, int | None]:
         """Row and column of the pixel that the crop must show, if there is to be one."""
@@ -110,18 +117,78 @@ class JointAugmentation:
 
 
 @dataclass(frozen=True)
-class _Placement:
-    """Along one axis: which pixels of the source are shown, and where in the crop they go."""
+class Placement:
+    """Along one axis: which pixels of the source are shown, and where in the crop they go.
+
+    Attributes:
+        source: pixels of the source.
+        target: pixels of the crop.
+        extent: how many the source has.
+        crop: how many the crop has.
+    """
 
     source: slice
     target: slice
+    extent: int
+    crop: int
 
     @property
     def length(self) -> int:
+        """How many pixels of the crop show something."""
         return int(self.target.stop - self.target.start)
 
+    def seen_from(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Where in the source the centres of ``count`` equal parts of the crop lie; and whether they do.
 
-def _place(extent: int, crop: int, magnification: float, over: int | None = None) -> _Placement:
+        Returns:
+            Places as grid_sample has them, -1 and 1 the source's ends; and a bool each, false in the
+            padding.
+        """
+        centres = (torch.arange(count, device=device) + 0.5) * self.crop / count
+        shown = (centres - self.target.start) / self.length
+        places = self.source.start + shown * (self.source.stop - self.source.start)
+        return 2 * places / self.extent - 1, (shown >= 0) & (shown < 1)
+
+
+@dataclass(frozen=True)
+class View:
+    """What an augmented image shows of its source.
+
+    Attributes:
+        rows: along the height.
+        columns: along the width.
+        is_mirrored: left for right.
+    """
+
+    rows: Placement
+    columns: Placement
+    is_mirrored: bool
+
+    @classmethod
+    def of_all(cls, height: int, width: int) -> Self:
+        """All of an image, as it is."""
+        rows, columns = (Placement(slice(0, n), slice(0, n), n, n) for n in (height, width))
+        return cls(rows, columns, is_mirrored=False)
+
+    def of(self, maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The same view of other maps of the image, between whose values it interpolates (bilinearly).
+
+        Args:
+            maps: ``[C, h, w]``, float, of any resolution; they cover the whole image.
+            size: rows and columns of the result, which covers the whole crop.
+
+        Returns:
+            ``[C, *size]``, and a bool map ``size`` that is false where the crop is padding.
+        """
+        rows, row_is_shown = self.rows.seen_from(size[0], maps.device)
+        columns, column_is_shown = self.columns.seen_from(size[1], maps.device)
+        grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None].to(maps.dtype)
+        seen = functional.grid_sample(maps[None], grid, padding_mode="border", align_corners=False)[0]
+        is_shown = row_is_shown[:, None] & column_is_shown
+        return (seen.flip(-1), is_shown.flip(-1)) if self.is_mirrored else (seen, is_shown)
+
+
+def _placed(extent: int, crop: int, magnification: float, over: int | None = None) -> Placement:
     """Put a crop at a random place over (or, where it is larger, around) a magnified axis.
 
     Where there is a place that it must show, ``over``, it is drawn from those crops that do.
@@ -137,7 +204,7 @@ def _place(extent: int, crop: int, magnification: float, over: int | None = None
     end = max(begin + 1, round((last - start) * crop / window))
     if end > crop:  # one source pixel, less than half a crop pixel wide, at the far edge
         begin, end = crop - 1, crop
-    return _Placement(slice(first, last), slice(begin, end))
+    return Placement(slice(first, last), slice(begin, end), extent, crop)
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -169,7 +169,7 @@ def test_errors_come_in_both(both):
 
 
 def test_killed_or_stopped_and_resumed(both, folder):
-    """Bit for bit the run that was not interrupted, dropout masks of each process included."""
+    """Bit for bit the run that was not interrupted, a budget and dropout masks of each process included."""
     killed = start("killed", folder)
     try:
         assert killed[0].wait(timeout=_PATIENCE_SECONDS) == -signal.SIGKILL
@@ -185,7 +185,8 @@ def test_killed_or_stopped_and_resumed(both, folder):
     resumed = finish(start("resumed", folder), "resumed", folder)
     for name in ("killed", "stopped"):
         for mine, whole in zip(resumed, both, strict=True):
-            assert mine[name]["probabilities"] == whole["dropped"]["probabilities"]
+            for found in ("probabilities", "genotype", "scores"):
+                assert mine[name][found] == whole["dropped"][found], found
             for key, value in whole["dropped"]["weights"].items():
                 assert torch.equal(mine[name]["weights"][key], value), key
         logs = [read_log(folder / of / "search.log.jsonl") for of in ("whole", name)]

@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 import torch
 
@@ -7,10 +9,11 @@ from hwnas.core.graphed import GraphedTask, refuse_graphs
 from hwnas.core.prune import ThresholdPruner
 from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.core.runlog import read_log
-from hwnas.errors import InvalidInput
+from hwnas.errors import Interrupted, InvalidInput
 from hwnas.search_spaces.autortnet import AutoRTNet
 
 from .cuda_graphs import cuda_graphs  # noqa: F401  # a fixture
+from .resumable import signal_at
 
 SPACE = AutoRTNet(
     num_classes=3, height=32, width=64, cells=(1, 2, 2), init_channels=2, stem_channels=(2, 2),
@@ -147,6 +150,28 @@ def test_a_search_with_graphs_is_the_search_without(levels, cuda_graphs, monkeyp
     for name, probabilities in found[False][0].items():
         assert found[True][0][name] == pytest.approx(probabilities, abs=5e-3)
     assert cuda_graphs.captured >= 4  # options died
+
+
+def test_a_search_with_graphs_goes_on_as_if_it_had_not_been_stopped(cuda_graphs, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr(search_module, "refuse_graphs", lambda **given: None)
+    space = AutoRTNet(**SPACE.model_dump() | {"dropout": 0.5})
+
+    def run(out, **options):
+        config = SearchConfig(
+            epochs=2, device="cpu", cuda_graph=True, relaxation=GumbelSoftmax(hard=False), arch_lr=0.3,
+            checkpoint_every_steps=1,
+        )  # fmt: skip
+        return search(space, None, SearchData(batches(3)), config, out=tmp_path / out, **options)
+
+    whole = run("whole")
+    with pytest.raises(Interrupted):
+        run("stopped", on_progress=signal_at(4, signal.SIGTERM))
+    captured = cuda_graphs.captured
+    resumed = run("stopped", resume=True)
+    assert cuda_graphs.captured == captured + 2  # anew
+    assert resumed.probabilities == whole.probabilities
+    for name, value in whole.supernet.state_dict().items():
+        assert torch.equal(value, resumed.supernet.state_dict()[name]), name
 
 
 def test_what_cannot_be_captured_is_refused():

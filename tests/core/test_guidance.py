@@ -18,6 +18,21 @@ def test_distillation_by_hand():
         distillation_loss(torch.zeros(2, 2), taught, 1.0)
 
 
+def test_answers_of_fewer_pixels_count_where_they_are_known():
+    """A network that is at (3/4, 1/4) on average in the left half; what it says on the right is not asked."""
+    taught = torch.tensor([1.0, 1.0]).log().view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    log_odds = torch.tensor(3.0).log()
+    ours = torch.zeros(1, 2, 2, 4)
+    ours[0, 0] = torch.tensor([[0.5, 1.5, 9.0, -9.0], [2.0, 0.0, 9.0, 9.0]]) * log_odds
+    is_known = torch.tensor([[[True, False]]])
+    # q = (1/2, 1/2), p = (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2
+    expected = 0.5 * torch.tensor(2 / 3).log() + 0.5 * torch.tensor(2.0).log()
+    torch.testing.assert_close(distillation_loss(ours, taught, 1.0, is_known), expected)
+    nothing = distillation_loss(ours.requires_grad_(), taught, 1.0, torch.zeros_like(is_known))
+    nothing.backward()
+    assert nothing == 0 and torch.equal(ours.grad, torch.zeros_like(ours))
+
+
 def test_heads_read_training_passes_and_leave_no_hook():
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     head = nn.Linear(3, 5)

@@ -218,9 +218,12 @@ def shuffled():
 
 
 def dropped(out, *, resume=False, watch=None):
+    """Under a budget, whose multiplier is part of the state."""
+    target_ms = ranges(DROPPING, table(DROPPING))["latency_ms"].median
     return searched(
-        DROPPING, SearchData(shuffled()), out=out, resume=resume, watch=watch, checkpoint_every_steps=2
-    )
+        DROPPING, SearchData(shuffled(), val=images(1)), out=out, resume=resume, watch=watch,
+        target_ms=target_ms, candidates=3, checkpoint_every_steps=2,
+    )  # fmt: skip
 
 
 def swept(folder):

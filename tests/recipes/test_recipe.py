@@ -93,6 +93,14 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
         ),
         ([{**TARGET, "least_share": 0.2}], "least_share (0.2) means nothing to a segmentation"),
         (
+            [{**TARGET, "answers": {"scales": [1, 2]}}],
+            "answers are a teacher's, and none teaches here (fit.distillation_weight is 0)",
+        ),
+        (
+            [{**TARGET, "answers": {"scales": [0]}, "fit": {"distillation_weight": 1}}],
+            "stages.0.answers.scales.0: Input should be greater than 0",
+        ),
+        (
             [{**TARGET, "unlabelled_size": [8, 8]}],
             "unlabelled_size means nothing where unlabelled names no data set",
         ),

@@ -11,7 +11,7 @@ from hwnas.core.runlog import read_log
 from hwnas.core.space import for_classes
 from hwnas.core.weights import digest, load_weights
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
-from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, planning, train, training
+from hwnas.recipes import RECIPES, KeptAnswers, Recipe, Stage, TeacherStage, planning, train, training
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import JointAugmentation
 
@@ -315,6 +315,49 @@ def test_images_without_labels_are_learnt_from_a_teacher(places, tmp_path, monke
             SPACE, GENOTYPE, recipe, places, out=tmp_path / "again", val=None, teacher=teacher, resume=True,
             options={"synthetic": {"length": 5}},
         )  # fmt: skip
+
+
+def test_a_teacher_that_is_asked_once_teaches_as_one_that_is_asked_often(places, tmp_path):
+    def taught(out, teacher, answers, **options):
+        stage = Stage(
+            name="target",
+            batch=2,
+            cache=True,
+            augmentation=JointAugmentation(
+                crop=(32, 64), scale=(1, 1), brightness=0, contrast=0, saturation=0
+            ),
+            unlabelled=("synthetic",),
+            unlabelled_size=(32, 64),
+            answers=answers,
+            fit=fitted(epochs=2, lr=0.01, distillation_weight=50.0),
+        )
+        recipe = Recipe(about="", stages=(stage,))
+        network, _ = run(places, tmp_path / out, recipe, val=None, teacher=teacher, **options)
+        first, *_ = read_log(tmp_path / out / "fit.log.jsonl")
+        return first["loss"], torch.cat([value.flatten() for value in network.state_dict().values()])
+
+    torch.manual_seed(9)
+    # One that tells neighbours alike: its answers lose nothing at a quarter of the resolution.
+    teacher = torch.nn.Sequential(
+        torch.nn.AvgPool2d(4), torch.nn.Conv2d(3, 3, 1), torch.nn.Upsample(scale_factor=4)
+    )
+    asked = KeptAnswers(mirrored=False)
+    (often, _), (once, weights) = taught("often", teacher, None), taught("once", teacher, asked)
+    (other, _) = taught("other", torch.nn.Conv2d(3, 3, 1), asked)
+    assert abs(once - often) < 0.05 * often < abs(other - often)
+    told = json.loads((tmp_path / "once/fit.json").read_text())
+    assert told["data"]["stage"]["answers"] == {"scales": [1.0], "mirrored": False}
+    assert told["data"]["teacher"] == digest(teacher.state_dict()) and "teacher" not in told
+
+    def stop(_, progress):
+        if progress.step == 8 and not progress.end_of_epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        taught("again", teacher, asked, on_progress=stop)
+    assert torch.equal(taught("again", teacher, asked, resume=True, workers=2)[1], weights)
+    with pytest.raises(CheckpointError, match=r"data\.teacher: checkpoint"):
+        taught("again", torch.nn.Conv2d(3, 3, 1), asked, resume=True)
 
 
 def test_a_run_from_before_later_fields_is_resumed(whole):

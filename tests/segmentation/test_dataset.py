@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from hwnas.core.guidance import Taught
 from hwnas.errors import InvalidInput
 from hwnas.segmentation import JointAugmentation, SegmentationDataset
 from hwnas.segmentation.dataset import WithUnlabelled, distinct_colours
@@ -119,6 +120,23 @@ def test_images_without_labels_are_drawn_from_all_of_the_others():
     counts = {number: shown.count(number) for number in shown}
     assert len(counts) == 4 and min(counts.values()) >= 4
     assert torch.equal(joined[2, 8][0], joined[6, 8][0])
+
+
+def test_a_teachers_answers_outlast_the_labels():
+    class Answered(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            image, label = torch.zeros(3, 4, 4), torch.zeros(4, 4).long()
+            return image, Taught(label, torch.full((2, 1, 1), 1.0 + index[0]), torch.ones(1, 1).bool())
+
+    joined = WithUnlabelled(Answered(), (Answered(),), 3)
+    assert bool((joined[1, 0][1].targets == 0).all())
+    for seed in range(3):
+        _, taught = joined[2, seed]
+        assert bool((taught.targets == 255).all())
+        assert float(taught.answers[0]) in (1.0, 2.0) and bool(taught.is_known)
 
 
 def test_size_must_be_positive():

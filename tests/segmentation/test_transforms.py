@@ -4,7 +4,14 @@ from torch.nn import functional
 
 from hwnas.errors import InvalidInput
 from hwnas.segmentation.labels import VOID
-from hwnas.segmentation.transforms import JointAugmentation, resize_image, resize_label, seeded
+from hwnas.segmentation.transforms import (
+    JointAugmentation,
+    Placement,
+    View,
+    resize_image,
+    resize_label,
+    seeded,
+)
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 
@@ -55,6 +62,48 @@ def test_image_and_label_stay_together(crop):
         off = (pixels[0] * 255 - target * 20.0).abs()[is_known]
         assert (off < 0.6).float().mean() > 0.6
         assert off.max() <= 20.6  # blended with a neighbour class at most, never misplaced by more
+
+
+@pytest.mark.parametrize("coarser", [1, 4])
+@pytest.mark.parametrize("crop", [(48, 64), (61, 37), (200, 300), None])
+def test_other_maps_are_seen_in_the_same_view(coarser, crop):
+    """Row and column themselves, as two maps: of each pixel of the crop they say where it comes from."""
+    height, width = 96, 120
+    down, across = (torch.arange(n, dtype=torch.uint8) for n in (height, width))
+    image = torch.stack(
+        (down[:, None].expand(-1, width), across.expand(height, -1), across.expand(height, -1))
+    )
+    maps = functional.avg_pool2d(image[:2].float(), coarser)
+    augment = JointAugmentation(crop=crop, **PLAIN)
+    for seed in range(20):
+        with seeded(seed):
+            pixels, target, view = augment.viewed(image, torch.zeros(height, width, dtype=torch.uint8))
+        with seeded(seed):
+            plain = augment(image, torch.zeros(height, width, dtype=torch.uint8))
+        assert torch.equal(pixels, plain[0]) and torch.equal(target, plain[1])
+        seen, is_shown = view.of(maps, tuple(target.shape))
+        assert torch.equal(is_shown, target != VOID)
+        off = (seen - pixels[:2] * 255).abs()[:, is_shown]
+        # Within a map's outermost values nothing is interpolated: up to half of one of its pixels.
+        assert off.max() <= coarser / 2 + 0.6
+        inner = is_shown & (seen[0] > coarser) & (seen[0] < height - 1 - coarser)
+        inner &= (seen[1] > coarser) & (seen[1] < width - 1 - coarser)
+        assert (seen - pixels[:2] * 255).abs()[:, inner].mean() < 0.4
+
+
+def test_a_view_by_hand():
+    """The lower right quarter of 4×4, magnified twice in a crop of 4×4, mirrored."""
+    rows = Placement(slice(2, 4), slice(0, 4), 4, 4)
+    maps = torch.arange(16.0).view(1, 4, 4)
+    seen, is_shown = View(rows, rows, is_mirrored=True).of(maps, (2, 2))
+    assert torch.equal(seen, torch.tensor([[[11.0, 10.0], [15.0, 14.0]]]))
+    assert bool(is_shown.all())
+    whole, _ = View.of_all(4, 4).of(maps, (4, 4))
+    assert torch.equal(whole, maps)
+    # One pixel of padding on the far side: the last of four parts shows nothing.
+    shorter = Placement(slice(1, 4), slice(0, 3), 4, 4)
+    _, is_shown = View(shorter, Placement(slice(0, 4), slice(0, 4), 4, 4), is_mirrored=False).of(maps, (4, 4))
+    assert is_shown.tolist() == [[True] * 4] * 3 + [[False] * 4]
 
 
 def test_padding_is_mean_and_void():

@@ -1,0 +1,136 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from hwnas.core.guidance import Taught
+from hwnas.recipes.answers import KeptAnswers, WithAnswers
+from hwnas.segmentation import JointAugmentation
+from hwnas.segmentation.dataset import SegmentationDataset
+
+PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+
+
+class Ramps(SegmentationDataset):
+    """Red rises from left to right, green from top to bottom."""
+
+    classes = ("left", "right")
+    palette = ((0, 0, 0), (255, 255, 255))
+
+    def __len__(self):
+        return 2
+
+    def name(self, index):
+        return str(index)
+
+    def read(self, index):
+        down, across = np.mgrid[0:32, 0:48].astype(np.uint8)
+        return np.stack((4 * across, 4 * down, np.zeros_like(down)), 2), (across >= 24).astype(np.uint8)
+
+
+class Redness(nn.Module):
+    """Says "right" with the logit of red less 0.35 (the middle), times ten; counts how often it is asked."""
+
+    def __init__(self, tilt=0.0):
+        super().__init__()
+        self.asked = []
+        self.tilt = tilt
+
+    def forward(self, x):
+        self.asked.append(tuple(x.shape[2:]))
+        red = x[:, :1] * 0.229 + 0.485
+        # A teacher that is not the same for a mirror image.
+        tilt = self.tilt * torch.linspace(-1, 1, x.shape[3]).expand_as(red)
+        logit = 10 * (red - 0.37) + tilt
+        return torch.cat((-logit / 2, logit / 2), 1)
+
+
+ONE_VIEW = KeptAnswers(mirrored=False)
+
+
+def answered(how=ONE_VIEW, teacher=None, **augmentation):
+    augment = JointAugmentation(**augmentation, **PLAIN) if augmentation else False
+    return WithAnswers(Ramps(augment=augment, cache=True), teacher or Redness(), how, torch.device("cpu"))
+
+
+def test_a_teacher_is_asked_once_for_each_image():
+    teacher = Redness()
+    data = answered(KeptAnswers(scales=(0.5, 1.0), mirrored=True), teacher)
+    assert len(data) == 2 and teacher.asked == []
+    for seed in range(3):
+        data[1, seed]
+    assert teacher.asked == [(16, 24), (16, 24), (32, 48), (32, 48)]
+    data[0, 0]
+    assert len(teacher.asked) == 8
+    assert data.answer(0).dtype == torch.float16 and data.answer(0).shape == (2, 8, 12)
+
+
+def test_an_answer_is_the_mean_of_all_views():
+    """A tilt that the mirror image takes back is gone, to the first order, but for probabilities' bend."""
+    views = []
+    for mirrored in (False, True):
+        shown = answered(KeptAnswers(mirrored=mirrored), Redness(tilt=0.3)).answer(0).float().exp()
+        torch.testing.assert_close(shown.sum(0), torch.ones(8, 12), atol=2e-3, rtol=0)
+        views.append(shown)
+    level = answered().answer(0).float().exp()
+    tilted, mean = ((view - level).abs().max() for view in views)
+    assert mean < 0.3 * tilted and tilted > 0.01
+    # By hand, in the middle of a block of four: red is 4 · 1.5 / 255, and the logit 10 · (red - 0.37).
+    red = 4 * 1.5 / 255
+    right = 1 / (1 + math.exp(-10 * (red - 0.37)))
+    torch.testing.assert_close(float(level[1, 0, 0]), right, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_answers_are_cropped_with_their_image(flip):
+    """What the kept answers say of a crop is what the teacher says when it is shown that crop."""
+    data = answered(crop=(24, 40), scale=(1.5, 2.0), flip=flip)
+    teacher = Redness()
+    for seed in range(10):
+        image, taught = data[0, seed]
+        assert isinstance(taught, Taught)
+        assert taught.answers.shape == (2, 6, 10) and taught.is_known.shape == (6, 10)
+        assert bool(taught.is_known.all())
+        shown = nn.functional.avg_pool2d(teacher(image[None]).softmax(1), 4)[0]
+        # Beyond the middle of an answer's outermost pixel nothing is known between two values.
+        torch.testing.assert_close(taught.answers.exp(), shown, atol=0.12, rtol=0)
+        assert (taught.answers.exp() - shown).abs().mean() < 0.02
+        assert torch.equal(image, data.dataset[0, seed][0])
+        assert torch.equal(taught.targets, data.dataset[0, seed][1])
+
+
+def test_padding_has_no_answer():
+    data = answered(crop=(64, 96), scale=(0.5, 0.5), flip=0.5)
+    for seed in range(5):
+        _, taught = data[0, seed]
+        is_shown = nn.functional.max_pool2d((taught.targets != 255).float()[None], 4)[0].bool()
+        assert 0 < int(taught.is_known.sum()) < taught.is_known.numel() / 3
+        assert not bool((taught.is_known & ~is_shown).any())
+
+
+def test_batches_hold_answers():
+    data = answered(crop=(24, 40), scale=(1, 2))
+    images, taught = default_collate([data[0, 1], data[1, 2]])
+    assert images.shape == (2, 3, 24, 40)
+    assert isinstance(taught, Taught)
+    assert [part.shape for part in taught] == [(2, 24, 40), (2, 2, 6, 10), (2, 6, 10)]
+
+
+def test_images_as_they_are_have_their_answers():
+    data = answered()
+    _, taught = data[0, 0]
+    torch.testing.assert_close(taught.answers, data.answer(0).float())
+    assert bool(taught.is_known.all())
+
+
+def test_what_is_most_unlikely_stays_finite():
+    class Sure(Redness):
+        def forward(self, x):
+            return 1000 * super().forward(x)
+
+    answer = answered(teacher=Sure()).answer(0)
+    assert bool(torch.isfinite(answer).all())
+    assert float(answer.min()) == pytest.approx(math.log(1e-6), abs=0.01)
