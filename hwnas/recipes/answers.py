@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from hwnas.core.guidance import Taught
+from hwnas.core.training import TrainingPrecision, autocast
 from hwnas.layers import bilinear
 from hwnas.segmentation.dataset import SegmentationDataset
 
@@ -42,15 +43,27 @@ class WithAnswers(Dataset[tuple[Tensor, Taught]]):
         teacher: from normalised images to logits; moved to ``device`` and frozen, in eval mode.
         how: in which views the images are shown to it.
         device: where it computes.
+        precision: "bf16" for bfloat16 matrix work of the teacher.
+        channels_last: keep images and its weights in NHWC memory order.
     """
 
     def __init__(
-        self, dataset: SegmentationDataset, teacher: nn.Module, how: KeptAnswers, device: torch.device
+        self,
+        dataset: SegmentationDataset,
+        teacher: nn.Module,
+        how: KeptAnswers,
+        *,
+        device: torch.device,
+        precision: TrainingPrecision = "fp32",
+        channels_last: bool = False,
     ) -> None:
         self.dataset = dataset
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.teacher = teacher.to(device).eval().requires_grad_(False)
+        self.teacher.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.how = how
         self.device = device
+        self.precision = precision
         self._answers: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -82,8 +95,9 @@ class WithAnswers(Dataset[tuple[Tensor, Taught]]):
         return coarse.clamp_min(LEAST_PROBABILITY).log().half().to(pixels.device)
 
     def _probabilities(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        logits: Tensor = self.teacher(image)
-        return bilinear(logits, size)[0].softmax(0)
+        with autocast(self.device, self.precision):
+            logits: Tensor = self.teacher(image.contiguous(memory_format=self.memory_format))
+        return bilinear(logits.float().contiguous(), size)[0].softmax(0)
 
 
 def _coarse(map_HW: Tensor) -> tuple[int, int]:

@@ -168,10 +168,15 @@ def _train_stage(
     parts: list[Dataset[Any]] = [images, *others]
     answering = teacher if stage.answers is not None else None
     if answering is not None and stage.answers is not None:
-        if stage.fit.channels_last:
-            answering.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parts = [
-            WithAnswers(each, answering, stage.answers, device)
+            WithAnswers(
+                each,
+                answering,
+                stage.answers,
+                device=device,
+                precision=stage.fit.precision,
+                channels_last=stage.fit.channels_last,
+            )
             for each in (images, *others)
             if isinstance(each, SegmentationDataset)
         ]

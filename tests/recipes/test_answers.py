@@ -1,4 +1,5 @@
 import math
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -51,9 +52,11 @@ class Redness(nn.Module):
 ONE_VIEW = KeptAnswers(mirrored=False)
 
 
-def answered(how=ONE_VIEW, teacher=None, **augmentation):
+def answered(how=ONE_VIEW, teacher=None, options=MappingProxyType({}), **augmentation):
     augment = JointAugmentation(**augmentation, **PLAIN) if augmentation else False
-    return WithAnswers(Ramps(augment=augment, cache=True), teacher or Redness(), how, torch.device("cpu"))
+    return WithAnswers(
+        Ramps(augment=augment, cache=True), teacher or Redness(), how, device=torch.device("cpu"), **options
+    )
 
 
 def test_a_teacher_is_asked_once_for_each_image():
@@ -134,3 +137,18 @@ def test_what_is_most_unlikely_stays_finite():
     answer = answered(teacher=Sure()).answer(0)
     assert bool(torch.isfinite(answer).all())
     assert float(answer.min()) == pytest.approx(math.log(1e-6), abs=0.01)
+
+
+def test_precision_and_memory_order_are_those_of_the_training():
+    torch.manual_seed(0)
+    teacher = nn.Conv2d(3, 2, 3, padding=1)
+    seen = []
+    teacher.register_forward_hook(
+        lambda module, inputs, output: seen.append(
+            (output.dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+    plain = answered(teacher=teacher).answer(0)
+    fast = answered(teacher=teacher, options={"precision": "bf16", "channels_last": True}).answer(0)
+    assert seen == [(torch.float32, False), (torch.bfloat16, True)]
+    torch.testing.assert_close(plain.exp(), fast.exp(), atol=0.02, rtol=0)
