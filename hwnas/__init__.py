@@ -26,6 +26,7 @@ from hwnas.core.expected import ExpectedLatency as ExpectedLatency
 from hwnas.core.fit import FitConfig as FitConfig
 from hwnas.core.fit import fit as fit
 from hwnas.core.genotype import Genotype as Genotype
+from hwnas.core.guidance import SoftTargets as SoftTargets
 from hwnas.core.profiling import profile as profile
 from hwnas.core.progress import Progress as Progress
 from hwnas.core.search import UnverifiedTableWarning as UnverifiedTableWarning

@@ -130,7 +130,7 @@ class SharedBatches(BatchSampler):
 
 
 def shared(batches: Iterable[Any]) -> Iterable[Any]:
-    """This process's share of ``batches``, pairs of tensors.
+    """This process's share of ``batches``, pairs of tensors or of named tuples of tensors.
 
     A loader that divides its data itself, by :class:`SharedBatches` or torch's DistributedSampler, is left to
     do so. Of any other, which must yield the same to all processes, each takes its part of every batch: that
@@ -145,8 +145,15 @@ def shared(batches: Iterable[Any]) -> Iterable[Any]:
 
 def _parts(batches: Iterable[Any]) -> Iterator[Any]:
     for batch in batches:
-        is_pair = isinstance(batch, list | tuple) and all(isinstance(part, Tensor) for part in batch)
-        yield [processes().share(part) for part in batch] if is_pair else batch
+        yield [_part(part) for part in batch] if isinstance(batch, list | tuple) else batch
+
+
+def _part(value: Any) -> Any:
+    """This process's share of a tensor, or of a named tuple of tensors; anything else as it is."""
+    if hasattr(value, "_fields"):
+        return type(value)(*map(_part, value))
+    share: Callable[[Any], Any] = processes().share
+    return share(value) if isinstance(value, Tensor) else value
 
 
 def begin_epoch(epoch: int, *loaders: Any) -> None:

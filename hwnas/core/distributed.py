@@ -117,6 +117,8 @@ def global_loss(loss: Tensor, weight: Tensor | float) -> Tensor:
     # A share in which nothing counts may have no loss; its gradient is none.
     counted = torch.where(own > 0, loss, loss.new_zeros(()))
     total, weights = add_up(torch.stack([own * counted.detach(), own])).unbind()
+    # Where nothing counts anywhere, the loss is 0, and so is its gradient.
+    weights = weights.clamp_min(torch.finfo(weights.dtype).tiny)
     part = counted * (own * size / weights).to(loss.dtype)
     return part + ((total / weights).to(loss.dtype) - part.detach())
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hwnas.core.distributed import global_loss, trained_as_one
 from hwnas.core.evaluation import evaluate_with
-from hwnas.core.guidance import AuxiliaryHeads, distillation_loss
+from hwnas.core.guidance import AuxiliaryHeads, SoftTargets, distillation_loss, frozen_teacher
 from hwnas.core.progress import Progress
 from hwnas.core.run import Averages, Run, Stateful
 from hwnas.core.space import Metric
@@ -51,9 +51,9 @@ class FitConfig(BaseModel):
     channels_last: bool = False
     """Keep images and weights in NHWC memory order."""
     compiled: bool = False
-    """Train through ``torch.compile``, a teacher too: a minute or two of compiling first, for shorter steps
-    then. Wants one size of images, no auxiliary heads, and on the CPU a C++ compiler. The results differ by
-    rounding. Tried in one process only."""
+    """Train through ``torch.compile``, a teacher that is asked in each step too: a minute or two of compiling
+    first, for shorter steps then. Wants one size of images, no auxiliary heads, and on the CPU a C++
+    compiler. The results differ by rounding. Tried in one process only."""
     lr: float = Field(0.01, gt=0)
     """SGD's base learning rate; in each step ``lr · (1 − done)^power`` after the warm-up."""
     power: float = Field(0.9, gt=0)
@@ -70,7 +70,7 @@ class FitConfig(BaseModel):
     """Decay of an exponential moving average of weights and running statistics, which is what is evaluated
     and kept in the end; 0: none. In step t it is at most (1 + t) / (10 + t)."""
     distillation_weight: float = Field(0.0, ge=0)
-    """What the divergence from a teacher's outputs adds to the loss; needs a teacher."""
+    """What the divergence from a teacher's outputs adds to the loss; needs a teacher, or soft targets."""
     distillation_temperature: float = Field(1.0, gt=0)
     """Softens teacher and network alike; their divergence is multiplied by its square."""
     auxiliary_weight: float = Field(0.4, ge=0)
@@ -91,7 +91,7 @@ def fit(
     val: Iterable[Any] | None = None,
     metric: Metric | None = None,
     teacher: nn.Module | None = None,
-    is_taught: bool = False,
+    has_soft_targets: bool = False,
     auxiliary: Mapping[str, nn.Module] | None = None,
     description: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
@@ -114,8 +114,8 @@ def fit(
             ``network`` learns as well as from the targets (``config.distillation_weight``; Hinton et al.,
             arXiv 1503.02531). Moved to the device and into the images' memory order, frozen, and left in eval
             mode.
-        is_taught: ``train`` yields ``(inputs, Taught)``, with what a teacher answered before, for a
-            ``teacher`` that answers in each step.
+        has_soft_targets: ``train`` yields ``(inputs, SoftTargets)``, with what a teacher said before, in the
+            place of a ``teacher`` that is asked in each step.
         auxiliary: heads, by the name of the module of ``network`` whose output they read; each gives outputs
             that ``loss`` takes. Trained along (``config.auxiliary_weight``), in place, and part of nothing
             that is evaluated or kept.
@@ -129,8 +129,9 @@ def fit(
         InvalidInput: ``val`` without ``metric``; a ``train`` that is empty or of unknown length, or whose
             batches are no pairs; no such torch device here; ``out`` holds a training already and ``resume``
             is false; ``out`` holds a recipe's training, begun or done, and no recipe calls this; ``resume``
-            without ``out``; a description that is not JSON; a teacher without a weight
-            or the reverse, or with outputs of another shape; an auxiliary head on a module that is not there,
+            without ``out``; a description that is not JSON; a teacher or soft targets without a weight
+            or the reverse, both of them, or with outputs of another shape; batches without soft targets where
+            there are to be any, or with some where not; an auxiliary head on a module that is not there,
             or any in a compiled training.
         CheckpointError: what is to be resumed is damaged, or is another training; the message lists the
             differences.
@@ -141,13 +142,13 @@ def fit(
     out = Path(out) if out is not None else None
     if val is not None and metric is None:
         raise InvalidInput("fit() got validation data but no metric to evaluate: pass metric=space.metric().")
-    if teacher is not None and is_taught:
-        raise InvalidInput("there is a teacher, and there are answers of one already: expected one of them.")
-    if (teacher is not None or is_taught) != (config.distillation_weight > 0):
-        there_is = "a teacher" if teacher is not None else "an answer of one" if is_taught else "no teacher"
+    if teacher is not None and has_soft_targets:
+        raise InvalidInput("there is a teacher, and the batches have soft targets: expected one of the two.")
+    if (teacher is not None or has_soft_targets) != (config.distillation_weight > 0):
+        there_is = "soft targets" if has_soft_targets else "no teacher" if teacher is None else "a teacher"
         raise InvalidInput(
-            f"distillation_weight is {config.distillation_weight:g}, and there is {there_is}: "
-            "expected both, or neither."
+            f"distillation_weight is {config.distillation_weight:g}, and there is {there_is}: expected a "
+            "weight above 0 with a teacher or soft targets, and 0 without."
         )
     if config.compiled and auxiliary:
         raise InvalidInput(
@@ -186,9 +187,7 @@ def fit(
         kept = averaged.module
     guide: Callable[[Tensor], Tensor] | None = teacher
     if teacher is not None:
-        teacher.to(device).eval().requires_grad_(False)
-        if config.channels_last:
-            teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        frozen_teacher(teacher, device, channels_last=config.channels_last)
         guide = torch.compile(teacher, dynamic=False) if config.compiled else teacher
     identity = {
         "network": signature(trained),
@@ -216,9 +215,9 @@ def fit(
             for batch in run.batches(share_of(train)):
                 for group in optimiser.param_groups:
                     group["lr"] = _poly(config, run.step, steps)
-                answers, is_known = None, None
-                if is_taught:
-                    batch, answers, is_known = _answered(batch, device)
+                teacher_outputs, is_known = None, None
+                if has_soft_targets:
+                    batch, teacher_outputs, is_known = _taken_apart(batch, device)
                 inputs, targets = batch_to(device, batch, config.channels_last)
                 with autocast(device, config.precision):
                     outputs = forward(inputs)
@@ -227,10 +226,10 @@ def fit(
                         value = value + config.auxiliary_weight * loss(output, targets)
                     if guide is not None:
                         with torch.no_grad():
-                            answers = guide(inputs)
-                    if answers is not None:
+                            teacher_outputs = guide(inputs)
+                    if teacher_outputs is not None:
                         value = value + config.distillation_weight * distillation_loss(
-                            outputs, answers, config.distillation_temperature, is_known
+                            outputs, teacher_outputs, config.distillation_temperature, is_known
                         )
                     value = global_loss(value, 1.0)
                 if step(value, optimiser) and averaged is not None:
@@ -271,18 +270,17 @@ def _refuse_recipe(out: Path) -> None:
         )
 
 
-def _answered(batch: Any, device: torch.device) -> tuple[Any, Tensor, Tensor]:
-    """A batch of ``(inputs, Taught)`` as one of targets alone; the answers, and where they are known."""
-    try:
-        inputs, taught = batch
-        (targets, answers, is_known) = taught
-    except (TypeError, ValueError) as error:
+def _taken_apart(batch: Any, device: torch.device) -> tuple[Any, Tensor, Tensor]:
+    """A batch with soft targets as one with targets alone; the teacher's logits, and where they are known."""
+    inputs, soft = batch if isinstance(batch, list | tuple) and len(batch) == 2 else (None, None)
+    if not isinstance(soft, SoftTargets):
         raise InvalidInput(
-            "is_taught says that the batches hold a teacher's answers: expected (inputs, Taught(targets, "
-            f"answers, is_known)), got {type(batch).__name__}."
-        ) from error
-    to_device = partial(Tensor.to, device=device, non_blocking=True)
-    return (inputs, targets), to_device(answers), to_device(is_known)
+            "has_soft_targets says that the batches are (inputs, SoftTargets(targets, teacher_logits, "
+            f"is_known)); got {type(batch).__name__} with {type(soft).__name__}."
+        )
+    targets, *rest = soft
+    logits, is_known = (tensor.to(device, non_blocking=True) for tensor in rest)
+    return (inputs, targets), logits, is_known
 
 
 def _poly(config: FitConfig, step: int, steps_in_epoch: int) -> float:

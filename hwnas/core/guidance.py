@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hwnas.core.distributed import global_loss
 from hwnas.errors import InvalidInput
 from hwnas.layers import bilinear
 
@@ -74,16 +76,23 @@ class AuxiliaryHeads(nn.Module):
         return outputs
 
 
-class Taught(NamedTuple):
+class SoftTargets(NamedTuple):
     """Targets, and what a teacher said of the same inputs before the training began."""
 
     targets: Tensor
     """As the loss takes them."""
-    answers: Tensor
-    """The teacher's logits, ``[N, classes, …]``; of maps, they may have fewer rows and columns than the
-    network's outputs."""
+    teacher_logits: Tensor
+    """``[N, classes, …]``; of maps, they may have fewer rows and columns than the network's outputs."""
     is_known: Tensor
-    """Bool, ``[N, …]``: where there is an answer."""
+    """Bool, ``[N, …]`` as ``teacher_logits``: where there are any."""
+
+
+def frozen_teacher(teacher: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
+    """``teacher`` itself: moved to ``device``, in eval mode, without gradients, in NHWC order if wanted."""
+    teacher.to(device).eval().requires_grad_(False)
+    if channels_last:
+        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return teacher
 
 
 def distillation_loss(
@@ -92,6 +101,7 @@ def distillation_loss(
     """``T² · KL(softmax(teacher_outputs / T) ‖ softmax(outputs / T))``, the mean over examples and positions.
 
     Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
+    Of several processes, the mean is over what is known in all of them.
 
     Args:
         outputs: logits ``[N, classes, …]``.
@@ -103,19 +113,35 @@ def distillation_loss(
     Raises:
         InvalidInput: the shapes differ otherwise.
     """
-    if is_known is not None and outputs.dim() == 4 == teacher_outputs.dim():
+    if is_known is not None and _is_coarser(teacher_outputs, outputs):
         rows, columns = teacher_outputs.shape[2:]
-        if outputs.shape[2:] != (rows, columns):
-            outputs = functional.adaptive_avg_pool2d(outputs, (rows, columns))
+        outputs = functional.adaptive_avg_pool2d(outputs.float(), (rows, columns))
     if outputs.shape != teacher_outputs.shape:
         raise InvalidInput(
             f"the teacher gives {list(teacher_outputs.shape)}, the network {list(outputs.shape)}: "
             "they must be alike."
         )
-    # Over the classes of maps in NHWC memory order torch's softmax is slower on the CPU.
-    log_ours = functional.log_softmax(outputs.float().contiguous() / temperature, 1)
-    log_theirs = functional.log_softmax(teacher_outputs.float().contiguous() / temperature, 1)
+    positions = (teacher_outputs.shape[0], *teacher_outputs.shape[2:])
+    if is_known is not None and is_known.shape != positions:
+        raise InvalidInput(
+            f"is_known must be {list(positions)}, as the teacher's maps; got {list(is_known.shape)}"
+        )
+    log_ours = functional.log_softmax(_class_planes(outputs) / temperature, 1)
+    log_theirs = functional.log_softmax(_class_planes(teacher_outputs) / temperature, 1)
     divergence = functional.kl_div(log_ours, log_theirs, reduction="none", log_target=True).sum(1)
     if is_known is None:
-        return temperature**2 * divergence.mean()
-    return temperature**2 * divergence.where(is_known, 0).sum() / is_known.sum().clamp_min(1)
+        return global_loss(temperature**2 * divergence.mean(), divergence.numel())
+    known = is_known.sum()
+    return global_loss(temperature**2 * divergence.where(is_known, 0).sum() / known.clamp_min(1), known)
+
+
+def _is_coarser(maps: Tensor, than: Tensor) -> bool:
+    """Whether maps have fewer rows or columns, and more of neither."""
+    if not maps.dim() == than.dim() == 4 or maps.shape[2:] == than.shape[2:]:
+        return False
+    return all(few <= many for few, many in zip(maps.shape[2:], than.shape[2:], strict=True))
+
+
+def _class_planes(logits: Tensor) -> Tensor:
+    """Logits in float32. On the CPU in NCHW memory order: over the classes of others softmax is slower."""
+    return logits.float().contiguous() if logits.device.type == "cpu" else logits.float()

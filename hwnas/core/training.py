@@ -209,6 +209,11 @@ def batch_to(device: torch.device, batch: Any, channels_last: bool) -> tuple[Ten
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         raise InvalidInput(f"a loader must yield (inputs, targets), got {type(batch).__name__}.")
     inputs, targets = batch
+    if isinstance(targets, tuple):
+        raise InvalidInput(
+            f"a loader must yield (inputs, targets), got targets of type {type(targets).__name__}; soft "
+            "targets are for fit(has_soft_targets=True)."
+        )
     inputs = inputs.to(device, non_blocking=True)
     if channels_last and inputs.dim() == 4:
         inputs = inputs.to(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from hwnas.core.fit import FitConfig
 from hwnas.errors import DataError, refusals
-from hwnas.recipes.answers import KeptAnswers
+from hwnas.recipes.soft_targets import SoftTargetConfig
 from hwnas.segmentation.transforms import JointAugmentation
 
 TARGET = "target"
@@ -55,9 +55,10 @@ class Stage(BaseModel):
     unlabelled_size: tuple[PositiveInt, PositiveInt] | None = None
     """Height and width to which those are brought before augmentation; null keeps theirs. Things in them
     should come out about as large as in the target's."""
-    answers: KeptAnswers | None = None
-    """How the teacher is asked once for each whole image, its answers being cropped along with it: a step
-    then takes no teacher. Null: it answers in each step, on what the network sees. Loaded without workers."""
+    soft_targets: SoftTargetConfig | None = None
+    """How the teacher is asked once for each whole image; what it says is kept in memory, 1/8 byte for each
+    class and pixel (of Cityscapes with 19 classes 15 GB), and cropped along. Null: it is asked in each step,
+    on what the network sees. Images are then loaded without workers."""
     fit: FitConfig = FitConfig()
     """Epochs, learning rate and all else of the training; a teacher teaches on the target only."""
 
@@ -78,8 +79,10 @@ class Stage(BaseModel):
                 )
         if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
             raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')
-        if self.answers is not None and not self.fit.distillation_weight:
-            raise ValueError("answers are a teacher's, and none teaches here (fit.distillation_weight is 0)")
+        if self.soft_targets is not None and not self.fit.distillation_weight:
+            raise ValueError(
+                "soft_targets are a teacher's, and none teaches here (fit.distillation_weight is 0)"
+            )
         if self.task == "segmentation" and _is_set(self, "least_share"):
             raise ValueError(
                 f"least_share ({self.least_share:g}) means nothing to a segmentation: set augmentation.scale"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from hwnas.core.training import torch_device
 from hwnas.core.weights import digest, save_weights, transfer_weights
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, processes, told_by_first
-from hwnas.recipes.answers import WithAnswers
 from hwnas.recipes.folder import begin_folder
 from hwnas.recipes.losses import class_weights, classification_loss
 from hwnas.recipes.planning import PlannedStage, open_images, open_unlabelled, plan
 from hwnas.recipes.recipe import Recipe, Stage, TeacherStage
+from hwnas.recipes.soft_targets import WithSoftTargets
 from hwnas.recipes.teacher import pretrained_teacher
 from hwnas.segmentation.dataset import SegmentationDataset, WithUnlabelled
 from hwnas.segmentation.loaders import evaluation_loader, training_loader
@@ -73,7 +73,7 @@ def train(
             and ``cache`` before a stage's own.
         teacher: see :func:`hwnas.fit`; teaches in the stages whose ``distillation_weight`` is not 0, where
             the recipe has no teacher of its own.
-        workers: processes that load images; not where a teacher's answers are kept.
+        workers: processes that load images; none in stages with ``soft_targets``.
         on_device: whether images are kept, decoded, on the device that trains, and augmented there; without
             workers.
         resume: go on in ``out``; stages that are done are not repeated.
@@ -165,23 +165,12 @@ def _train_stage(
     if on_device:
         for each in (images, *others):
             each.to(device)
-    parts: list[Dataset[Any]] = [images, *others]
-    answering = teacher if stage.answers is not None else None
-    if answering is not None and stage.answers is not None:
-        parts = [
-            WithAnswers(
-                each,
-                answering,
-                stage.answers,
-                device=device,
-                precision=stage.fit.precision,
-                channels_last=stage.fit.channels_last,
-            )
-            for each in (images, *others)
-            if isinstance(each, SegmentationDataset)
-        ]
-        loading["num_workers"] = 0
-    seen, *without_labels = parts
+    has_soft_targets = teacher is not None and stage.soft_targets is not None
+    seen, *without_labels = (
+        _with_soft_targets((images, *others), stage, teacher, device)
+        if teacher is not None and stage.soft_targets is not None
+        else (images, *others)
+    )
     if without_labels:
         seen = WithUnlabelled(seen, without_labels, planned.drawn)
     torch.manual_seed(stage.fit.seed)
@@ -196,13 +185,14 @@ def _train_stage(
     learning = space.image_classifier(network) if stage.task == "classification" else network
     found = fit(
         learning,
-        training_loader(seen, stage.batch, **loading),
+        # Workers would each ask the teacher for themselves.
+        training_loader(seen, stage.batch, **loading | ({"num_workers": 0} if has_soft_targets else {})),
         loss=loss,
         config=stage.fit,
         val=scored,
         metric=metric,
-        teacher=teacher if stage.fit.distillation_weight and answering is None else None,
-        is_taught=answering is not None,
+        teacher=teacher if stage.fit.distillation_weight and not has_soft_targets else None,
+        has_soft_targets=has_soft_targets,
         auxiliary=space.auxiliary_heads(network) if stage.auxiliary else None,
         description={
             # How images are loaded does not matter; "pictures" is what runs of old have it under.
@@ -213,7 +203,7 @@ def _train_stage(
             "pictures": len(images),
             # Not there where there are none, as in runs that were begun before there could be.
             **({"unlabelled": _told(planned)} if planned.unlabelled else {}),
-            **({"teacher": digest(answering.state_dict())} if answering is not None else {}),
+            **({"teacher": digest(teacher.state_dict())} if teacher is not None and has_soft_targets else {}),
             "start": None if started is None else digest(started),
         },
         out=planned.folder,
@@ -226,12 +216,30 @@ def _train_stage(
     return network, found
 
 
+def _with_soft_targets(
+    parts: Sequence[Dataset[Any]], stage: Stage, teacher: nn.Module, device: torch.device
+) -> list[Dataset[Any]]:
+    """Each data set with what the teacher says of its images, as the stage wants it."""
+    assert stage.soft_targets is not None
+    found: list[Dataset[Any]] = []
+    for part in parts:
+        assert isinstance(part, SegmentationDataset)  # a recipe sees to it: a teacher teaches to segment
+        fit = stage.fit
+        found.append(
+            WithSoftTargets(
+                part, teacher, stage.soft_targets, device=device, precision=fit.precision,
+                channels_last=fit.channels_last,
+            )
+        )  # fmt: skip
+    return found
+
+
 _LATER = {
     "least_share": 0.08,
     "unlabelled": [],
     "unlabelled_share": 0.5,
     "unlabelled_size": None,
-    "answers": None,
+    "soft_targets": None,
     "frozen": 0,
 }
 """Fields that stages have not always had; see :func:`hwnas.core.run.as_ever`."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hwnas.core.guidance import Taught
+from hwnas.core.guidance import SoftTargets
 from hwnas.errors import InvalidInput
 from hwnas.segmentation.labels import VOID
 from hwnas.segmentation.transforms import (
@@ -30,8 +30,8 @@ from hwnas.segmentation.transforms import (
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
-Target = Tensor | Taught
-"""A map of class numbers; maybe with a teacher's answers."""
+Target = Tensor | SoftTargets
+"""A map of class numbers, maybe with what a teacher says."""
 
 
 class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
@@ -154,8 +154,8 @@ class WithUnlabelled(Dataset[tuple[Tensor, Target]]):
 
     Args:
         labelled: seen once each in a pass.
-        others: data sets, of known length, whose labels, of whatever classes, are left out; a teacher's
-            answers stay.
+        others: data sets, of known length, whose labels, of whatever classes, are left out; what a teacher
+            said stays.
         count: how many of their images are in a pass.
     """
 
@@ -181,7 +181,7 @@ class WithUnlabelled(Dataset[tuple[Tensor, Target]]):
         drawn = int(torch.randint(self._starts[-1], (), generator=generator))
         part = bisect_right(self._starts, drawn) - 1
         image, target = self.others[part][drawn - self._starts[part], seed]
-        if isinstance(target, Taught):
+        if isinstance(target, SoftTargets):
             return image, target._replace(targets=torch.full_like(target.targets, VOID))
         return image, torch.full_like(target, VOID)
 

@@ -76,6 +76,13 @@ def alone():
     return {each.__name__: each(None) for each in together.TASKS}
 
 
+def test_what_a_teacher_said_of_no_image_teaches_nothing(both):
+    """In the end there is a batch of which nothing is known in any process: no weight became NaN."""
+    for name, value in both[0]["distilled"]["weights"].items():
+        assert torch.equal(value, both[1]["distilled"]["weights"][name]), name
+        assert bool(torch.isfinite(value).all()), name
+
+
 @pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel"])
 def test_alphas_and_weights_are_bit_for_bit_the_same_in_both(both, task):
     first, second = (found[task] for found in both)
@@ -85,7 +92,7 @@ def test_alphas_and_weights_are_bit_for_bit_the_same_in_both(both, task):
         assert torch.equal(value, second["weights"][name]), name
 
 
-@pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel", "fitted"])
+@pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel", "fitted", "distilled"])
 def test_the_losses_are_those_of_one_process_on_the_same_batches(both, alone, task):
     losses = torch.tensor(alone[task]["losses"])
     assert len(losses) == {"seen": 4, "hard": 24, "soft": 12}.get(task, 10)

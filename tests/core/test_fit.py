@@ -8,7 +8,7 @@ from torch import nn
 from hwnas import Conv, FitConfig, PoolLinear, evaluate, fit
 from hwnas.core.evaluation import evaluate_with
 from hwnas.core.fit import _poly
-from hwnas.core.guidance import Taught
+from hwnas.core.guidance import SoftTargets
 from hwnas.core.runlog import read_log
 from hwnas.core.training import GuardedStep
 from hwnas.core.weights import load_weights
@@ -238,19 +238,29 @@ def test_answers_in_the_batches_teach_as_their_teacher_does():
     teacher = network(3).eval()
     batches = list(loader())
     with torch.no_grad():
-        taught = [(x, Taught(y, teacher(x), torch.ones(len(x), dtype=torch.bool))) for x, y in batches]
+        taught = [(x, SoftTargets(y, teacher(x), torch.ones(len(x), dtype=torch.bool))) for x, y in batches]
     settings = config(epochs=2, distillation_weight=0.5, distillation_temperature=2.0)
     networks = [network(), network()]
     fit(networks[0], batches, loss=LOSS, config=settings, teacher=teacher)
-    fit(networks[1], taught, loss=LOSS, config=settings, is_taught=True)
+    fit(networks[1], taught, loss=LOSS, config=settings, has_soft_targets=True)
     for name, value in networks[0].state_dict().items():
         torch.testing.assert_close(value, networks[1].state_dict()[name])
-    with pytest.raises(InvalidInput, match="there is a teacher, and there are answers of one already"):
-        fit(network(), taught, loss=LOSS, config=settings, teacher=teacher, is_taught=True)
-    with pytest.raises(InvalidInput, match="distillation_weight is 0, and there is an answer of one"):
-        fit(network(), taught, loss=LOSS, config=config(), is_taught=True)
-    with pytest.raises(InvalidInput, match=r"expected \(inputs, Taught\(targets, answers, is_known\)\), got"):
-        fit(network(), batches, loss=LOSS, config=settings, is_taught=True)
+    with pytest.raises(InvalidInput, match="there is a teacher, and the batches have soft targets"):
+        fit(network(), taught, loss=LOSS, config=settings, teacher=teacher, has_soft_targets=True)
+    with pytest.raises(InvalidInput, match="distillation_weight is 0, and there is soft targets"):
+        fit(network(), taught, loss=LOSS, config=config(), has_soft_targets=True)
+    with pytest.raises(InvalidInput, match=r"batches are \(inputs, SoftTargets\(.*got list with Tensor"):
+        fit(network(), batches, loss=LOSS, config=settings, has_soft_targets=True)
+
+
+def test_soft_targets_are_told_from_targets_of_three():
+    """A batch of three targets unpacks into three, as soft targets do."""
+    three = [(torch.randn(3, 3, 8, 8), torch.tensor([0, 1, 2]))]
+    with pytest.raises(InvalidInput, match="got tuple with Tensor"):
+        fit(network(), three, loss=LOSS, config=config(distillation_weight=1.0), has_soft_targets=True)
+    soft = [(x, SoftTargets(y, torch.zeros(3, 4), torch.ones(3).bool())) for x, y in three]
+    with pytest.raises(InvalidInput, match=r"soft targets are for fit\(has_soft_targets=True\)"):
+        fit(network(), soft, loss=LOSS, config=config())
 
 
 def test_another_teacher_is_refused(tmp_path):

@@ -33,6 +33,14 @@ def test_answers_of_fewer_pixels_count_where_they_are_known():
     assert nothing == 0 and torch.equal(ours.grad, torch.zeros_like(ours))
 
 
+def test_finer_or_misshapen_maps_are_refused():
+    ours, is_known = torch.zeros(2, 3, 4, 4), torch.ones(2, 8, 8, dtype=torch.bool)
+    with pytest.raises(InvalidInput, match=r"the teacher gives \[2, 3, 8, 8\], the network \[2, 3, 4, 4\]"):
+        distillation_loss(ours, torch.zeros(2, 3, 8, 8), 1.0, is_known)
+    with pytest.raises(InvalidInput, match=r"is_known must be \[2, 2, 2\], .* got \[1, 2, 2\]"):
+        distillation_loss(ours, torch.zeros(2, 3, 2, 2), 1.0, torch.ones(1, 2, 2, dtype=torch.bool))
+
+
 def test_heads_read_training_passes_and_leave_no_hook():
     net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     head = nn.Linear(3, 5)

@@ -15,6 +15,7 @@ from torch import distributed, nn
 from hwnas import FitConfig, HwnasError, SearchConfig, SearchData, fit, search, sweep
 from hwnas.core.budget import ranges
 from hwnas.core.distributed import trained_as_one
+from hwnas.core.guidance import SoftTargets
 from hwnas.core.penalty import LogPenalty
 from hwnas.core.relaxation import GumbelSoftmax, LinearSchedule
 from hwnas.errors import MissingExtra
@@ -159,6 +160,27 @@ def fitted(out):
     }
 
 
+def distilled(out):
+    """Soft targets of a teacher, known here and not there, in batches that each process cuts for itself."""
+    torch.manual_seed(3)
+    teacher, net = CHAIN.build(GENOTYPE).eval(), CHAIN.build(GENOTYPE)
+    is_known = torch.tensor([True, False, True, True])
+    with torch.no_grad():
+        batches = [(x, SoftTargets(y, teacher(x), is_known)) for x, y in images(5)]
+    config = FitConfig(device="cpu", epochs=2, lr=0.05, distillation_weight=2.0, distillation_temperature=2.0)
+    _, seen = observed(
+        lambda note: fit(
+            net, batches, loss=CHAIN.fit_loss, config=config, has_soft_targets=True, on_progress=note
+        )
+    )
+    nothing = SoftTargets(torch.tensor([0, 1, 2, 3]), torch.zeros(4, 4), torch.zeros(4, dtype=torch.bool))
+    fit(net, [(images(1)[0][0], nothing)], loss=CHAIN.fit_loss, config=config, has_soft_targets=True)
+    return {
+        "losses": [values["loss"] for values in seen if not values["end"]],
+        "weights": {name: value.clone() for name, value in net.state_dict().items()},
+    }
+
+
 def message(call):
     try:
         call()
@@ -206,7 +228,7 @@ def norms(out):
     return {"rows": rows, "gradients": gradients, "state": dict(net.state_dict()), "eval": net(x).detach()}
 
 
-TASKS = [seen, hard, soft, bilevel, budgeted, fitted, norms]
+TASKS = [seen, hard, soft, bilevel, budgeted, fitted, distilled, norms]
 
 
 def shuffled():

@@ -93,12 +93,12 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
         ),
         ([{**TARGET, "least_share": 0.2}], "least_share (0.2) means nothing to a segmentation"),
         (
-            [{**TARGET, "answers": {"scales": [1, 2]}}],
-            "answers are a teacher's, and none teaches here (fit.distillation_weight is 0)",
+            [{**TARGET, "soft_targets": {"scales": [1, 2]}}],
+            "soft_targets are a teacher's, and none teaches here (fit.distillation_weight is 0)",
         ),
         (
-            [{**TARGET, "answers": {"scales": [0]}, "fit": {"distillation_weight": 1}}],
-            "stages.0.answers.scales.0: Input should be greater than 0",
+            [{**TARGET, "soft_targets": {"scales": [0]}, "fit": {"distillation_weight": 1}}],
+            "stages.0.soft_targets.scales.0: Input should be greater than 0",
         ),
         (
             [{**TARGET, "unlabelled_size": [8, 8]}],

@@ -11,7 +11,7 @@ from hwnas.core.runlog import read_log
 from hwnas.core.space import for_classes
 from hwnas.core.weights import digest, load_weights
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
-from hwnas.recipes import RECIPES, KeptAnswers, Recipe, Stage, TeacherStage, planning, train, training
+from hwnas.recipes import RECIPES, Recipe, SoftTargetConfig, Stage, TeacherStage, planning, train, training
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import JointAugmentation
 
@@ -318,7 +318,7 @@ def test_images_without_labels_are_learnt_from_a_teacher(places, tmp_path, monke
 
 
 def test_a_teacher_that_is_asked_once_teaches_as_one_that_is_asked_often(places, tmp_path):
-    def taught(out, teacher, answers, **options):
+    def taught(out, teacher, soft_targets, **options):
         stage = Stage(
             name="target",
             batch=2,
@@ -328,7 +328,7 @@ def test_a_teacher_that_is_asked_once_teaches_as_one_that_is_asked_often(places,
             ),
             unlabelled=("synthetic",),
             unlabelled_size=(32, 64),
-            answers=answers,
+            soft_targets=soft_targets,
             fit=fitted(epochs=2, lr=0.01, distillation_weight=50.0),
         )
         recipe = Recipe(about="", stages=(stage,))
@@ -337,16 +337,16 @@ def test_a_teacher_that_is_asked_once_teaches_as_one_that_is_asked_often(places,
         return first["loss"], torch.cat([value.flatten() for value in network.state_dict().values()])
 
     torch.manual_seed(9)
-    # One that tells neighbours alike: its answers lose nothing at a quarter of the resolution.
+    # One that tells neighbours alike: what it says loses nothing at a quarter of the resolution.
     teacher = torch.nn.Sequential(
         torch.nn.AvgPool2d(4), torch.nn.Conv2d(3, 3, 1), torch.nn.Upsample(scale_factor=4)
     )
-    asked = KeptAnswers(mirrored=False)
+    asked = SoftTargetConfig(mirrored=False)
     (often, _), (once, weights) = taught("often", teacher, None), taught("once", teacher, asked)
     (other, _) = taught("other", torch.nn.Conv2d(3, 3, 1), asked)
     assert abs(once - often) < 0.05 * often < abs(other - often)
     told = json.loads((tmp_path / "once/fit.json").read_text())
-    assert told["data"]["stage"]["answers"] == {"scales": [1.0], "mirrored": False}
+    assert told["data"]["stage"]["soft_targets"] == {"scales": [1.0], "mirrored": False}
     assert told["data"]["teacher"] == digest(teacher.state_dict()) and "teacher" not in told
 
     def stop(_, progress):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from hwnas.core.guidance import Taught
+from hwnas.core.guidance import SoftTargets
 from hwnas.errors import InvalidInput
 from hwnas.segmentation import JointAugmentation, SegmentationDataset
 from hwnas.segmentation.dataset import WithUnlabelled, distinct_colours
@@ -129,14 +129,14 @@ def test_a_teachers_answers_outlast_the_labels():
 
         def __getitem__(self, index):
             image, label = torch.zeros(3, 4, 4), torch.zeros(4, 4).long()
-            return image, Taught(label, torch.full((2, 1, 1), 1.0 + index[0]), torch.ones(1, 1).bool())
+            return image, SoftTargets(label, torch.full((2, 1, 1), 1.0 + index[0]), torch.ones(1, 1).bool())
 
     joined = WithUnlabelled(Answered(), (Answered(),), 3)
     assert bool((joined[1, 0][1].targets == 0).all())
     for seed in range(3):
         _, taught = joined[2, seed]
         assert bool((taught.targets == 255).all())
-        assert float(taught.answers[0]) in (1.0, 2.0) and bool(taught.is_known)
+        assert float(taught.teacher_logits[0]) in (1.0, 2.0) and bool(taught.is_known)
 
 
 def test_size_must_be_positive():
