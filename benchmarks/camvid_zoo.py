@@ -4,7 +4,7 @@ Network a, b or c has a target in milliseconds at 360×480 (one thread of ONNX R
 CamVid's train split in small pictures; the recipe pre-trains on Tiny ImageNet and IDD-lite and then trains on
 CamVid, train and val together, so that no score on val is given, with a teacher that began with ImageNet's
 weights and teaches on IDD-lite's images too. Every stage is resumed when run again; a teacher that is done
-for one of the three is copied for the others.
+for one of the three is copied for those that want the same.
 
     python benchmarks/camvid_zoo.py search a --data DIR --lut TABLE
     python benchmarks/camvid_zoo.py fit a --data DIR
@@ -13,23 +13,24 @@ for one of the three is copied for the others.
     python benchmarks/camvid_zoo.py result --data DIR --peers ONNX_DIR   (on a quiet machine)
 
 DIR holds the folders camvid, idd_lite and tiny_imagenet; the teacher's weights come with the extra "teacher".
-"result" measures the three
-and whatever ONNX files lie in ONNX_DIR in the same rounds, packs the zoo's entries, and writes page and plot.
-Peers are exported from their authors' definitions, with fresh weights, and named like the keys of PUBLISHED.
+"result" measures the three and whatever ONNX files lie in ONNX_DIR in the same rounds, packs the zoo's
+entries, and writes page and plot.
+Peers are exported from their authors' definitions, with fresh weights, and named like the keys of PUBLISHED
+in camvid_zoo_page.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from camvid_zoo_page import described, described_peer, page, plot
+from result_files import slug, today, write_result_files
 
 from hwnas import (
     FitConfig,
@@ -41,15 +42,14 @@ from hwnas import (
     SearchData,
     search,
 )
-from hwnas.cli import drawing
 from hwnas.cli.folder import RunFolder
-from hwnas.files import write_atomically
+from hwnas.files import read_json, write_atomically
 from hwnas.latency.device import Device
 from hwnas.latency.export import with_batch
 from hwnas.latency.measuring import measure_all
 from hwnas.latency.subjects import ModelSubject, ModuleSubject, Subject, plausible_inputs
 from hwnas.names import space_of
-from hwnas.recipes import RECIPES, Recipe, Stage, TeacherStage, train
+from hwnas.recipes import RECIPES, Recipe, SoftTargetConfig, Stage, TeacherStage, train
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
 from hwnas.segmentation.registry import labelling
@@ -104,7 +104,20 @@ def of_pictures(epochs: int, *, warmup_epochs: float, compiled: bool, **settings
     return stage.model_copy(update={"fit": stage.fit.model_copy(update=fit), **settings})
 
 
-def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Recipe:
+TWO_SIZES = SoftTargetConfig(scales=(1.0, 1.5), mirrored=False)
+"""The teacher is asked once for each image, in two sizes, and not in each step. Mirror images would double
+what the first epochs take."""
+
+
+def cpu_recipe(
+    *,
+    pictures: Stage,
+    streets: int,
+    crops: int,
+    taught: int,
+    teacher: int,
+    soft_targets: SoftTargetConfig | None,
+) -> Recipe:
     """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
     teacher.
 
@@ -113,6 +126,8 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Rec
         streets: epochs of IDD-lite.
         crops: of CamVid; 0 leaves the stage out.
         taught: of CamVid and as many images of IDD-lite, whose labels are left out.
+        teacher: of the teacher, on CamVid.
+        soft_targets: how it is asked once; None: in each step.
     """
     of_streets = RECIPES["cpu"].stages[0]
     images = {
@@ -134,6 +149,7 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Rec
         Stage(
             name="taught",
             unlabelled=("idd_lite",),
+            soft_targets=soft_targets,
             fit=FitConfig(**fit, **QUICK, epochs=taught, distillation_weight=3.0),
             **images,
         ),
@@ -144,7 +160,7 @@ def cpu_recipe(*, pictures: Stage, streets: int, crops: int, taught: int) -> Rec
         teacher=TeacherStage(
             frozen=2,
             fit=FitConfig(
-                epochs=18, lr=0.02, warmup_epochs=0.5, average_decay=0.99, validate_every=20, **ON_CPU
+                epochs=teacher, lr=0.02, warmup_epochs=0.5, average_decay=0.99, validate_every=20, **ON_CPU
             ),
             **images,
         ),
@@ -163,15 +179,31 @@ def of_small_crops(epochs: int) -> Stage:
     )
 
 
-CPU_RECIPES = {
+CPU_RECIPES: dict[str, dict[str, Any]] = {
     "a": {
         "pictures": of_pictures(2, warmup_epochs=0.2, compiled=False),
         "streets": 6,
         "crops": 90,
-        "taught": 40,
+        "taught": 45,
+        "teacher": 36,
+        "soft_targets": TWO_SIZES,
     },
-    "b": {"pictures": of_small_crops(12), "streets": 8, "crops": 0, "taught": 36},
-    "c": {"pictures": of_small_crops(16), "streets": 8, "crops": 0, "taught": 55},
+    "b": {
+        "pictures": of_small_crops(12),
+        "streets": 8,
+        "crops": 0,
+        "taught": 36,
+        "teacher": 18,
+        "soft_targets": None,
+    },
+    "c": {
+        "pictures": of_small_crops(16),
+        "streets": 8,
+        "crops": 0,
+        "taught": 55,
+        "teacher": 18,
+        "soft_targets": None,
+    },
 }
 """What :func:`cpu_recipe` takes for each."""
 
@@ -214,12 +246,14 @@ def stage_search(name: str, options: argparse.Namespace) -> None:
     )
 
 
-def take_teacher(out: Path) -> None:
-    """Copy a finished teacher from another network's folder on the same split: it is the same for all."""
+def take_teacher(out: Path, stage: TeacherStage) -> None:
+    """Copy a finished teacher from another network's folder on the same split, if it was trained alike."""
     split = out.name.partition("-")[2]
     for other in sorted(out.parent.glob("*/teacher/weights.pt")):
         folder = other.parent
-        if folder.parent.name.partition("-")[2] == split and not (out / "teacher").exists():
+        config = FitConfig.model_validate(read_json(folder / "fit.json")["config"])
+        is_same = folder.parent.name.partition("-")[2] == split and config == stage.fit
+        if is_same and not (out / "teacher").exists():
             shutil.copytree(folder, out / "teacher")
 
 
@@ -233,7 +267,7 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
     recipe = recipe_for(name, options.scale)
     is_begun = (out / "recipe.json").exists()
     if recipe.teacher is not None:
-        take_teacher(out)
+        take_teacher(out, recipe.teacher)
     _, found = train(
         space_of(genotype),
         genotype,
@@ -252,15 +286,6 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
         kept = {**found, "data": "camvid", "split": "val", "images": images}
         write_atomically(out / "eval.json", (json.dumps(kept, indent=1) + "\n").encode())
         print(kept, flush=True)
-
-
-PUBLISHED = {
-    "enet": (51.3, "CGNet's paper, arXiv 1811.08201"),
-    "espnet": (55.6, "CGNet's paper, arXiv 1811.08201"),
-    "cgnet": (65.6, "its paper, arXiv 1811.08201"),
-    "dabnet": (66.4, "its paper, arXiv 1907.11357"),
-}
-"""mIoU on CamVid's test split at 360×480 as published, and where."""
 
 
 def measured(work: Path, peers: Path | None) -> dict[str, Latency]:
@@ -320,29 +345,6 @@ def packed(
     )
 
 
-def described(
-    entry: Entry, latency: Latency, target_ms: float | None = None, predicted_ms: float | None = None
-) -> dict[str, Any]:
-    """What the page says of one of the three."""
-    card = entry.card
-    return {
-        "entry": card.name,
-        "about": card.about,
-        "genotype": card.genotype,
-        "depths": {name: value for name, value in entry.genotype.choices.items() if "depth" in name},
-        "parameters": card.parameters,
-        "bytes_fp16": card.size_bytes,
-        "target_ms": target_ms,
-        "predicted_ms": predicted_ms,
-        "latency": latency.model_dump(mode="json"),
-        "trained_on": f"{card.data}, {card.split}",
-        "training_device": card.training_device,
-        "training_seconds": card.training_seconds,
-        "fp16_agreement_percent": card.fp16_agreement_percent,
-        "twin_val": card.scores[0].model_dump(mode="json") if card.scores else None,
-    }
-
-
 def stage_result(options: argparse.Namespace) -> None:
     """Measure, pack, and write the result file, its page and its plot."""
     latencies = measured(options.work, options.peers)
@@ -360,20 +362,13 @@ def stage_result(options: argparse.Namespace) -> None:
         else:
             networks[name] = described(Entry(options.zoo / f"autortnet-{name}-camvid"), latencies[name])
     peers = {
-        name: {
-            "latency": latency.model_dump(mode="json"),
-            "published_miou": PUBLISHED.get(name, (None, None))[0],
-            "published_in": PUBLISHED.get(name, (None, None))[1],
-        }
-        for name, latency in latencies.items()
-        if name not in TARGETS_MS
+        name: described_peer(name, latency) for name, latency in latencies.items() if name not in TARGETS_MS
     }
-    date = datetime.now(UTC).date().isoformat()
     summary = {
         "question": "the zoo's networks on CamVid at 360x480, and what they take beside others",
         "device": device.model_dump(mode="json"),
         "backend": "onnxruntime fp32, threads 1",
-        "date": date,
+        "date": today(),
         "recipe": {
             name: Entry(options.zoo / network["entry"]).card.recipe for name, network in networks.items()
         },
@@ -381,115 +376,9 @@ def stage_result(options: argparse.Namespace) -> None:
         "networks": networks,
         "peers": peers,
     }
-    stem = f"camvid_zoo_{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}_{date}"
-    plot(summary, options.results / f"{stem}.png")
-    text = page(summary, f"{stem}.png")
-    write_atomically(options.results / f"{stem}.json", (json.dumps(summary, indent=1) + "\n").encode())
-    write_atomically(options.results / f"{stem}.md", text.encode())
-    print(text)
-
-
-def page(summary: dict[str, Any], picture: str) -> str:
-    """The result as a page."""
-    networks, peers = summary["networks"], summary["peers"]
-    base = peers["cgnet"]["latency"]["median_ms"] if "cgnet" in peers else None
-
-    def times(latency: dict[str, Any]) -> str:
-        ratio = f"{latency['median_ms'] / base:.2f}" if base else "-"
-        return f"{latency['median_ms']:.2f} ± {latency['spread_ms']:.2f} | {ratio}"
-
-    lines = [
-        f"# {summary['question']}",
-        "",
-        f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All measured in the same",
-        "rounds. What each was trained on and how, its card says. Seconds are wall time of all",
-        "stages, the teacher's among them, which one training serves all with.",
-        *([summary["remark"]] if summary["remark"] else []),
-        "",
-        "| network | ms | of CGNet | asked ms | predicted ms | depths | parameters M | MiB fp16 | trained on "
-        "| s | fp16 agrees % | val mIoU % of its twin (trained on train alone) |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-
-    def shown(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    for net in networks.values():
-        twin = f"{net['twin_val']['miou']:.1f}" if net["twin_val"] else "not trained"
-        lines.append(
-            f"| {net['entry']} | {times(net['latency'])} "
-            f"| {shown(net['target_ms'])} | {shown(net['predicted_ms'])} "
-            f"| {', '.join(net['depths'].values())} | {net['parameters'] / 1e6:.2f} "
-            f"| {net['bytes_fp16'] / 2**20:.2f} | {net['training_device']} | {net['training_seconds']:.0f} "
-            f"| {net['fp16_agreement_percent']:.2f} | {twin} |"
-        )
-    lines += [
-        "",
-        "| others, definitions of their authors | ms | of CGNet | test mIoU % **as published** | in |",
-        "|---|---|---|---|---|",
-    ]
-    for name, peer in sorted(peers.items(), key=lambda item: item[1]["latency"]["median_ms"]):
-        miou = f"{peer['published_miou']}" if peer["published_miou"] else "-"
-        lines.append(f"| {name} | {times(peer['latency'])} | {miou} | {peer['published_in'] or '-'} |")
-    lines += [
-        "",
-        f"![mIoU against milliseconds]({picture})",
-        "",
-        "Val is one street filmed at 15 Hz and no test set: a twin's score beside a published test score",
-        "says how far a training got, not which network is better. The networks' test scores are unknown.",
-        "",
-        "Written by benchmarks/camvid_zoo.py.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def plot(summary: dict[str, Any], path: Path) -> None:
-    """Plot mIoU against measured milliseconds; what is published is marked as such."""
-    with drawing.styled():
-        figure = drawing.figure(7.0, 4.2)
-        _draw(figure.add_subplot(), summary)
-    drawing.save_png(figure, path)
-
-
-def _draw(axes: Any, summary: dict[str, Any]) -> None:
-    def line(name: str, ms: float, colour: str) -> None:
-        axes.axvline(ms, color=colour, linewidth=0.8)
-        axes.annotate(
-            name, (ms, 0.03), xycoords=("data", "axes fraction"), rotation=90, fontsize=7, ha="right"
-        )
-
-    for name, peer in sorted(summary["peers"].items(), key=lambda item: item[1]["latency"]["median_ms"]):
-        ms, miou = peer["latency"]["median_ms"], peer["published_miou"]
-        if miou is None:
-            line(name, ms, "#bbbbbb")
-            continue
-        axes.plot(ms, miou, "o", mfc="none", color="#888888")
-        axes.annotate(
-            f"{name}, test, published",
-            (ms, miou),
-            xytext=(-6, 4),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-        )
-    for net in summary["networks"].values():
-        ms, twin = net["latency"]["median_ms"], net["twin_val"]
-        if twin is None:
-            line(net["entry"], ms, drawing.LINES[0])
-            continue
-        axes.plot(ms, twin["miou"], "s", color=drawing.LINES[0])
-        axes.annotate(
-            f"{net['entry']}, its twin on val",
-            (ms, twin["miou"]),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    axes.set_xlabel("measured milliseconds at 360×480, ONNX Runtime, one thread")
-    axes.set_ylabel("mIoU on CamVid [%]")
-    axes.set_xlim(left=0)
-    axes.margins(y=0.12)
+    stem = options.results / f"camvid_zoo_{slug(device.name)}_{summary['date']}"
+    plot(summary, stem.with_name(f"{stem.name}.png"))
+    write_result_files(stem, summary, page(summary, f"{stem.name}.png"))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import hwnas.zoo
+from hwnas.files import write_json
 from hwnas.recipes import Recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -31,16 +32,27 @@ def test_the_zoos_networks_were_trained_by_these_recipes(name):
     ).model_copy(update={"about": card.recipe.get("about", "")})
 
 
-def test_a_finished_teacher_is_copied_where_the_split_is_the_same(tmp_path):
-    for folder, said in (("a", "of all"), ("b-train", "of train")):
+def test_a_finished_teacher_is_copied_where_split_and_training_are_the_same(tmp_path):
+    teacher = benchmark.recipe_for("c", "cpu").teacher
+    longer = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"epochs": 99})})
+    for folder, said, stage in (
+        ("a", "of all", teacher),
+        ("a2", "for long", longer),
+        ("b-train", "of train", teacher),
+    ):
         (tmp_path / folder / "teacher").mkdir(parents=True)
         (tmp_path / folder / "teacher/weights.pt").write_text(said)
-    for out, said in (("c", "of all"), ("a-train", "of train")):
+        write_json(tmp_path / folder / "teacher/fit.json", {"config": stage.fit.model_dump(mode="json")})
+    for out, stage, said in (
+        ("c", teacher, "of all"),
+        ("d", longer, "for long"),
+        ("a-train", teacher, "of train"),
+    ):
         (tmp_path / out).mkdir()
-        benchmark.take_teacher(tmp_path / out)
+        benchmark.take_teacher(tmp_path / out, stage)
         assert (tmp_path / out / "teacher/weights.pt").read_text() == said
     (tmp_path / "c-val").mkdir()
-    benchmark.take_teacher(tmp_path / "c-val")
+    benchmark.take_teacher(tmp_path / "c-val", teacher)
     assert not (tmp_path / "c-val/teacher").exists()
 
 
