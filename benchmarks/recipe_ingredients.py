@@ -54,12 +54,14 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     },
     "longer schedule": {},
     "teacher": {"fit.distillation_weight": 3.0},
+    "soft targets": {"fit.distillation_weight": 3.0, "soft_targets": {"scales": (1.0, 1.5)}},
     "unlabelled": {"fit.distillation_weight": 3.0, "unlabelled": ("idd_lite",)},
 }
 """What each changes in the target's stage; some change more than that, see :func:`recipe_for`."""
 LONGER = 3
-TAUGHT = ("teacher", "unlabelled")
-"""A teacher, and one that teaches on IDD-lite's images too. Its own training takes longer than all else."""
+TAUGHT = ("teacher", "soft targets", "unlabelled")
+"""A teacher, one that is asked once for each image, and one that teaches on IDD-lite's images too. Its own
+training takes longer than all else."""
 ALL = tuple(name for name in INGREDIENTS if name not in TAUGHT)
 
 VARIANTS = (

@@ -135,6 +135,9 @@ def shared(batches: Iterable[Any]) -> Iterable[Any]:
     A loader that divides its data itself, by :class:`SharedBatches` or torch's DistributedSampler, is left to
     do so. Of any other, which must yield the same to all processes, each takes its part of every batch: that
     is right, and loads everything everywhere.
+
+    Raises:
+        InvalidInput: on reading, a batch holds something else, or cannot be divided in equal parts.
     """
     if processes().size == 1 or isinstance(getattr(batches, "batch_sampler", None), SharedBatches):
         return batches
@@ -149,11 +152,16 @@ def _parts(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def _part(value: Any) -> Any:
-    """This process's share of a tensor, or of a named tuple of tensors; anything else as it is."""
-    if hasattr(value, "_fields"):
+    """This process's share of a tensor, or of a named tuple of tensors."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(_part, value))
+    if not isinstance(value, Tensor):
+        raise InvalidInput(
+            f"a batch that {processes().size} processes divide must be of tensors; it holds a "
+            f"{type(value).__name__}. Yield tensors, or divide the data in the loader (DistributedSampler)."
+        )
     share: Callable[[Any], Any] = processes().share
-    return share(value) if isinstance(value, Tensor) else value
+    return share(value)
 
 
 def begin_epoch(epoch: int, *loaders: Any) -> None:

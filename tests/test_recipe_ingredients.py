@@ -92,7 +92,8 @@ def test_a_variant_is_what_its_name_says(variant):
     assert ("moving average" in wanted) == (target.fit.average_decay > 0)
     assert ("colour jitter" in wanted) == (target.augmentation.brightness > 0)
     assert target.fit.epochs == (30 if "longer schedule" in wanted else 10)
-    is_taught = "teacher" in wanted or "unlabelled" in wanted
+    assert ("soft targets" in wanted) == (target.soft_targets is not None)
+    is_taught = "teacher" in wanted or "soft targets" in wanted or "unlabelled" in wanted
     assert is_taught == (recipe.teacher is not None) == (target.fit.distillation_weight > 0)
     assert ("unlabelled" in wanted) == (target.unlabelled == ("idd_lite",))
     assert target.fit.compiled != target.auxiliary

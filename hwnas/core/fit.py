@@ -145,9 +145,12 @@ def fit(
     if teacher is not None and has_soft_targets:
         raise InvalidInput("there is a teacher, and the batches have soft targets: expected one of the two.")
     if (teacher is not None or has_soft_targets) != (config.distillation_weight > 0):
-        there_is = "soft targets" if has_soft_targets else "no teacher" if teacher is None else "a teacher"
+        if has_soft_targets:
+            there_is = "there are soft targets"
+        else:
+            there_is = "there is no teacher" if teacher is None else "there is a teacher"
         raise InvalidInput(
-            f"distillation_weight is {config.distillation_weight:g}, and there is {there_is}: expected a "
+            f"distillation_weight is {config.distillation_weight:g}, and {there_is}: expected a "
             "weight above 0 with a teacher or soft targets, and 0 without."
         )
     if config.compiled and auxiliary:

@@ -124,7 +124,7 @@ def distillation_loss(
     positions = (teacher_outputs.shape[0], *teacher_outputs.shape[2:])
     if is_known is not None and is_known.shape != positions:
         raise InvalidInput(
-            f"is_known must be {list(positions)}, as the teacher's maps; got {list(is_known.shape)}"
+            f"is_known must be {list(positions)}, as the teacher's maps; got {list(is_known.shape)}."
         )
     log_ours = functional.log_softmax(_class_planes(outputs) / temperature, 1)
     log_theirs = functional.log_softmax(_class_planes(teacher_outputs) / temperature, 1)

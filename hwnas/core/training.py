@@ -204,7 +204,7 @@ def batch_to(device: torch.device, batch: Any, channels_last: bool) -> tuple[Ten
     """A loader's ``(inputs, targets)`` on ``device``.
 
     Raises:
-        InvalidInput: the batch is not a pair.
+        InvalidInput: the batch is not a pair, or has soft targets.
     """
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         raise InvalidInput(f"a loader must yield (inputs, targets), got {type(batch).__name__}.")

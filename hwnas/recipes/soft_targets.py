@@ -73,7 +73,7 @@ class WithSoftTargets(Dataset[tuple[Tensor, SoftTargets]]):
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, SoftTargets]:
         number, seed = index
         image, target, view = self.dataset.viewed(number, seed)
-        return image, SoftTargets(target, *view.of(self.whole(number).float(), _coarse(target)))
+        return image, SoftTargets(target, *view.of(self.whole(number).float(), _coarse(*target.shape)))
 
     def whole(self, index: int) -> Tensor:
         """The logarithms of the teacher's probabilities on a whole image, float16 ``[classes, h, w]``."""
@@ -99,14 +99,9 @@ class WithSoftTargets(Dataset[tuple[Tensor, SoftTargets]]):
         with autocast(self._device, self._precision):
             logits: Tensor = self._teacher(image.contiguous(memory_format=self._memory_format))
         probabilities = bilinear(logits.float().contiguous(), size).softmax(1)
-        height, width = size
-        return functional.adaptive_avg_pool2d(probabilities[0], _coarse_size(height, width))
+        return functional.adaptive_avg_pool2d(probabilities[0], _coarse(*size))
 
 
-def _coarse(map_HW: Tensor) -> tuple[int, int]:
-    height, width = map_HW.shape
-    return _coarse_size(height, width)
-
-
-def _coarse_size(height: int, width: int) -> tuple[int, int]:
+def _coarse(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the soft targets of an image, or of a crop, of that size."""
     return -(-height // SOFT_TARGET_STRIDE), -(-width // SOFT_TARGET_STRIDE)

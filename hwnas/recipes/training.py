@@ -165,14 +165,11 @@ def _train_stage(
     if on_device:
         for each in (images, *others):
             each.to(device)
-    has_soft_targets = teacher is not None and stage.soft_targets is not None
-    seen, *without_labels = (
-        _with_soft_targets((images, *others), stage, teacher, device)
-        if teacher is not None and stage.soft_targets is not None
-        else (images, *others)
-    )
-    if without_labels:
-        seen = WithUnlabelled(seen, without_labels, planned.drawn)
+    parts: list[Dataset[Any]] = [images, *others]
+    asking = teacher if stage.soft_targets is not None else None
+    if asking is not None:
+        parts = _with_soft_targets([images, *others], stage, asking, device)
+    seen: Dataset[Any] = WithUnlabelled(parts[0], parts[1:], planned.drawn) if others else parts[0]
     torch.manual_seed(stage.fit.seed)
     if isinstance(stage, TeacherStage):
         network: nn.Module = pretrained_teacher(planned.num_classes, frozen=stage.frozen)
@@ -186,13 +183,13 @@ def _train_stage(
     found = fit(
         learning,
         # Workers would each ask the teacher for themselves.
-        training_loader(seen, stage.batch, **loading | ({"num_workers": 0} if has_soft_targets else {})),
+        training_loader(seen, stage.batch, **loading | ({} if asking is None else {"num_workers": 0})),
         loss=loss,
         config=stage.fit,
         val=scored,
         metric=metric,
-        teacher=teacher if stage.fit.distillation_weight and not has_soft_targets else None,
-        has_soft_targets=has_soft_targets,
+        teacher=teacher if stage.fit.distillation_weight and asking is None else None,
+        has_soft_targets=asking is not None,
         auxiliary=space.auxiliary_heads(network) if stage.auxiliary else None,
         description={
             # How images are loaded does not matter; "pictures" is what runs of old have it under.
@@ -203,7 +200,7 @@ def _train_stage(
             "pictures": len(images),
             # Not there where there are none, as in runs that were begun before there could be.
             **({"unlabelled": _told(planned)} if planned.unlabelled else {}),
-            **({"teacher": digest(teacher.state_dict())} if teacher is not None and has_soft_targets else {}),
+            **({"teacher": digest(asking.state_dict())} if asking is not None else {}),
             "start": None if started is None else digest(started),
         },
         out=planned.folder,
@@ -220,17 +217,20 @@ def _with_soft_targets(
     parts: Sequence[Dataset[Any]], stage: Stage, teacher: nn.Module, device: torch.device
 ) -> list[Dataset[Any]]:
     """Each data set with what the teacher says of its images, as the stage wants it."""
-    assert stage.soft_targets is not None
     found: list[Dataset[Any]] = []
     for part in parts:
-        assert isinstance(part, SegmentationDataset)  # a recipe sees to it: a teacher teaches to segment
-        fit = stage.fit
+        # A recipe sees to both: soft targets are a teacher's, and a teacher teaches to segment.
+        assert isinstance(part, SegmentationDataset) and stage.soft_targets is not None
         found.append(
             WithSoftTargets(
-                part, teacher, stage.soft_targets, device=device, precision=fit.precision,
-                channels_last=fit.channels_last,
+                part,
+                teacher,
+                stage.soft_targets,
+                device=device,
+                precision=stage.fit.precision,
+                channels_last=stage.fit.channels_last,
             )
-        )  # fmt: skip
+        )
     return found
 
 

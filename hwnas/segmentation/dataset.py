@@ -100,7 +100,15 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]], ABC):
         return image, label
 
     def viewed(self, index: int, seed: int | None = None) -> tuple[Tensor, Tensor, View]:
-        """An item, and what it shows of the image."""
+        """An item, as ``self[index, seed]`` gives it, and what it shows of the image.
+
+        Args:
+            index: of the image; negative ones count from the end.
+            seed: draws the augmentation; None: torch's global random state does.
+
+        Raises:
+            IndexError: there is no such image.
+        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} in a data set of {len(self)} images")
         index %= len(self)

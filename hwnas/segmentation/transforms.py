@@ -74,7 +74,15 @@ class JointAugmentation:
         return pixels, target
 
     def viewed(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor, View]:
-        """Draw one augmentation and apply it to both; and what it shows, for other maps of the image."""
+        """Draw one augmentation and apply it to both; and what it shows, for other maps of the image.
+
+        Args:
+            image: uint8 ``[3, H, W]``.
+            label: uint8 ``[H, W]``.
+
+        Returns:
+            Colours in 0…1, float32 ``[3, h, w]``; class numbers, uint8 ``[h, w]``; the view.
+        """
         height, width = label.shape
         crop_height, crop_width = self.crop or (height, width)
         low, high = self.scale
@@ -140,6 +148,10 @@ class Placement:
     def seen_from(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Where in the source the centres of ``count`` equal parts of the crop lie; and whether they do.
 
+        Args:
+            count: of parts, along the axis.
+            device: where to compute.
+
         Returns:
             Places as grid_sample has them, -1 and 1 the source's ends; and a bool each, false in the
             padding.
@@ -178,7 +190,9 @@ class View:
             size: rows and columns of the result, which covers the whole crop.
 
         Returns:
-            ``[C, *size]``, and a bool map ``size`` that is false where the crop is padding.
+            ``[C, *size]``, and a bool map ``size`` that is false where the crop is padding. Both are of the
+            centre of each part of the crop: no mean over it is taken, and a part that is padding at one edge
+            counts as shown if its centre is.
         """
         rows, row_is_shown = self.rows.seen_from(size[0], maps.device)
         columns, column_is_shown = self.columns.seen_from(size[1], maps.device)

@@ -76,13 +76,6 @@ def alone():
     return {each.__name__: each(None) for each in together.TASKS}
 
 
-def test_what_a_teacher_said_of_no_image_teaches_nothing(both):
-    """In the end there is a batch of which nothing is known in any process: no weight became NaN."""
-    for name, value in both[0]["distilled"]["weights"].items():
-        assert torch.equal(value, both[1]["distilled"]["weights"][name]), name
-        assert bool(torch.isfinite(value).all()), name
-
-
 @pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel"])
 def test_alphas_and_weights_are_bit_for_bit_the_same_in_both(both, task):
     first, second = (found[task] for found in both)
@@ -95,10 +88,18 @@ def test_alphas_and_weights_are_bit_for_bit_the_same_in_both(both, task):
 @pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel", "fitted", "distilled"])
 def test_the_losses_are_those_of_one_process_on_the_same_batches(both, alone, task):
     losses = torch.tensor(alone[task]["losses"])
-    assert len(losses) == {"seen": 4, "hard": 24, "soft": 12}.get(task, 10)
+    assert len(losses) == {"seen": 4, "hard": 24, "soft": 12, "distilled": 12}.get(task, 10)
     torch.testing.assert_close(torch.tensor(both[0][task]["losses"]), losses, rtol=2e-4, atol=2e-5)
     # The first step, before rounding has had time to grow.
     assert both[0][task]["losses"][0] == pytest.approx(alone[task]["losses"][0], rel=2e-6)
+
+
+def test_what_a_teacher_said_is_learnt_alike_by_both(both, alone):
+    """Also from a batch of which nothing is known: its loss is a number, or the step would be skipped."""
+    first, second = (found["distilled"] for found in both)
+    for name, value in first["weights"].items():
+        assert torch.equal(value, second["weights"][name]), name
+        torch.testing.assert_close(value, alone["distilled"]["weights"][name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel"])
@@ -172,6 +173,7 @@ def test_errors_come_in_both(both):
     assert first == second
     assert first["first"].startswith("MissingExtra: onnx is not installed; it is needed to say no")
     assert "a batch of 3 cannot be divided among 2 processes in equal parts" in first["odd"]
+    assert "a batch that 2 processes divide must be of tensors; it holds a list" in first["names"]
     assert "holds a search already" in first["taken"]
 
 

@@ -247,7 +247,7 @@ def test_answers_in_the_batches_teach_as_their_teacher_does():
         torch.testing.assert_close(value, networks[1].state_dict()[name])
     with pytest.raises(InvalidInput, match="there is a teacher, and the batches have soft targets"):
         fit(network(), taught, loss=LOSS, config=settings, teacher=teacher, has_soft_targets=True)
-    with pytest.raises(InvalidInput, match="distillation_weight is 0, and there is soft targets"):
+    with pytest.raises(InvalidInput, match="distillation_weight is 0, and there are soft targets"):
         fit(network(), taught, loss=LOSS, config=config(), has_soft_targets=True)
     with pytest.raises(InvalidInput, match=r"batches are \(inputs, SoftTargets\(.*got list with Tensor"):
         fit(network(), batches, loss=LOSS, config=settings, has_soft_targets=True)

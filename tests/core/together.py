@@ -168,13 +168,14 @@ def distilled(out):
     with torch.no_grad():
         batches = [(x, SoftTargets(y, teacher(x), is_known)) for x, y in images(5)]
     config = FitConfig(device="cpu", epochs=2, lr=0.05, distillation_weight=2.0, distillation_temperature=2.0)
+    # At last one of which nothing is known in any process.
+    x, y = images(1, seed=4)[0]
+    batches.append((x, SoftTargets(y, torch.zeros(4, 4), torch.zeros(4, dtype=torch.bool))))
     _, seen = observed(
         lambda note: fit(
             net, batches, loss=CHAIN.fit_loss, config=config, has_soft_targets=True, on_progress=note
         )
     )
-    nothing = SoftTargets(torch.tensor([0, 1, 2, 3]), torch.zeros(4, 4), torch.zeros(4, dtype=torch.bool))
-    fit(net, [(images(1)[0][0], nothing)], loss=CHAIN.fit_loss, config=config, has_soft_targets=True)
     return {
         "losses": [values["loss"] for values in seen if not values["end"]],
         "weights": {name: value.clone() for name, value in net.state_dict().items()},
@@ -197,6 +198,9 @@ def refused(out):
     odd = [(x[:3], y[:3]) for x, y in images(1)]
     return {
         "odd": message(lambda: searched(CHAIN, SearchData(odd))),
+        "names": message(
+            lambda: searched(CHAIN, SearchData([(x, ["a", "b", "c", "d"]) for x, _ in images(1)]))
+        ),
         "first": message(lambda: told_by_first(Fails())),
         "taken": message(lambda: searched(CHAIN, SearchData(images(1)), out=out)),
     }

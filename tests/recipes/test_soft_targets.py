@@ -105,13 +105,16 @@ def test_answers_are_cropped_with_their_image(flip):
         assert torch.equal(taught.targets, data.dataset[0, seed][1])
 
 
-def test_padding_has_no_answer():
-    data = shown_to(crop=(64, 96), scale=(0.5, 0.5), flip=0.5)
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_padding_has_no_answer(flip):
+    """An answer is known where its middle is; of four pixels that is the third, mirrored the second."""
+    data = shown_to(crop=(64, 96), scale=(0.5, 0.5), flip=flip)
     for seed in range(5):
         _, taught = data[0, seed]
         is_shown = nn.functional.max_pool2d((taught.targets != 255).float()[None], 4)[0].bool()
         assert 0 < int(taught.is_known.sum()) < taught.is_known.numel() / 3
         assert not bool((taught.is_known & ~is_shown).any())
+        assert torch.equal(taught.is_known, taught.targets[2::4, 1 if flip else 2 :: 4] != 255)
 
 
 def test_batches_hold_answers():

@@ -356,6 +356,13 @@ def test_a_teacher_that_is_asked_once_teaches_as_one_that_is_asked_often(places,
     with pytest.raises(Interrupted):
         taught("again", teacher, asked, on_progress=stop)
     assert torch.equal(taught("again", teacher, asked, resume=True, workers=2)[1], weights)
+    shown = []
+    hook = teacher.register_forward_hook(lambda *_: shown.append(1))
+    assert torch.equal(taught("again", teacher, asked, resume=True)[1], weights)
+    assert not shown  # what is done asks nothing
+    assert torch.equal(taught("on_device", teacher, asked, on_device=True)[1], weights)
+    assert len(shown) <= 6 + 8  # once for each image
+    hook.remove()
     with pytest.raises(CheckpointError, match=r"data\.teacher: checkpoint"):
         taught("again", torch.nn.Conv2d(3, 3, 1), asked, resume=True)
 
