@@ -360,7 +360,8 @@ def stage_result(options: argparse.Namespace) -> None:
             predicted = json.loads((options.work / name / "result.json").read_text())["predicted_ms"]
             networks[name] = described(entry, latencies[name], TARGETS_MS[name], predicted)
         else:
-            networks[name] = described(Entry(options.zoo / f"autortnet-{name}-camvid"), latencies[name])
+            entry = Entry(options.zoo / f"autortnet-{name}-camvid")
+            networks[name] = described(entry, latencies[name], TARGETS_MS[name])
     peers = {
         name: described_peer(name, latency) for name, latency in latencies.items() if name not in TARGETS_MS
     }
