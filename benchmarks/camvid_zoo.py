@@ -192,17 +192,17 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "pictures": of_small_crops(12),
         "streets": 8,
         "crops": 0,
-        "taught": 36,
-        "teacher": 18,
-        "soft_targets": None,
+        "taught": 60,
+        "teacher": 36,
+        "soft_targets": TWO_SIZES,
     },
     "c": {
         "pictures": of_small_crops(16),
         "streets": 8,
         "crops": 0,
-        "taught": 55,
-        "teacher": 18,
-        "soft_targets": None,
+        "taught": 80,
+        "teacher": 36,
+        "soft_targets": TWO_SIZES,
     },
 }
 """What :func:`cpu_recipe` takes for each."""
