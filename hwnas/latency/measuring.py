@@ -36,7 +36,7 @@ class ProfileSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(default=12, ge=1)
+    rounds: int = Field(default=8, ge=1)
     """Visits to each entry, over all processes."""
     processes: int | None = Field(default=None, ge=1)
     """How many processes share the rounds, one after the other; null: as many as the backend advises."""

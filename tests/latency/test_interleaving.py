@@ -18,15 +18,15 @@ FIVE = StoppingRule(warmup_readings=0, min_readings=5, max_readings=5)
 
 
 def test_field_defect_one_trial_without_warm_up():
-    """Default: twelve rounds, in four processes, and the first reading of each visit is thrown away."""
+    """Default: eight rounds, in four processes, and the first reading of each visit is thrown away."""
     settings = ProfileSettings()
-    assert (settings.rounds, FakeBackend.processes) == (12, 4)
+    assert (settings.rounds, FakeBackend.processes) == (8, 4)
     calls = itertools.count()
     # Each visit is 1 + 2 calls, for equal readings end it; every third call from the first is a warm-up.
     reader = {"op": lambda: 100.0 if next(calls) % 3 == 0 else 1.0}
     timing = measure_interleaved(reader, settings.rule, settings.rounds)["op"]
-    assert next(calls) == 12 * (1 + 2)
-    assert (timing.count, timing.rounds) == (24, 12)
+    assert next(calls) == 8 * (1 + 2)
+    assert (timing.count, timing.rounds) == (16, 8)
     assert max(max(values) for values in timing.readings_ms) == 1.0
 
 
