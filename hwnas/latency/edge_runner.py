@@ -335,7 +335,10 @@ def visit(
             raise ValueError(f"a reading must be finite and above 0 ms; the runtime gave {value!r}")
         return value
 
-    for _ in range(rule["warmup_readings"]):
+    start = clock()
+    for warmup in range(rule["warmup_readings"]):
+        if warmup and clock() - start > rule["warmup_seconds"]:
+            break
         read()
     readings: list[float] = []
     start = clock()

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,9 @@ from hwnas.ops import OpKey
 Vector = NDArray[np.float64]
 
 # Relative standard deviations tried for the additive model's misfit, for what all ops of a kind have in
-# common against the prior, and for what each row has of its own; the evidence weighs them.
+# common against the prior, and for what each row has of its own; the networks left out weigh them.
 _MISFITS = (1e-8, 1e-6, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
-_OF_KINDS = (0.0, 0.1, 0.3, 1.0)
+_OF_KINDS = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0)
 _OF_ROWS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
 # A network is left out whose error, where it is not fitted, is above both.
@@ -101,9 +102,10 @@ def solve_rows(
     The expected rows under ``b = A x + noise``, ``x ~ prior``. Noise and prior are normal and relative to the
     milliseconds. The prior may be off for all ops of a kind together (a runtime that fuses every concat into
     its neighbours) and for each row by itself. How wide each of these is, is not decided but weighed: rows
-    are averaged over hypotheses by their evidence (marginal likelihood), so that a little more noise in
-    another build does not tip a choice. Where latency is exactly additive and the networks identify the rows,
-    sums come out exactly.
+    are averaged over hypotheses by how well each foretells every network from the others (leave-one-out
+    predictive likelihood: Geisser and Eddy 1979; Rasmussen and Williams 2006, Eqs. 5.10-5.12), so that a
+    little more noise in another build does not tip a choice. Where latency is exactly additive and the
+    networks identify the rows, sums come out exactly.
 
     Args:
         networks: timed end to end; those whose timing failed or is not complete are left out.
@@ -152,9 +154,7 @@ def _solved(
         found, deviation = _expected(shares, spread, hypothesis.misfit)
         solved.append((hypothesis.weight, found, deviation))
         rows += hypothesis.weight * found
-        together = shares @ spread @ shares.T + hypothesis.misfit**2 * np.eye(len(timed))
-        inverse = np.linalg.pinv(together, rcond=1e-13, hermitian=True)
-        left_out += hypothesis.weight * (inverse @ (1.0 - shares.sum(axis=1))) / np.diag(inverse)
+        left_out += hypothesis.weight * _left_out(shares, spread, (hypothesis.misfit,))[0].errors
     for weight, found, deviation in solved:
         variance += weight * (deviation**2 + (found - rows) ** 2)
     likeliest = max(hypotheses, key=lambda hypothesis: hypothesis.weight)
@@ -249,23 +249,39 @@ def _prior_covariance(alike: Vector, of_kinds: float, of_rows: float) -> Vector:
 
 def _weighed(shares: Vector, alike: Vector, misfits: Sequence[float]) -> list[_Hypothesis]:
     """The hypotheses that are worth solving for, with weights that add up to 1."""
-    residual = 1.0 - shares.sum(axis=1)
     found = []
     for of_kinds, of_rows in itertools.product(_OF_KINDS, _OF_ROWS):
-        values, vectors = np.linalg.eigh(shares @ _prior_covariance(alike, of_kinds, of_rows) @ shares.T)
-        turned = vectors.T @ residual
-        for misfit in misfits:
-            variance = np.maximum(values, 0.0) + misfit**2
-            evidence = -0.5 * float(np.sum(turned**2 / variance + np.log(variance)))
-            found.append((evidence, misfit, of_kinds, of_rows))
-    best = max(evidence for evidence, *_ in found)
+        spread = _prior_covariance(alike, of_kinds, of_rows)
+        for misfit, left_out in zip(misfits, _left_out(shares, spread, misfits), strict=True):
+            found.append((left_out.log_likelihood, misfit, of_kinds, of_rows))
+    best = max(likelihood for likelihood, *_ in found)
     kept = [
-        _Hypothesis(misfit, of_kinds, of_rows, math.exp(evidence - best))
-        for evidence, misfit, of_kinds, of_rows in found
-        if evidence - best > math.log(_LEAST_WEIGHT)
+        _Hypothesis(misfit, of_kinds, of_rows, math.exp(likelihood - best))
+        for likelihood, misfit, of_kinds, of_rows in found
+        if likelihood - best > math.log(_LEAST_WEIGHT)
     ]
     total = sum(hypothesis.weight for hypothesis in kept)
     return [replace(hypothesis, weight=hypothesis.weight / total) for hypothesis in kept]
+
+
+class _LeftOut(NamedTuple):
+    """Each network's error where the others foretell it, and how likely all these errors are together."""
+
+    errors: Vector
+    log_likelihood: float
+
+
+def _left_out(shares: Vector, spread: Vector, misfits: Sequence[float]) -> list[_LeftOut]:
+    """For each misfit, what the prior and all other networks say of each network, without solving anew."""
+    residual = 1.0 - shares.sum(axis=1)
+    values, vectors = np.linalg.eigh(shares @ spread @ shares.T)
+    found = []
+    for misfit in misfits:
+        inverse = (vectors / (np.maximum(values, 0.0) + misfit**2)) @ vectors.T
+        precision = np.diag(inverse)
+        errors = (inverse @ residual) / precision
+        found.append(_LeftOut(errors, 0.5 * float(np.sum(np.log(precision) - errors**2 * precision))))
+    return found
 
 
 def _expected(shares: Vector, spread: Vector, misfit: float) -> tuple[Vector, Vector]:

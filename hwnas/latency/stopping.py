@@ -16,21 +16,24 @@ from hwnas.latency.timing import Reader, quantile
 class StoppingRule(BaseModel):
     """When one visit to one reader has read enough.
 
-    After ``warmup_readings`` that are thrown away, reading goes on until ``min_readings`` are there, and then
-    until any of these holds: ``max_readings``; ``max_seconds`` since the first kept reading; or at least
+    After the warm-up, which is thrown away, reading goes on until ``min_readings`` are there, and then until
+    any of these holds: ``max_readings``; ``max_seconds`` since the first kept reading; or at least
     ``min_seconds`` have passed and the standard error of the visit's median is at most ``relative_noise`` of
     it.
 
     The defaults give 5 to 25 ms a visit, and one reading of what takes longer: visits differ, and processes
-    do, by what no longer visit would average out, so many short visits tell more than a few long ones.
+    do, by what no longer visit would average out, so many short visits tell more than a few long ones. Ops of
+    some microseconds need many readings for that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    warmup_readings: int = Field(default=1, ge=0)
+    warmup_readings: int = Field(default=5, ge=0)
     """Thrown away at the start of each visit: the entry before it has left its own data in the caches."""
+    warmup_seconds: float = Field(default=0.002, ge=0)
+    """No further warm-up reading, after the first, begins later than this."""
     min_readings: int = Field(default=1, ge=1)
-    max_readings: int = Field(default=30, ge=1)
+    max_readings: int = Field(default=300, ge=1)
     min_seconds: float = Field(default=0.005, ge=0)
     max_seconds: float = Field(default=0.025, ge=0)
     relative_noise: float = Field(default=0.005, ge=0)
@@ -71,7 +74,10 @@ def visit(reader: Reader, rule: StoppingRule, clock: Callable[[], float] = time.
         MeasurementFailed: the reader raised, or a reading was not a finite number above 0.
     """
     try:
-        for _ in range(rule.warmup_readings):
+        start = clock()
+        for warmup in range(rule.warmup_readings):
+            if warmup and clock() - start > rule.warmup_seconds:
+                break
             _checked(reader())
         readings: list[float] = []
         start = clock()

@@ -66,6 +66,7 @@ def random_rule(rng):
     short, long = sorted((rng.uniform(0, 0.02), rng.uniform(0, 0.04)))
     return StoppingRule(
         warmup_readings=rng.randint(0, 3),
+        warmup_seconds=rng.choice([0, 0.004, 1]),
         min_readings=few,
         max_readings=many,
         min_seconds=short,

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from hwnas.errors import InvalidInput, MeasurementFailed
-from hwnas.latency.solve import NetworkTiming, count_matrix, independent_rows, solve_rows
+from hwnas.latency.solve import (
+    NetworkTiming,
+    _left_out,
+    _prior_covariance,
+    count_matrix,
+    independent_rows,
+    solve_rows,
+)
 from hwnas.latency.timing import Timing
 from hwnas.ops import OpKey, OpSpec
 
@@ -97,6 +104,25 @@ def test_a_leaving_out_is_really_a_leaving_out():
         measured = networks[left].timing.median_ms
         errors.append(sum(rows[k].median_ms * n for k, n in networks[left].counts) / measured - 1)
     assert solution.left_out_percent == pytest.approx(100 * np.sqrt(np.mean(np.square(errors))), rel=0.3)
+
+
+def test_the_likelihood_of_what_is_left_out_is_that_of_solving_again():
+    """The closed form equals the density of each network under the posterior of the others, multiplied."""
+    random = np.random.default_rng(5)
+    shares = random.uniform(0.0, 0.4, size=(9, 5))
+    spread = _prior_covariance(np.eye(5)[[0, 0, 1, 1, 2]] @ np.eye(5)[[0, 0, 1, 1, 2]].T, 0.3, 0.1)
+    misfits = (0.01, 0.2)
+    for misfit, found in zip(misfits, _left_out(shares, spread, misfits), strict=True):
+        total = 0.0
+        for left in range(len(shares)):
+            others, own = np.delete(shares, left, axis=0), shares[left]
+            precision = np.linalg.inv(spread) + others.T @ others / misfit**2
+            rows = 1 + np.linalg.solve(precision, others.T @ (1 - others.sum(axis=1))) / misfit**2
+            variance = own @ np.linalg.solve(precision, own) + misfit**2
+            error = 1 - own @ rows
+            assert found.errors[left] == pytest.approx(error, rel=1e-6)
+            total += -0.5 * (error**2 / variance + np.log(variance))
+        assert found.log_likelihood == pytest.approx(total, rel=1e-9)
 
 
 def test_failed_networks_are_left_out():

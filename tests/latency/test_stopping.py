@@ -20,6 +20,13 @@ def test_a_visit_ends_by_noise_by_time_or_by_count():
     assert len(visit(lambda: 1.0, rule, itertools.count(0, 10).__next__)) == 3  # never under min_readings
 
 
+@pytest.mark.parametrize(("seconds", "thrown_away"), [(0.0, 1), (1.5, 2), (9.0, 4)])
+def test_warm_up_is_short_where_readings_are_long(seconds, thrown_away):
+    rule = StoppingRule(warmup_readings=4, warmup_seconds=seconds, min_readings=1, max_readings=1)
+    # The clock gains a second with each look.
+    assert visit(itertools.count(1).__next__, rule, itertools.count().__next__) == [thrown_away + 1]
+
+
 def test_rule_with_crossed_limits():
     with pytest.raises(ValidationError, match="a minimum of a stopping rule is above its maximum"):
         StoppingRule(min_readings=9, max_readings=3)
