@@ -10,6 +10,7 @@ for one of the three is copied for those that want the same.
     python benchmarks/camvid_zoo.py fit a --data DIR
     python benchmarks/camvid_zoo.py fit a --data DIR --scale gpu         (the recipe for hours on a GPU)
     python benchmarks/camvid_zoo.py fit a --data DIR --split train       (a twin that is scored on val)
+    python benchmarks/camvid_zoo.py fit a --data DIR --held-out 0006R0   (one that is scored on a sequence)
     python benchmarks/camvid_zoo.py result --data DIR --peers ONNX_DIR   (on a quiet machine)
 
 DIR holds the folders camvid, idd_lite and tiny_imagenet; the teacher's weights come with the extra "teacher".
@@ -50,6 +51,7 @@ from hwnas.latency.measuring import measure_all
 from hwnas.latency.subjects import ModelSubject, ModuleSubject, Subject, plausible_inputs
 from hwnas.names import space_of
 from hwnas.recipes import RECIPES, Recipe, SoftTargetConfig, Stage, TeacherStage, train
+from hwnas.recipes.recipe import TARGET
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
 from hwnas.segmentation.registry import labelling
@@ -257,33 +259,69 @@ def take_teacher(out: Path, stage: TeacherStage) -> None:
             shutil.copytree(folder, out / "teacher")
 
 
+def without(sequence: str, data: Path, folder: Path) -> Path:
+    """``folder`` made like ``data``, of links, but in its CamVid train is train and val without a sequence,
+    and val is that sequence: frames of one drive are alike, and a score is to be of streets never seen.
+    """
+    camvid = folder / "camvid"
+    parts: dict[str, list[str]] = {"train": [], "val": []}
+    for split in ("train", "val"):
+        for image in sorted((data / "camvid" / "images" / split).glob("*.jpg")):
+            part = "val" if image.stem.startswith(sequence) else "train"
+            parts[part].append(image.stem)
+            for kind, suffix in (("images", ".jpg"), ("labels", ".png")):
+                link = camvid / kind / part / f"{image.stem}{suffix}"
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.exists():
+                    link.symlink_to((data / "camvid" / kind / split / link.name).resolve())
+    for part, stems in parts.items():
+        write_atomically(camvid / f"{part}.txt", "".join(f"{stem}\n" for stem in stems).encode())
+    for other in ("idd_lite", "tiny_imagenet"):
+        if not (folder / other).exists():
+            (folder / other).symlink_to((data / other).resolve())
+    return folder
+
+
+def take_stages(source: Path, out: Path, recipe: Recipe) -> None:
+    """Copy what a network has learnt elsewhere than on CamVid: a twin needs not learn it once more."""
+    for stage in recipe.stages[:-1]:
+        is_done = (source / stage.name / "weights.pt").is_file()
+        if stage.data != TARGET and is_done and not (out / stage.name).exists():
+            shutil.copytree(source / stage.name, out / stage.name)
+
+
 def stage_fit(name: str, options: argparse.Namespace) -> None:
     """Train one of the three by the recipe; its folder gets the weights and, if val is held out, a score."""
     genotype = Genotype.load(options.work / name / "genotype.json")
-    is_final = options.split == "train+val"
-    out = options.work / name if is_final else options.work / f"{name}-{options.split}"
+    data, split = options.data, options.split
+    if options.held_out:
+        data, split = without(options.held_out, data, options.work / "without" / options.held_out), "train"
+    is_final = split == "train+val"
+    out = options.work / (name if is_final else f"{name}-{options.held_out or split}")
     out.mkdir(parents=True, exist_ok=True)
     genotype.save(out / "genotype.json")
     recipe = recipe_for(name, options.scale)
     is_begun = (out / "recipe.json").exists()
+    if not is_final:
+        take_stages(options.work / name, out, recipe)
     if recipe.teacher is not None:
         take_teacher(out, recipe.teacher)
     _, found = train(
         space_of(genotype),
         genotype,
         recipe,
-        {"target": f"camvid:{options.data / 'camvid'}"}
-        | {name: f"{name}:{options.data / name}" for name in ("idd_lite", "tiny_imagenet")},
+        {"target": f"camvid:{data / 'camvid'}"}
+        | {name: f"{name}:{data / name}" for name in ("idd_lite", "tiny_imagenet")},
         out=out,
-        splits={"target": options.split},
+        splits={"target": split},
         val=None if is_final else "val",
-        # A teacher that was copied is a training that was begun.
-        resume=is_begun or (out / "teacher").exists(),
+        # What was copied was begun.
+        resume=is_begun or any((out / stage.name).exists() for stage in recipe.all_stages),
         on_progress=lambda stage, progress: say(f"{name} {stage.name}")(progress),
     )
     if found:
-        images = len(CamVid(options.data / "camvid", "val"))
-        kept = {**found, "data": "camvid", "split": "val", "images": images}
+        images = len(CamVid(data / "camvid", "val"))
+        kept = {**found, "data": "camvid", "split": options.held_out or "val", "images": images}
         write_atomically(out / "eval.json", (json.dumps(kept, indent=1) + "\n").encode())
         print(kept, flush=True)
 
@@ -394,6 +432,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"))
     parser.add_argument("--scale", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--split", default="train+val")
+    parser.add_argument("--held-out", metavar="SEQUENCE", help="0001TP, 0006R0 or 0016E5: trained without.")
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--training-device", help="What it was trained on, if not on this machine.")
     parser.add_argument("--remark", help="What a reader of the result should know besides.")

@@ -7,7 +7,6 @@ rest from following the noise, is a prior: the ops timed alone (or a formula), b
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,11 +23,14 @@ from hwnas.ops import OpKey
 
 Vector = NDArray[np.float64]
 
-# Relative standard deviations tried for the additive model's misfit, for what all ops of a kind have in
-# common against the prior, and for what each row has of its own; the networks left out weigh them.
-_MISFITS = (1e-8, 1e-6, 1e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
-_OF_KINDS = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0)
-_OF_ROWS = (0.01, 0.03, 0.1, 0.3, 1.0)
+# Relative standard deviations tried for the additive model's misfit, and for what each row has of its own
+# against the prior; the networks left out weigh them. Steps are fine, for between two coarse ones a little
+# noise decides.
+_MISFITS = (1e-8, 1e-6, 1e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 0.01, 0.014, 0.02, 0.03, 0.04, 0.07, 0.1)
+_OF_ROWS = (0.003, 0.005, 0.01, 0.014, 0.02, 0.03, 0.04, 0.055, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 1.0)
+# What all ops of a kind have in common against the prior is as much wider. A width of its own foretells
+# networks no better, and makes two builds of a table differ by which of the two they widen.
+_OF_KINDS = 2.0
 _LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
 # A network is left out whose error, where it is not fitted, is above both.
 _OUTLIER_DEVIATIONS = 6.0
@@ -71,8 +73,8 @@ class Solution:
         outliers: names of the networks that are no sum of their ops by far (a compiler folded them, or a
             reading went wrong) and were therefore left out.
         misfit: relative standard deviation that the likeliest hypothesis ascribes to the network timings.
-        of_kinds: the one that it ascribes to the prior of all ops of a kind together.
-        of_rows: the one that it ascribes to the prior of each row by itself.
+        of_rows: the one that it ascribes to the prior of each row by itself; to that of all ops of a kind
+            together, twice as much.
     """
 
     rows: dict[OpKey, Timing]
@@ -80,7 +82,6 @@ class Solution:
     left_out_percent: float
     outliers: tuple[str, ...]
     misfit: float
-    of_kinds: float
     of_rows: float
 
 
@@ -89,7 +90,6 @@ class _Hypothesis:
     """How wide noise and prior are, and how likely that is."""
 
     misfit: float
-    of_kinds: float
     of_rows: float
     weight: float
 
@@ -101,7 +101,7 @@ def solve_rows(
 
     The expected rows under ``b = A x + noise``, ``x ~ prior``. Noise and prior are normal and relative to the
     milliseconds. The prior may be off for all ops of a kind together (a runtime that fuses every concat into
-    its neighbours) and for each row by itself. How wide each of these is, is not decided but weighed: rows
+    its neighbours) and, half as much, for each row by itself. How wide noise and prior are, is weighed: rows
     are averaged over hypotheses by how well each foretells every network from the others (leave-one-out
     predictive likelihood: Geisser and Eddy 1979; Rasmussen and Williams 2006, Eqs. 5.10-5.12), so that a
     little more noise in another build does not tip a choice. Where latency is exactly additive and the
@@ -150,7 +150,7 @@ def _solved(
     rows, variance, left_out = np.zeros(len(keys)), np.zeros(len(keys)), np.zeros(len(timed))
     solved = []
     for hypothesis in hypotheses:
-        spread = _prior_covariance(alike, hypothesis.of_kinds, hypothesis.of_rows)
+        spread = _prior_covariance(alike, hypothesis.of_rows)
         found, deviation = _expected(shares, spread, hypothesis.misfit)
         solved.append((hypothesis.weight, found, deviation))
         rows += hypothesis.weight * found
@@ -170,7 +170,6 @@ def _solved(
         left_out_percent=_rms_percent(left_out),
         outliers=(),
         misfit=likeliest.misfit,
-        of_kinds=likeliest.of_kinds,
         of_rows=likeliest.of_rows,
     )
     return solution, left_out
@@ -241,23 +240,23 @@ def _is_additive(counts: Vector, measured: Vector) -> bool:
     return bool(np.abs(design @ solved - 1.0).max() < 1e-9)
 
 
-def _prior_covariance(alike: Vector, of_kinds: float, of_rows: float) -> Vector:
+def _prior_covariance(alike: Vector, of_rows: float) -> Vector:
     """Of the rows over their priors: what those of a kind have in common, and what each has of its own."""
-    covariance: Vector = of_kinds**2 * alike + of_rows**2 * np.eye(len(alike))
+    covariance: Vector = of_rows**2 * (_OF_KINDS**2 * alike + np.eye(len(alike)))
     return covariance
 
 
 def _weighed(shares: Vector, alike: Vector, misfits: Sequence[float]) -> list[_Hypothesis]:
     """The hypotheses that are worth solving for, with weights that add up to 1."""
     found = []
-    for of_kinds, of_rows in itertools.product(_OF_KINDS, _OF_ROWS):
-        spread = _prior_covariance(alike, of_kinds, of_rows)
-        for misfit, left_out in zip(misfits, _left_out(shares, spread, misfits), strict=True):
-            found.append((left_out.log_likelihood, misfit, of_kinds, of_rows))
+    for of_rows in _OF_ROWS:
+        left_outs = _left_out(shares, _prior_covariance(alike, of_rows), misfits)
+        for misfit, left_out in zip(misfits, left_outs, strict=True):
+            found.append((left_out.log_likelihood, misfit, of_rows))
     best = max(likelihood for likelihood, *_ in found)
     kept = [
-        _Hypothesis(misfit, of_kinds, of_rows, math.exp(likelihood - best))
-        for likelihood, misfit, of_kinds, of_rows in found
+        _Hypothesis(misfit, of_rows, math.exp(likelihood - best))
+        for likelihood, misfit, of_rows in found
         if likelihood - best > math.log(_LEAST_WEIGHT)
     ]
     total = sum(hypothesis.weight for hypothesis in kept)

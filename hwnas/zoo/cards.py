@@ -38,7 +38,7 @@ class Latency(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     median_ms: float
-    """Of one run of the network: median over the rounds of each round's median."""
+    """Of one run of the network: :attr:`hwnas.latency.timing.Timing.median_ms`."""
     spread_ms: float
     """Half the width of the central 68 % of all readings."""
     count: int

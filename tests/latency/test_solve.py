@@ -110,7 +110,7 @@ def test_the_likelihood_of_what_is_left_out_is_that_of_solving_again():
     """The closed form equals the density of each network under the posterior of the others, multiplied."""
     random = np.random.default_rng(5)
     shares = random.uniform(0.0, 0.4, size=(9, 5))
-    spread = _prior_covariance(np.eye(5)[[0, 0, 1, 1, 2]] @ np.eye(5)[[0, 0, 1, 1, 2]].T, 0.3, 0.1)
+    spread = _prior_covariance(np.eye(5)[[0, 0, 1, 1, 2]] @ np.eye(5)[[0, 0, 1, 1, 2]].T, 0.1)
     misfits = (0.01, 0.2)
     for misfit, found in zip(misfits, _left_out(shares, spread, misfits), strict=True):
         total = 0.0
@@ -191,6 +191,5 @@ def test_what_a_kind_has_in_common_is_learnt_for_all_of_the_kind():
         ms = sum(truth[k] * n for k, n in run.items()) * random.normal(1.0, 0.005)
         networks.append(NetworkTiming.of("n", run, Timing(median_ms=ms, spread_ms=0.01 * ms, count=3)))
     solution = solve_rows(networks, list(alone), alone)
-    assert solution.of_kinds >= 0.3
     for k in concats:
         assert solution.rows[k].median_ms / alone[k] == pytest.approx(0.1, abs=0.1)
