@@ -36,7 +36,7 @@ from hwnas.search_spaces.chain import Chain
 # Two rounds of three readings and one of warm-up.
 QUICK = ProfileSettings(
     rounds=2,
-    rule=StoppingRule(min_readings=3, max_readings=3, min_seconds=0, max_seconds=0),
+    rule=StoppingRule(warmup_readings=1, min_readings=3, max_readings=3, min_seconds=0, max_seconds=0),
     save_every_seconds=0,
     processes=1,
     busy="remark",

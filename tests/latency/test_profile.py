@@ -18,7 +18,8 @@ from hwnas.ops import Op, OpKey, OpSpec, build_op, register_op
 
 # Two rounds of three readings and one of warm-up: 2 · (1 + 3) = 8 readings an entry.
 QUICK = ProfileSettings(
-    rounds=2, rule=StoppingRule(min_readings=3, max_readings=3, min_seconds=0, max_seconds=0)
+    rounds=2,
+    rule=StoppingRule(warmup_readings=1, min_readings=3, max_readings=3, min_seconds=0, max_seconds=0),
 )
 READINGS = 8
 SHAPE = (3, 16, 16)
