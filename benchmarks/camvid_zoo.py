@@ -10,7 +10,7 @@ for one of the three is copied for those that want the same.
     python benchmarks/camvid_zoo.py fit a --data DIR
     python benchmarks/camvid_zoo.py fit a --data DIR --scale gpu         (the recipe for hours on a GPU)
     python benchmarks/camvid_zoo.py fit a --data DIR --split train       (a twin that is scored on val)
-    python benchmarks/camvid_zoo.py fit a --data DIR --held-out 0006R0   (one that is scored on a sequence)
+    python benchmarks/camvid_zoo.py fit a --data DIR --held-out 0006R0   (one that is scored on a drive)
     python benchmarks/camvid_zoo.py result --data DIR --peers ONNX_DIR   (on a quiet machine)
 
 DIR holds the folders camvid, idd_lite and tiny_imagenet; the teacher's weights come with the extra "teacher".
@@ -41,6 +41,7 @@ from hwnas import (
     Progress,
     SearchConfig,
     SearchData,
+    evaluate,
     search,
 )
 from hwnas.cli.folder import RunFolder
@@ -54,6 +55,7 @@ from hwnas.recipes import RECIPES, Recipe, SoftTargetConfig, Stage, TeacherStage
 from hwnas.recipes.recipe import TARGET
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
+from hwnas.segmentation.metrics import named_metric
 from hwnas.segmentation.registry import labelling
 from hwnas.zoo import load
 from hwnas.zoo.cards import Latency
@@ -248,56 +250,50 @@ def stage_search(name: str, options: argparse.Namespace) -> None:
     )
 
 
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder; ``target`` is there only once it is complete."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    part.rename(target)
+
+
 def take_teacher(out: Path, stage: TeacherStage) -> None:
-    """Copy a finished teacher from another network's folder on the same split, if it was trained alike."""
-    split = out.name.partition("-")[2]
+    """Copy a finished teacher from another network's folder on the same images, if it was trained alike."""
+    twin_of = out.name.partition("-")[2]
     for other in sorted(out.parent.glob("*/teacher/weights.pt")):
         folder = other.parent
         config = FitConfig.model_validate(read_json(folder / "fit.json")["config"])
-        is_same = folder.parent.name.partition("-")[2] == split and config == stage.fit
+        is_same = folder.parent.name.partition("-")[2] == twin_of and config == stage.fit
         if is_same and not (out / "teacher").exists():
-            shutil.copytree(folder, out / "teacher")
-
-
-def without(sequence: str, data: Path, folder: Path) -> Path:
-    """``folder`` made like ``data``, of links, but in its CamVid train is train and val without a sequence,
-    and val is that sequence: frames of one drive are alike, and a score is to be of streets never seen.
-    """
-    camvid = folder / "camvid"
-    parts: dict[str, list[str]] = {"train": [], "val": []}
-    for split in ("train", "val"):
-        for image in sorted((data / "camvid" / "images" / split).glob("*.jpg")):
-            part = "val" if image.stem.startswith(sequence) else "train"
-            parts[part].append(image.stem)
-            for kind, suffix in (("images", ".jpg"), ("labels", ".png")):
-                link = camvid / kind / part / f"{image.stem}{suffix}"
-                link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.exists():
-                    link.symlink_to((data / "camvid" / kind / split / link.name).resolve())
-    for part, stems in parts.items():
-        write_atomically(camvid / f"{part}.txt", "".join(f"{stem}\n" for stem in stems).encode())
-    for other in ("idd_lite", "tiny_imagenet"):
-        if not (folder / other).exists():
-            (folder / other).symlink_to((data / other).resolve())
-    return folder
+            copy_whole(folder, out / "teacher")
 
 
 def take_stages(source: Path, out: Path, recipe: Recipe) -> None:
-    """Copy what a network has learnt elsewhere than on CamVid: a twin needs not learn it once more."""
-    for stage in recipe.stages[:-1]:
-        is_done = (source / stage.name / "weights.pt").is_file()
-        if stage.data != TARGET and is_done and not (out / stage.name).exists():
-            shutil.copytree(source / stage.name, out / stage.name)
+    """Copy what a network has learnt elsewhere than on CamVid: a twin need not learn it once more.
+
+    Each stage begins with the weights of the one before, so this ends with the first that was done otherwise.
+    """
+    kept = source / "recipe.json"
+    theirs = Recipe.load(kept).stages if kept.is_file() else ()
+    for stage, other in zip(recipe.stages[:-1], theirs, strict=False):
+        folder = source / stage.name
+        if stage != other or stage.data == TARGET or not (folder / "weights.pt").is_file():
+            break
+        if not (out / stage.name).exists():
+            copy_whole(folder, out / stage.name)
 
 
 def stage_fit(name: str, options: argparse.Namespace) -> None:
-    """Train one of the three by the recipe; its folder gets the weights and, if val is held out, a score."""
+    """Train one of the three by the recipe; its folder gets the weights and, if images are held out, a score.
+
+    Frames of one drive are alike, so a score is to be of a drive (sequence) that neither the weights nor the
+    teacher's have seen; the search has seen them all.
+    """
     genotype = Genotype.load(options.work / name / "genotype.json")
-    data, split = options.data, options.split
-    if options.held_out:
-        data, split = without(options.held_out, data, options.work / "without" / options.held_out), "train"
-    is_final = split == "train+val"
-    out = options.work / (name if is_final else f"{name}-{options.held_out or split}")
+    held_out, split = options.held_out, options.split
+    is_final = split == "train+val" and held_out is None
+    out = options.work / (name if is_final else f"{name}-{held_out or split}")
     out.mkdir(parents=True, exist_ok=True)
     genotype.save(out / "genotype.json")
     recipe = recipe_for(name, options.scale)
@@ -306,22 +302,30 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
         take_stages(options.work / name, out, recipe)
     if recipe.teacher is not None:
         take_teacher(out, recipe.teacher)
-    _, found = train(
-        space_of(genotype),
+    space, camvid = space_of(genotype), options.data / "camvid"
+    network, found = train(
+        space,
         genotype,
         recipe,
-        {"target": f"camvid:{data / 'camvid'}"}
-        | {name: f"{name}:{data / name}" for name in ("idd_lite", "tiny_imagenet")},
+        {"target": f"camvid:{camvid}"}
+        | {name: f"{name}:{options.data / name}" for name in ("idd_lite", "tiny_imagenet")},
         out=out,
         splits={"target": split},
-        val=None if is_final else "val",
+        val=None if split == "train+val" else "val",
+        options={"target": {"exclude_sequences": (held_out,)}} if held_out else None,
         # What was copied was begun.
         resume=is_begun or any((out / stage.name).exists() for stage in recipe.all_stages),
         on_progress=lambda stage, progress: say(f"{name} {stage.name}")(progress),
     )
+    scored = CamVid(camvid, "train+val" if held_out else "val", sequences=(held_out,) if held_out else None)
+    if held_out:
+        last = recipe.stages[-1].fit
+        metric = named_metric(space, scored)
+        found = evaluate(
+            network, evaluation_loader(scored, 4), metric, device=last.device, precision=last.precision
+        )
     if found:
-        images = len(CamVid(data / "camvid", "val"))
-        kept = {**found, "data": "camvid", "split": options.held_out or "val", "images": images}
+        kept = {**found, "data": "camvid", "split": held_out or "val", "images": len(scored)}
         write_atomically(out / "eval.json", (json.dumps(kept, indent=1) + "\n").encode())
         print(kept, flush=True)
 
@@ -432,7 +436,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"))
     parser.add_argument("--scale", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--split", default="train+val")
-    parser.add_argument("--held-out", metavar="SEQUENCE", help="0001TP, 0006R0 or 0016E5: trained without.")
+    parser.add_argument(
+        "--held-out",
+        choices=["0001TP", "0006R0", "0016E5"],
+        help="Train on train and val without this sequence, and score on it (eval.json).",
+    )
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--training-device", help="What it was trained on, if not on this machine.")
     parser.add_argument("--remark", help="What a reader of the result should know besides.")

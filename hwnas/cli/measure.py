@@ -87,7 +87,7 @@ def lines(values: dict[str, Any]) -> list[str]:
         shown.append(f"predicted  {values['predicted_ms']:8.2f} ms   (by {by})")
     under = f"{values['device']}, {values['backend']} {values['precision']}, batch {values['batch']}"
     number = f"measured   {values['median_ms']:8.2f} ms ± {values['spread_ms']:.2f}"
-    shown.append(f"{number}   (median of {values['count']} readings on {under})")
+    shown.append(f"{number}   (of {values['count']} readings on {under})")
     if values["predicted_ms"] and abs(values["predicted_ms"] / values["median_ms"] - 1) > _FAR_OFF:
         off = 100 * (values["predicted_ms"] / values["median_ms"] - 1)
         shown.append(

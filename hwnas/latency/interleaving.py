@@ -78,7 +78,7 @@ class RoundWatch:
 def measure_interleaved(
     readers: Mapping[K, Reader],
     rule: StoppingRule | None = None,
-    rounds: int = 6,
+    rounds: int = 8,
     seed: int = 0,
     on_progress: Callable[[int, int, str], None] | None = None,
     *,

@@ -28,9 +28,9 @@ Vector = NDArray[np.float64]
 # noise decides.
 _MISFITS = (1e-8, 1e-6, 1e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 0.01, 0.014, 0.02, 0.03, 0.04, 0.07, 0.1)
 _OF_ROWS = (0.003, 0.005, 0.01, 0.014, 0.02, 0.03, 0.04, 0.055, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 1.0)
-# What all ops of a kind have in common against the prior is as much wider. A width of its own foretells
-# networks no better, and makes two builds of a table differ by which of the two they widen.
-_OF_KINDS = 2.0
+# Width of what all ops of a kind have in common against the prior, over that of a single row. Free, it
+# foretells networks no better, and makes two builds of a table differ by which of the two they widen.
+_KINDS_OVER_ROWS = 2.0
 _LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
 # A network is left out whose error, where it is not fitted, is above both.
 _OUTLIER_DEVIATIONS = 6.0
@@ -103,8 +103,9 @@ def solve_rows(
     milliseconds. The prior may be off for all ops of a kind together (a runtime that fuses every concat into
     its neighbours) and, half as much, for each row by itself. How wide noise and prior are, is weighed: rows
     are averaged over hypotheses by how well each foretells every network from the others (leave-one-out
-    predictive likelihood: Geisser and Eddy 1979; Rasmussen and Williams 2006, Eqs. 5.10-5.12), so that a
-    little more noise in another build does not tip a choice. Where latency is exactly additive and the
+    predictive likelihood: Geisser and Eddy 1979; Rasmussen and Williams 2006, Eqs. 5.10-5.12, who choose one
+    by it), so that a little more noise in another build does not tip a choice. The prior's level is fitted to
+    all networks, the one left out too. Where latency is exactly additive and the
     networks identify the rows, sums come out exactly.
 
     Args:
@@ -242,7 +243,7 @@ def _is_additive(counts: Vector, measured: Vector) -> bool:
 
 def _prior_covariance(alike: Vector, of_rows: float) -> Vector:
     """Of the rows over their priors: what those of a kind have in common, and what each has of its own."""
-    covariance: Vector = of_rows**2 * (_OF_KINDS**2 * alike + np.eye(len(alike)))
+    covariance: Vector = of_rows**2 * (_KINDS_OVER_ROWS**2 * alike + np.eye(len(alike)))
     return covariance
 
 

@@ -22,8 +22,8 @@ class StoppingRule(BaseModel):
     it.
 
     The defaults give 5 to 25 ms a visit, and one reading of what takes longer: visits differ, and processes
-    do, by what no longer visit would average out, so many short visits tell more than a few long ones. Ops of
-    some microseconds need many readings for that.
+    do, by what no longer visit would average out, so many short visits tell more than a few long ones.
+    ``max_readings`` is out of reach where a reading is a block of half a millisecond; it bounds others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

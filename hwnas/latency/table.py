@@ -141,7 +141,7 @@ class LatencyTable:
         )
 
     def latency_ms(self, key: OpKey) -> float:
-        """Median milliseconds of one call of the op on its whole batch.
+        """Milliseconds (:attr:`Timing.median_ms`) of one call of the op on its whole batch.
 
         Raises:
             MissingLatency: the row is absent, incomplete or failed.

@@ -46,7 +46,7 @@ def pseudomedian(values: Sequence[float]) -> float:
 
 
 class Timing(BaseModel):
-    """What was measured for one op or network: a median that never travels without its spread and count.
+    """What was measured for one op or network: one number that never travels without its spread and count.
 
     All times are milliseconds for one call on the whole batch (not per sample); but for ``readings_ms`` they
     are those of a quiet round: divided by ``slowdowns``. Make one from readings with

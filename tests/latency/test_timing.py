@@ -32,6 +32,13 @@ def test_pseudomedian_by_hand():
     assert pseudomedian([7]) == 7
 
 
+def test_rounds_are_summarised_by_the_pseudomedian():
+    # Round medians 1, 2, 4, 9: 3.5, as above; their median would be 3.
+    assert Timing.from_rounds([[1.0], [2.0], [4.0], [9.0]]).median_ms == 3.5
+    # Divided by the slowdowns first.
+    assert Timing.from_rounds([[2.0], [4.0], [8.0], [18.0]], slowdowns=(2.0,) * 4).median_ms == 3.5
+
+
 def test_pseudomedian_bears_a_quarter_that_is_wild():
     assert 1 <= pseudomedian([1.0, 1.1, 1.2, 1.0, 1.1, 1.2, 1e9, 1e9]) <= 1.2
     # Where half of the processes run at one speed and half at another, it lies between.
