@@ -23,9 +23,6 @@ GOOD_RMSPE_PERCENT = 5.0
 GOOD_KENDALL_TAU = 0.85
 """A table that orders networks worse than this is not to be relied on; ``search`` warns."""
 
-# By number of terms of a calibration: errors must be so much smaller than with fewer.
-_WORTH_A_TERM = {1: 1.0, 2: 0.95, 3: 0.5}
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -175,8 +172,7 @@ def fit_calibration(
     """The correction that fits these networks best, with only as many terms as they can support.
 
     Least squares of the relative error. A scale; a scale and an offset; both and a cost for each op: of the
-    three the one whose predictions of each network *when it is left out* are best, by far where the number of
-    ops comes in: it goes along with the sum, and few networks tell the two apart by luck.
+    three the one whose predictions of each network *when it is left out* are best.
 
     Raises:
         InvalidInput: no network.
@@ -200,7 +196,7 @@ def fit_calibration(
         leverage = np.einsum("ij,ji->i", design, np.linalg.pinv(design))
         left_out = (1.0 - design @ solved) / np.maximum(1.0 - leverage, 1e-9)
         error = float(np.sqrt(np.mean(left_out**2)))
-        if solved[0] > 0 and error < best_error * _WORTH_A_TERM[terms]:
+        if solved[0] > 0 and error < best_error * 0.95:
             best_error = error
             best = np.concatenate([solved, np.zeros(3 - terms)])
     return Calibration(
