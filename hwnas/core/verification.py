@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import numpy as np
-
 from hwnas.core.genotype import Genotype
 from hwnas.core.probing import network_subjects, samples
 from hwnas.core.space import SearchSpace
@@ -20,9 +18,6 @@ from hwnas.latency.verification import NetworkEvidence, Verification, verificati
 
 CALIBRATION_NETWORKS = 10
 """How many networks a calibration is fitted on, beside those it is judged by."""
-
-# Networks that are looked at, by prediction alone, for each that a calibration is fitted on.
-_POOL = 4
 
 
 def verify(
@@ -95,48 +90,18 @@ def drawn(
     Raises:
         InvalidInput: the space has too few networks.
     """
-    everything = _spread(table, space, samples + _POOL * calibrate, seed)
+    everything = _spread(table, space, samples + calibrate, seed)
     if len(everything) < calibrate + 2:
         raise InvalidInput(
             f"{space.name} has only {len(everything)} networks beside those that the table was solved from; "
             f"verifying takes {calibrate} to calibrate and 2 or more to judge by. Ask for fewer "
             "(--calibrate 0)."
         )
-    # Judged by every so many-th in the order of predicted latency; what lies between may be fitted on.
-    count = min(samples, len(everything) - calibrate)
-    places = {round((n + 0.5) * len(everything) / count - 0.5) for n in range(count)}
-    tested = [genotype for place, genotype in enumerate(everything) if place in places]
-    pool = [genotype for place, genotype in enumerate(everything) if place not in places]
-    return _telling(table, space, pool, calibrate), tested
-
-
-def _telling(table: LatencyTable, space: SearchSpace, pool: Sequence[Genotype], count: int) -> list[Genotype]:
-    """Those of ``pool`` that fix a calibration best: its scale, its offset and its cost for each op.
-
-    A D-optimal design, chosen greedily: each time the network that makes the determinant of the information
-    largest. Of networks at random the number of ops goes along with the sum, and noise decides what is whose.
-    """
-    recording = space.record(batch=table.header.batch)
-    features = []
-    for genotype in pool:
-        counts = recording.count(space.assignment(genotype))
-        sum_ms = sum(table.latency_ms(key) * number for key, number in counts.items())
-        # Errors are relative: the design of the fit, each row over its sum.
-        features.append([1.0, 1.0 / sum_ms, sum(counts.values()) / sum_ms])
-    design = np.array(features).reshape(len(pool), 3)
-    design = design / np.abs(design).max(axis=0, initial=1e-300)
-    chosen: list[int] = []
-    # So little information is there before the first that any network adds to it.
-    inverse = 1e9 * np.eye(3)
-    for _ in range(min(count, len(pool))):
-        # det(M + x xᵀ) = det(M) · (1 + xᵀ M⁻¹ x).
-        gains = np.einsum("ij,jk,ik->i", design, inverse, design)
-        gains[chosen] = -1.0
-        best = int(np.argmax(gains))
-        chosen.append(best)
-        step = inverse @ design[best]
-        inverse = inverse - np.outer(step, step) / (1.0 + float(design[best] @ step))
-    return [pool[place] for place in sorted(chosen)]
+    # Spread over the range too: every so many-th in the order of predicted latency.
+    places = {round((n + 0.5) * len(everything) / calibrate - 0.5) for n in range(calibrate)}
+    fitted = [genotype for place, genotype in enumerate(everything) if place in places]
+    tested = [genotype for place, genotype in enumerate(everything) if place not in places]
+    return fitted, tested
 
 
 def judged(

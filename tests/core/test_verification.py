@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
@@ -120,24 +119,6 @@ def test_the_networks_to_calibrate_on_are_spread_over_the_range():
     ]
     assert max(ms[:5]) > 0.7 * max(ms)
     assert min(ms[:5]) < 1.5 * min(ms)
-
-
-def test_the_networks_to_calibrate_on_tell_scale_offset_and_cost_of_an_op_apart():
-    """More than nearly all draws of as many of the space's networks do."""
-    table = profile(SPACE, FakeBackend(), protocol="isolated", settings=QUICK)
-    fitted, _ = drawn(table, SPACE, samples=20, calibrate=5)
-    recording = SPACE.record()
-
-    def information(genotypes):
-        counts = [recording.count(SPACE.assignment(genotype)) for genotype in genotypes]
-        sums = np.array([table.predict_ms(count) for count in counts])
-        ops = np.array([sum(count.values()) for count in counts])
-        design = np.stack([np.ones(len(sums)), 1 / sums, ops / sums], axis=1)
-        return np.linalg.det(design.T @ design)
-
-    generator = torch.Generator().manual_seed(0)
-    draws = [information([SPACE.random(generator) for _ in fitted]) for _ in range(200)]
-    assert information(fitted) > np.quantile(draws, 0.95)
 
 
 def test_a_search_warns_of_a_table_that_was_never_tested(tmp_path):
