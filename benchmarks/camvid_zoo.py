@@ -447,6 +447,8 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=Path("hwnas/zoo"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    if options.held_out and options.split != "train+val":
+        parser.error("--held-out leaves a drive out of train and val: give no --split with it")
     if options.stage == "result":
         stage_result(options)
     elif options.network is None:

@@ -20,6 +20,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,7 @@ def main() -> None:
             "isolated_measuring_seconds": isolated_measuring_seconds(
                 space, backend, work / "isolated.json", settings
             ),
+            "begun": [first.header.created, second.header.created],
             "remarks": list(first.header.remarks),
             "left_out_percent": first.header.left_out_percent,
             "scatter": scatter(first),
@@ -276,6 +278,9 @@ def main() -> None:
         timings = measured_networks(
             space, [*fitted, *tested, *group], backend, work / "networks.json", settings
         )
+        # A machine's speed changes over hours: how old the tables were then belongs to the result.
+        measured = datetime.fromtimestamp((work / "networks.json").stat().st_mtime, UTC)
+        summary["networks_measured"] = measured.isoformat(timespec="seconds")
         for name, table in (("isolated", first.as_isolated()), ("probe", first)):
             said = judged(table, space, fitted, tested, timings)
             summary[name] = said.model_dump(mode="json", exclude={"evidence"})
@@ -304,7 +309,9 @@ def markdown(summary: dict[str, Any]) -> str:
     if "probe" in summary:
         lines += [
             f"{summary['probe']['calibrated']['networks']} networks in no fit; a calibration from "
-            f"{summary['probe']['calibration']['networks']} others.",
+            f"{summary['probe']['calibration']['networks']} others. The tables were begun at "
+            f"{' and '.join(summary['builds']['begun'])}, and the networks were measured by "
+            f"{summary['networks_measured']}.",
             "",
             "| protocol | | RMSPE % | ±5 % | ±10 % | Kendall tau | bias |",
             "|---|---|---|---|---|---|---|",
