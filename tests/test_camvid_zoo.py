@@ -66,3 +66,48 @@ def test_random_networks_have_the_milliseconds_of_the_searched_one():
         assert counted == ms == pytest.approx(18.3, rel=searched_and_random.NEAR)
     with pytest.raises(SystemExit, match=r"0 of 3 random architectures within 5% of 0\.10 ms"):
         searched_and_random.random_genotypes(table, 0.1, 3, most_draws=10)
+
+
+def done(folder, *names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "weights.pt").write_text(name)
+
+
+def test_a_twin_takes_over_what_was_learnt_elsewhere_until_a_stage_differs(tmp_path):
+    recipe = benchmark.recipe_for("a", "cpu")
+    assert [stage.name for stage in recipe.stages] == ["pictures", "streets", "crops", "taught"]
+    source = tmp_path / "a"
+    done(source, "pictures", "streets", "crops")
+    write_json(source / "recipe.json", recipe.model_dump(mode="json"))
+    (tmp_path / "a-train").mkdir()
+    benchmark.take_stages(source, tmp_path / "a-train", recipe)
+    # "crops" has seen what the twin must not see.
+    assert sorted(path.name for path in (tmp_path / "a-train").iterdir()) == ["pictures", "streets"]
+    assert (tmp_path / "a-train" / "streets" / "weights.pt").read_text() == "streets"
+
+    pictures, *others = recipe.stages
+    longer = pictures.model_copy(update={"fit": pictures.fit.model_copy(update={"epochs": 99})})
+    (tmp_path / "a-other").mkdir()
+    benchmark.take_stages(
+        source, tmp_path / "a-other", recipe.model_copy(update={"stages": (longer, *others)})
+    )
+    # "streets" began with other weights than it would.
+    assert list((tmp_path / "a-other").iterdir()) == []
+
+
+def test_what_was_copied_half_is_copied_anew(tmp_path):
+    done(tmp_path / "a", "pictures")
+    (tmp_path / "b" / "pictures.part").mkdir(parents=True)
+    (tmp_path / "b" / "pictures.part" / "stale").write_text("")
+    benchmark.copy_whole(tmp_path / "a" / "pictures", tmp_path / "b" / "pictures")
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["pictures"]
+    assert [path.name for path in (tmp_path / "b" / "pictures").iterdir()] == ["weights.pt"]
+
+
+def test_a_drive_is_held_out_of_train_and_val_only(monkeypatch, capsys):
+    told = ["fit", "a", "--data", "DIR", "--split", "train", "--held-out", "0006R0"]
+    monkeypatch.setattr(sys, "argv", ["camvid_zoo.py", *told])
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main()
+    assert "give no --split with it" in capsys.readouterr().err
