@@ -9,6 +9,7 @@ where they stopped:
     python benchmarks/search_quality.py truth --data DIR     # --seconds 500: again, until all is there
     python benchmarks/search_quality.py choose --data DIR    # likewise
     python benchmarks/search_quality.py result
+    python benchmarks/search_quality.py page --of FILE.json  # page and plot anew, from a result's numbers
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import itertools
 import math
 import shutil
 import statistics
-import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from result_files import append_line, read_lines, today, write_result_files
+from result_files import append_line, read_lines, today
+from search_quality_page import interval, write, write_again
 from torch import Tensor, nn
 
 from hwnas import (
@@ -362,14 +363,6 @@ NAMES = {
     "random-trained": "random search, short trainings",
     "evolution-trained": "evolution, short trainings",
 }
-T_95 = {4: 2.776, 9: 2.262}
-"""Quantiles of Student's t for 95 % intervals, by degrees of freedom."""
-
-
-def interval(values: list[float]) -> dict[str, float]:
-    """Mean and half-width of its 95 % interval, of independent values."""
-    half = T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": statistics.fmean(values), "half_width": half}
 
 
 def result(trained: Cache, chosen: Cache, out: Path) -> None:
@@ -467,93 +460,7 @@ def result(trained: Cache, chosen: Cache, out: Path) -> None:
             for method in NAMES
         },
     }
-    stem = out / f"search_quality_cpu_{date}"
-    plot(summary, rows, stem.with_suffix(".png"))
-    write_result_files(stem, summary, page(summary, f"{stem.name}.png"))
-
-
-def page(summary: dict[str, Any], picture: str) -> str:
-    """The result as a page."""
-
-    def shown(value: dict[str, float], digits: int = 1, sign: str = "") -> str:
-        return f"{value['mean']:{sign}.{digits}f} ± {value['half_width']:.{digits}f}"
-
-    cost, count, known = summary["costs_in_training_images"], summary["trials"], summary["truth"]
-    settings, images, recipe = summary["search"], summary["images"], summary["recipe"]
-    deviation = known["deviation_of_one_training"]
-    paragraphs = [
-        f"{summary['device']['name']}, one thread, torch {summary['torch']}, {summary['date']}. Latency is a "
-        "formula's (`hwnas.latency.formula`), not a device's.",
-        f"**Space.** {summary['space']['networks']} networks: two stages, each with kernels of 1, 3 or 5 and "
-        "one to four layers, 8 and 16 channels; CamVid's 468 labelled frames at 48×64, 11 classes, dealt out "
-        f"in turn: {images['train']} train, {images['val']} validate, {images['test']} test. Neighbouring "
-        "frames are alike, so scores are higher than on new streets.",
-        f"**Truth.** Every network trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
-        f"({known['cpu_minutes']:.0f} CPU minutes); its quality is the mean mIoU on the test frames, "
-        f"{known['worst']:.1f} to {known['best']:.1f} %. One training deviates by {deviation:.1f}, so this "
-        f"mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: differences of a few tenths mean "
-        "little.",
-        "**Cost.** In images that go forward and back; one that only goes forward counts a third. The search "
-        f"takes {cost['search']:,.0f}: {settings['epochs']} epochs of shared weights, a forward step of the "
-        f"choices beside each from epoch {settings['arch_from_epoch']} on, and {settings['candidates']} "
-        f"candidates scored. (Training by the recipe once takes {cost['recipe']:,.0f}.) It runs once a seed "
-        "and chooses under each budget; each choice is charged the whole search. At that cost random search "
-        "and evolution "
-        f"train the same supernet on uniform draws and score {count['shared']} networks with it, or train "
-        f"{count['trained']} networks for {summary['short']['epochs']} epochs.",
-        "**Regret**: test mIoU of the best network within the budget minus that of the chosen one. **Rank**: "
-        "share of the networks within the budget that are better than the chosen one. Means over "
-        f"{len(summary['seeds'])} seeds and all budgets, 95 % intervals over seeds. The last columns: rank "
-        "under each budget (networks within it). Settings were found with other seeds, on the same networks.",
-    ]
-    heads = [f"≤ {ms:.3f} ms ({n})" for ms, n in zip(summary["budgets_ms"], summary["feasible"], strict=True)]
-    lines = [f"# {summary['question'].capitalize()}", ""]
-    for paragraph in paragraphs:
-        lines += [*textwrap.wrap(paragraph, 120, break_long_words=False), ""]
-    lines += [
-        "| | regret [% mIoU] | rank [%] | rank minus the search's | " + " | ".join(heads) + " |",
-        "|---|---|---|---|" + "---|" * len(heads),
-    ]
-    for method, found in summary["methods"].items():
-        other = "" if method == "search" else shown(found["minus_search"]["rank"], sign="+")
-        cells = " | ".join(shown(budget["rank"]) for budget in found["by_budget"])
-        row = f"{found['name']} | {shown(found['regret'], 2)} | {shown(found['rank'])} | {other} | {cells}"
-        lines.append(f"| {row} |")
-    return "\n".join([*lines, "", f"![truth and choices]({picture})", ""])
-
-
-def plot(summary: dict[str, Any], rows: dict[str, dict[str, list[Any]]], path: Path) -> None:
-    """Every network's quality against its milliseconds, the budgets, and what each method chose."""
-    from hwnas.cli import drawing
-
-    quality, ms = summary["truth"]["miou"], summary["truth"]["ms"]
-    shown = ("search", "random-trained", "evolution-trained")
-    with drawing.styled():
-        drawn = drawing.figure(7.0, 4.2)
-        axes = drawn.add_subplot()
-        axes.plot(
-            list(ms.values()),
-            list(quality.values()),
-            ".",
-            color="#bbbbbb",
-            markersize=4,
-            label="all networks",
-        )
-        for limit_ms in summary["budgets_ms"]:
-            axes.axvline(limit_ms, color="#888888", linewidth=0.8)
-        for place, method in enumerate(shown):
-            chosen = rows[method]["chosen"]
-            axes.scatter(
-                [ms[name] for name in chosen],
-                [quality[name] - 0.12 * place for name in chosen],
-                s=[10 + 12 * chosen.count(name) for name in chosen],
-                facecolors="none",
-                edgecolors=drawing.LINES[place],
-                label=NAMES[method],
-            )
-        axes.set(xlabel="milliseconds by a formula", ylabel="mIoU on the test frames [%]")
-        axes.legend(loc="lower right")
-        drawing.save_png(drawn, path)
+    write(summary, out / f"search_quality_cpu_{date}")
 
 
 def main() -> None:
@@ -561,12 +468,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stage", choices=["truth", "choose", "result"])
+    parser.add_argument("stage", choices=["truth", "choose", "result", "page"])
     parser.add_argument("--data", type=Path, help="CamVid's folder.")
     parser.add_argument("--work", type=Path, default=Path("runs/search_quality"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--of", type=Path, help="The result file to make page and plot of.")
     options = parser.parse_args()
+    if options.stage == "page":
+        if options.of is None:
+            parser.error("page wants a result file: --of FILE.json")
+        write_again(options.of)
+        return
     torch.set_num_threads(1)
     until = time.monotonic() + options.seconds
     trained, chosen = Cache(options.work / "truth.jsonl"), Cache(options.work / "chosen.jsonl")

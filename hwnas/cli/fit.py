@@ -12,15 +12,18 @@ import click
 from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
-from hwnas.cli.nets import refuse_zoo
+from hwnas.cli.nets import find_net, is_of_the_zoo, refuse_zoo
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
+from hwnas.core.weights import digest, transfer_weights
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, told_by_first
 from hwnas.recipes.presets import find_recipe
 from hwnas.segmentation.metrics import named_metric
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hwnas.core.progress import Progress
     from hwnas.recipes import Recipe, Stage
     from hwnas.recipes.planning import PlannedStage
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="NAME[:DIR]", help="What the network is for [default: the search's data].")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
               help="Make another run of the architecture there, for --data, and train that.")  # fmt: skip
+@click.option("--pretrained", is_flag=True,
+              help="Begin with the weights of RUN, as far as layers agree; with --out.")  # fmt: skip
 @click.option(
     "--set",
     "settings",
@@ -53,14 +58,28 @@ def command(
     places: Sequence[str],
     data: str | None,
     out: Path | None,
+    pretrained: bool,
     settings: Sequence[str],
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Train the network of RUN/genotype.json from scratch; writes RUN/weights.pt and RUN/fit.log.jsonl."""
-    refuse_zoo(run)
+    """Train the network of RUN/genotype.json from scratch; writes RUN/weights.pt and RUN/fit.log.jsonl.
+
+    With --out, RUN may be a network of the zoo, too: --pretrained --data folders:DIR --out MINE fine-tunes it
+    on images of your own.
+    """
+    from hwnas import zoo
+
+    if pretrained and out is None:
+        raise InvalidInput(
+            f"--pretrained begins another run with the weights of {run}, and the weights there would be "
+            "overwritten: name a folder for it (--out DIR)."
+        )
+    if out is None:
+        refuse_zoo(run)
     given = parse(settings)
-    folder = RunFolder(run)
+    folder = RunFolder(zoo.find(str(run)).folder if is_of_the_zoo(str(run)) else run)
+    start = find_net(str(run)).network if pretrained else None
     into = out or run
     if resume and not [*into.glob("fit.checkpoint.pt"), *into.glob("*/fit.checkpoint.pt")]:
         note(f"no training was begun in {into}: there is nothing to resume, and it starts anew")
@@ -78,13 +97,13 @@ def command(
                 f"hwnas fit {run} --recipe taught"
             )
         images = folder.data(data, homes["data"])
-        found = run_fit(_into(folder, out, images), images, config, resume=resume)
+        found = run_fit(_into(folder, out, images), images, config, start=start, resume=resume)
     else:
         if preset is not None:
             raise InvalidInput("--recipe and --preset both say how to train: give one of them.")
         recipe, of_data = adjusted(find_recipe(recipe_name), given)
         images = folder.data(data, of_data)
-        found = run_recipe(_into(folder, out, images), images, recipe, places, resume=resume)
+        found = run_recipe(_into(folder, out, images), images, recipe, places, start=start, resume=resume)
     weights = (out or run) / "weights.pt"
     lines = [f"{weights}: nothing was held out to score it on"]
     if found:
@@ -104,7 +123,14 @@ def _into(folder: RunFolder, out: Path | None, images: DataChoice) -> RunFolder:
     return told_by_first(lambda: folder.transferred(out, images))
 
 
-def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume: bool) -> dict[str, Any]:
+def run_fit(
+    folder: RunFolder,
+    images: DataChoice,
+    config: FitConfig,
+    *,
+    start: nn.Module | None = None,
+    resume: bool,
+) -> dict[str, Any]:
     """Train, watched; the last evaluation, empty where no images are held out."""
     import torch
 
@@ -116,6 +142,11 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
     held_out = _held_out(images)
     torch.manual_seed(config.seed)
     network = folder.network(trained=False)
+    began: dict[str, Any] = {}
+    if start is not None:
+        weights = start.state_dict()
+        transfer_weights(network, weights)
+        began = {"start": digest(weights)}
     with watching("fit", len(train)) as on_progress:
         return fit(
             network,
@@ -124,7 +155,7 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
             config=config,
             val=None if held_out is None else images.evaluation(held_out, size, config.device),
             metric=named_metric(space, dataset),
-            description=images.description(),
+            description=images.description() | began,
             out=folder.path,
             resume=resume,
             on_progress=on_progress,
@@ -132,7 +163,13 @@ def run_fit(folder: RunFolder, images: DataChoice, config: FitConfig, *, resume:
 
 
 def run_recipe(
-    folder: RunFolder, images: DataChoice, recipe: Recipe, places: Sequence[str], *, resume: bool
+    folder: RunFolder,
+    images: DataChoice,
+    recipe: Recipe,
+    places: Sequence[str],
+    *,
+    start: nn.Module | None = None,
+    resume: bool,
 ) -> dict[str, Any]:
     """Train by a recipe, each stage watched; the last evaluation, empty where no images are held out."""
     from hwnas.recipes import train
@@ -169,6 +206,7 @@ def run_recipe(
             splits={TARGET: images.train},
             val=_held_out(images),
             options={TARGET: {**images.options, "size": image_shape(space)[1:]}},
+            start=start,
             workers=images.workers,
             on_device=images.on_device,
             resume=resume,

@@ -80,7 +80,7 @@ def refuse_zoo(run: Path) -> None:
     if not run.exists() and str(run) in zoo.names():
         raise InvalidInput(
             f"{run} is a trained network of the zoo, and no run: hwnas eval, predict, export, measure and "
-            f"derive take it, and  hwnas zoo show {run}  tells of it."
+            f"derive take it, fit with --out, and  hwnas zoo show {run}  tells of it."
         )
 
 

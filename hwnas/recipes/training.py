@@ -47,6 +47,7 @@ def train(
     splits: Mapping[str, str] | None = None,
     val: str | None = "val",
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    start: nn.Module | None = None,
     teacher: nn.Module | None = None,
     workers: int = 0,
     on_device: bool = False,
@@ -71,6 +72,8 @@ def train(
         val: the target's split that is evaluated, or None.
         options: by segmentation data set, what else its class takes; a stage's own size goes before ``size``,
             and ``cache`` before a stage's own.
+        start: a network whose weights the first stage begins with, as far as layers agree, such as one of the
+            zoo's; left as it is. None: fresh weights.
         teacher: see :func:`hwnas.fit`; teaches in the stages whose ``distillation_weight`` is not 0, where
             the recipe has no teacher of its own.
         workers: processes that load images; none in stages with ``soft_targets``.
@@ -100,7 +103,6 @@ def train(
             'recipe a "teacher", as "taught" has (hwnas recipes taught).'
         )
     told_by_first(lambda: begin_folder(out, recipe, planned, resume))
-    start: nn.Module | None = None
     for each in planned:
         if on_stage is not None:
             on_stage(each)
@@ -108,7 +110,7 @@ def train(
             space,
             genotype,
             each,
-            start=start,
+            start=None if isinstance(each.stage, TeacherStage) else start,
             teacher=teacher,
             workers=workers,
             on_device=on_device,

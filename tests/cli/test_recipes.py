@@ -5,12 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from hwnas import zoo
 from hwnas.cli.app import EXIT_ERROR
 from hwnas.cli.data import DataChoice
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.core.genotype import Genotype
+from hwnas.core.weights import digest
+from hwnas.files import read_json
 from hwnas.recipes import RECIPES, Recipe
 from tests.cli.conftest import hwnas, said, settings
 
@@ -116,6 +120,48 @@ def test_the_same_architecture_is_trained_for_other_data(searched, folders, tmp_
     elsewhere = hwnas("fit", searched, "--data", "synthetic", "--out", other, *settings(epochs=1))
     assert elsewhere.exit_code == EXIT_ERROR
     assert f"{other} holds a run for {folders}, not for synthetic" in elsewhere.stderr
+
+
+@pytest.mark.parametrize("by", ["recipe", "preset"])
+def test_another_run_begins_with_the_weights_of_one(by, searched, folders, tmp_path):
+    assert hwnas("fit", searched, *settings(epochs=1, device="cpu")).exit_code == 0
+    (searched / "one.json").write_text(json.dumps({"about": "", "stages": TWO["stages"][1:]}))
+    still = {"epochs": 1, "device": "cpu", "lr": 1e-12, "weight_decay": 0.0}
+    how = (
+        ["--recipe", searched / "one.json", *settings(**{f"target.fit.{key}": still[key] for key in still})]
+        if by == "recipe"
+        else settings(**still)
+    )
+    other = tmp_path / "other"
+    again = ("fit", searched, "--pretrained", "--data", folders, "--out", other, *how)
+    result = hwnas(*again)
+    assert result.exit_code == 0, result.output
+    ours, theirs = (RunFolder(path).network().named_parameters() for path in (searched, other))
+    differ = {
+        name
+        for (name, before), (_, after) in zip(ours, theirs, strict=True)
+        if before.shape != after.shape or not torch.allclose(before, after, atol=1e-6)
+    }
+    assert differ == {name for name in differ if "classif" in name or "head" in name}
+    assert 0 < len(differ) < 4
+    assert hwnas(*again, "--resume").exit_code == 0
+    fresh = hwnas("fit", searched, "--data", folders, "--out", other, *how, "--resume")
+    assert fresh.exit_code == EXIT_ERROR
+    assert "start" in fresh.stderr
+
+
+def test_a_network_of_the_zoo_is_fine_tuned_in_a_folder_of_its_own(folders, tmp_path):
+    name, mine = "autortnet-c-camvid", tmp_path / "mine"
+    assert "fit with --out" in hwnas("fit", name, "--data", folders).stderr
+    how = ("--data", folders, *settings(epochs=1, device="cpu", **{"data.batch": 2}))
+    in_place = hwnas("fit", name, "--pretrained", *how)
+    assert in_place.exit_code == EXIT_ERROR
+    assert f"--pretrained begins another run with the weights of {name}" in in_place.stderr
+    result = hwnas("fit", name, "--pretrained", "--out", mine, *how)
+    assert result.exit_code == 0, result.output
+    assert set(said("eval", mine, "--pictures", "0")["per_class"]) == {"road", "sky", "car"}
+    begun = read_json(mine / "fit.json")["data"]["start"]
+    assert begun == digest(zoo.load(name).state_dict())
 
 
 def test_a_transferred_run_knows_its_data_before_it_is_a_run(searched, tmp_path, monkeypatch):

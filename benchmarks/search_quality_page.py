@@ -1,0 +1,169 @@
+"""The page and the plot of search_quality.py, from the numbers of its result file."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from result_files import write_result_files
+
+T_95 = {4: 2.776, 9: 2.262}
+"""Quantiles of Student's t for 95 % intervals, by degrees of freedom."""
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Mean and half-width of its 95 % interval, of independent values."""
+    half = T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    return {"mean": statistics.fmean(values), "half_width": half}
+
+
+def found_by_knowing(
+    quality: Mapping[str, float], feasible: Sequence[Sequence[str]], deviation: float, draws: int = 4000
+) -> dict[str, Any]:
+    """Rank and regret that would be read for whoever always chose the best network: the least to hope for.
+
+    Which network is the best, the truth knows up to the noise of its trainings. Here networks' qualities are
+    the measured ones brought towards their mean, until noise of that size on top would spread them as they
+    are.
+
+    Args:
+        quality: measured, by network.
+        feasible: the networks within each budget.
+        deviation: of a measured quality.
+        draws: of the noise.
+    """
+    random = np.random.default_rng(0)
+    by_budget = []
+    for names in feasible:
+        measured = np.array([quality[name] for name in names])
+        spread = float(measured.var())
+        kept = math.sqrt(1.0 - deviation**2 / spread) if spread > deviation**2 else 0.0
+        latent = measured.mean() + kept * (measured - measured.mean())
+        read = latent + random.normal(0.0, deviation, (draws, len(latent)))
+        best = read[:, int(latent.argmax())]
+        by_budget.append(
+            {
+                "rank": 100.0 * float((read > best[:, None]).mean()),
+                "regret": float((read.max(axis=1) - best).mean()),
+            }
+        )
+    return {
+        "rank": statistics.fmean(found["rank"] for found in by_budget),
+        "regret": statistics.fmean(found["regret"] for found in by_budget),
+        "by_budget": by_budget,
+    }
+
+
+def write(summary: dict[str, Any], stem: Path) -> None:
+    """The result file, the page and the plot; what follows from the numbers is computed anew."""
+    known = summary["truth"]
+    summary["found_by_knowing"] = found_by_knowing(
+        known["miou"],
+        [[name for name, ms in known["ms"].items() if ms <= limit] for limit in summary["budgets_ms"]],
+        known["deviation_of_one_training"] / math.sqrt(len(known["seeds"])),
+    )
+    plot(summary, stem.with_name(f"{stem.name}.png"))
+    write_result_files(stem, summary, page(summary, f"{stem.name}.png"))
+
+
+def write_again(path: Path) -> None:
+    """The page and the plot of a result file, from its numbers."""
+    write(json.loads(path.read_text()), path.with_suffix(""))
+
+
+def page(summary: dict[str, Any], picture: str) -> str:
+    """The result as a page."""
+
+    def shown(value: dict[str, float], digits: int = 1, sign: str = "") -> str:
+        return f"{value['mean']:{sign}.{digits}f} ± {value['half_width']:.{digits}f}"
+
+    cost, count, known = summary["costs_in_training_images"], summary["trials"], summary["truth"]
+    settings, images, recipe = summary["search"], summary["images"], summary["recipe"]
+    deviation = known["deviation_of_one_training"]
+    paragraphs = [
+        f"{summary['device']['name']}, one thread, torch {summary['torch']}, {summary['date']}. Latency is a "
+        "formula's (`hwnas.latency.formula`), not a device's.",
+        f"**Space.** {summary['space']['networks']} networks: two stages, each with kernels of 1, 3 or 5 and "
+        "one to four layers, 8 and 16 channels; CamVid's 468 labelled frames at 48×64, 11 classes, dealt out "
+        f"in turn: {images['train']} train, {images['val']} validate, {images['test']} test. Neighbouring "
+        "frames are alike, so scores are higher than on new streets.",
+        f"**Truth.** Every network trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
+        f"({known['cpu_minutes']:.0f} CPU minutes); its quality is the mean mIoU on the test frames, "
+        f"{known['worst']:.1f} to {known['best']:.1f} %. One training deviates by {deviation:.1f}, so this "
+        f"mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: differences of a few tenths mean "
+        "little.",
+        "**Cost.** In images that go forward and back; one that only goes forward counts a third. The search "
+        f"takes {cost['search']:,.0f}: {settings['epochs']} epochs of shared weights, a forward step of the "
+        f"choices beside each from epoch {settings['arch_from_epoch']} on, and {settings['candidates']} "
+        f"candidates scored. (Training by the recipe once takes {cost['recipe']:,.0f}.) It runs once a seed "
+        "and chooses under each budget; each choice is charged the whole search. At that cost random search "
+        "and evolution "
+        f"train the same supernet on uniform draws and score {count['shared']} networks with it, or train "
+        f"{count['trained']} networks for {summary['short']['epochs']} epochs.",
+        "**Regret**: test mIoU of the best network within the budget minus that of the chosen one. **Rank**: "
+        "share of the networks within the budget that are better than the chosen one. Means over "
+        f"{len(summary['seeds'])} seeds and all budgets, 95 % intervals over seeds. The last columns: rank "
+        "under each budget (networks within it). Settings were found with other seeds, on the same networks.",
+        "**The best network itself**: what would be read for whoever always chose it, since the truth is as "
+        "noisy as it is (simulated: qualities brought towards their mean, and noise put on again). Nothing "
+        "can be shown to choose better than this.",
+    ]
+    heads = [f"≤ {ms:.3f} ms ({n})" for ms, n in zip(summary["budgets_ms"], summary["feasible"], strict=True)]
+    lines = [f"# {summary['question'].capitalize()}", ""]
+    for paragraph in paragraphs:
+        lines += [*textwrap.wrap(paragraph, 120, break_long_words=False), ""]
+    lines += [
+        "| | regret [% mIoU] | rank [%] | rank minus the search's | " + " | ".join(heads) + " |",
+        "|---|---|---|---|" + "---|" * len(heads),
+    ]
+    for method, found in summary["methods"].items():
+        other = "" if method == "search" else shown(found["minus_search"]["rank"], sign="+")
+        cells = " | ".join(shown(budget["rank"]) for budget in found["by_budget"])
+        row = f"{found['name']} | {shown(found['regret'], 2)} | {shown(found['rank'])} | {other} | {cells}"
+        lines.append(f"| {row} |")
+    knowing = summary["found_by_knowing"]
+    cells = " | ".join(f"{budget['rank']:.1f}" for budget in knowing["by_budget"])
+    lines.append(
+        f"| the best network itself | {knowing['regret']:.2f} | {knowing['rank']:.1f} |  | {cells} |"
+    )
+    return "\n".join([*lines, "", f"![truth and choices]({picture})", ""])
+
+
+def plot(summary: dict[str, Any], path: Path) -> None:
+    """Every network's quality against its milliseconds, the budgets, and what each method chose."""
+    from hwnas.cli import drawing
+
+    quality, ms = summary["truth"]["miou"], summary["truth"]["ms"]
+    shown = ("search", "random-trained", "evolution-trained")
+    with drawing.styled():
+        drawn = drawing.figure(7.0, 4.2)
+        axes = drawn.add_subplot()
+        axes.plot(
+            list(ms.values()),
+            list(quality.values()),
+            ".",
+            color="#bbbbbb",
+            markersize=4,
+            label="all networks",
+        )
+        for limit_ms in summary["budgets_ms"]:
+            axes.axvline(limit_ms, color="#888888", linewidth=0.8)
+        for place, method in enumerate(shown):
+            chosen = [name for names in summary["methods"][method]["chosen"] for name in names]
+            axes.scatter(
+                [ms[name] for name in chosen],
+                [quality[name] - 0.12 * place for name in chosen],
+                s=[10 + 12 * chosen.count(name) for name in chosen],
+                facecolors="none",
+                edgecolors=drawing.LINES[place],
+                label=summary["methods"][method]["name"],
+            )
+        axes.set(xlabel="milliseconds by a formula", ylabel="mIoU on the test frames [%]")
+        axes.legend(loc="lower right")
+        drawing.save_png(drawn, path)
