@@ -79,7 +79,10 @@ def command(
         refuse_zoo(run)
     given = parse(settings)
     folder = RunFolder(zoo.find(str(run)).folder if is_of_the_zoo(str(run)) else run)
-    start = find_net(str(run)).network if pretrained else None
+    start, began_with = None, None
+    if pretrained:
+        start, began_with = find_net(str(run)).network, _learnt(folder)
+        note(f"begins with the weights of {began_with}: images among those would be no test")
     into = out or run
     if resume and not [*into.glob("fit.checkpoint.pt"), *into.glob("*/fit.checkpoint.pt")]:
         note(f"no training was begun in {into}: there is nothing to resume, and it starts anew")
@@ -97,13 +100,14 @@ def command(
                 f"hwnas fit {run} --recipe taught"
             )
         images = folder.data(data, homes["data"])
-        found = run_fit(_into(folder, out, images), images, config, start=start, resume=resume)
+        found = run_fit(_into(folder, out, images, began_with), images, config, start=start, resume=resume)
     else:
         if preset is not None:
             raise InvalidInput("--recipe and --preset both say how to train: give one of them.")
         recipe, of_data = adjusted(find_recipe(recipe_name), given)
         images = folder.data(data, of_data)
-        found = run_recipe(_into(folder, out, images), images, recipe, places, start=start, resume=resume)
+        into_folder = _into(folder, out, images, began_with)
+        found = run_recipe(into_folder, images, recipe, places, start=start, resume=resume)
     weights = (out or run) / "weights.pt"
     lines = [f"{weights}: nothing was held out to score it on"]
     if found:
@@ -111,7 +115,23 @@ def command(
     result(found, lines, as_json=as_json)
 
 
-def _into(folder: RunFolder, out: Path | None, images: DataChoice) -> RunFolder:
+def _learnt(folder: RunFolder) -> str:
+    """Whose weights these are, and what they were trained on, for people."""
+    if folder.is_of_the_zoo:
+        from hwnas import zoo
+
+        card = zoo.card(folder.path)
+        return f"{card.name}, trained on {card.data}, {card.split}"
+    setup = RunSetup.load(folder.path)
+    if setup is None:
+        return f"{folder.path.resolve().name}, trained on what it does not say"
+    # Where the data lie on this machine is nobody's business.
+    before = f", begun with {setup.began_with}" if setup.began_with else ""
+    name = setup.data.name.partition(":")[0]
+    return f"{folder.path.resolve().name}, trained on {name}, {setup.data.train}{before}"
+
+
+def _into(folder: RunFolder, out: Path | None, images: DataChoice, began_with: str | None) -> RunFolder:
     if out is None:
         ours, theirs = getattr(folder.space, "num_classes", None), class_count(images.name)
         if ours is not None and ours != theirs:
@@ -120,7 +140,7 @@ def _into(folder: RunFolder, out: Path | None, images: DataChoice) -> RunFolder:
                 "one of the same architecture for them in a folder of its own (--out DIR)."
             )
         return folder
-    return told_by_first(lambda: folder.transferred(out, images))
+    return told_by_first(lambda: folder.transferred(out, images, began_with))
 
 
 def run_fit(

@@ -33,6 +33,8 @@ class RunSetup(BaseModel):
     """Its images; later verbs use the same."""
     preset: str | None = None
     """Name of the preset, whose settings for training ``hwnas fit`` takes."""
+    began_with: str | None = None
+    """Whose weights its training begins with, and what those had learnt, for people; None: fresh ones."""
 
     def save(self, run: Path) -> None:
         """Write ``RUN/run.json``, atomically."""
@@ -125,10 +127,15 @@ class RunFolder:
             DataChoice, {**recorded.model_dump(), **own, "options": {**recorded.options, **options}}
         )
 
-    def transferred(self, path: Path, images: DataChoice) -> RunFolder:
+    def transferred(self, path: Path, images: DataChoice, began_with: str | None = None) -> RunFolder:
         """The same architecture as a run in another folder, for the classes of these images.
 
         Latency tables, and what was measured, stay behind.
+
+        Args:
+            path: the other folder.
+            images: what the other run is for.
+            began_with: as :attr:`RunSetup.began_with`.
 
         Raises:
             InvalidInput: there is a run of another architecture, or for other data, in that folder.
@@ -146,7 +153,8 @@ class RunFolder:
         # The genotype makes a folder a run: by then the folder knows its data, whenever this is stopped.
         if there is None:
             setup = RunSetup.load(self.path)
-            RunSetup(data=images, preset=setup.preset if setup else None).save(path)
+            preset = setup.preset if setup else None
+            RunSetup(data=images, preset=preset, began_with=began_with).save(path)
         if not begun:
             genotype.save(path / "genotype.json")
         return other

@@ -9,7 +9,7 @@ import click
 
 from hwnas.cli.console import note, result
 from hwnas.cli.data import image_shape
-from hwnas.cli.folder import RunFolder
+from hwnas.cli.folder import RunFolder, RunSetup
 
 if TYPE_CHECKING:
     from hwnas.zoo.cards import Card
@@ -88,13 +88,17 @@ def pack(
     if training_device is None:
         training_device = Device.find("auto").name
         note(f"taken as trained on {training_device}; say otherwise with --training-device")
+    setup = RunSetup.load(run)
+    # Where the data lie on this machine is nobody's business.
+    learnt = images.name.partition(":")[0]
+    if setup is not None and setup.began_with is not None:
+        learnt += f"; began with the weights of {setup.began_with}"
     entry = packed(
         run,
         name,
         out=out,
         about=about,
-        # Where the data lie on this machine is nobody's business.
-        data=images.name.partition(":")[0],
+        data=learnt,
         split=split or images.train,
         data_licence=licence,
         labelling=images.labelling(),

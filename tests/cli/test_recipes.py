@@ -136,6 +136,7 @@ def test_another_run_begins_with_the_weights_of_one(by, searched, folders, tmp_p
     again = ("fit", searched, "--pretrained", "--data", folders, "--out", other, *how)
     result = hwnas(*again)
     assert result.exit_code == 0, result.output
+    assert RunSetup.load(other).began_with == f"{searched.name}, trained on synthetic, train"
     ours, theirs = (RunFolder(path).network().named_parameters() for path in (searched, other))
     differ = {
         name
@@ -160,8 +161,14 @@ def test_a_network_of_the_zoo_is_fine_tuned_in_a_folder_of_its_own(folders, tmp_
     result = hwnas("fit", name, "--pretrained", "--out", mine, *how)
     assert result.exit_code == 0, result.output
     assert set(said("eval", mine, "--pictures", "0")["per_class"]) == {"road", "sky", "car"}
+    card = zoo.card(name)
+    learnt = f"{name}, trained on {card.data}, {card.split}"
+    assert f"begins with the weights of {learnt}: images among those would be no test" in result.stderr
+    assert RunSetup.load(mine).began_with == learnt
     begun = read_json(mine / "fit.json")["data"]["start"]
     assert begun == digest(zoo.load(name).state_dict())
+    packed = ("zoo", "pack", mine, "mine", "--about", "x", "--licence", "mine", "--out", tmp_path / "zoo")
+    assert said(*packed)["data"] == f"folders; began with the weights of {learnt}"
 
 
 def test_a_transferred_run_knows_its_data_before_it_is_a_run(searched, tmp_path, monkeypatch):
