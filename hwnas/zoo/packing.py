@@ -96,11 +96,12 @@ def pack(
     recipe = _read(run / "recipe.json") if (run / "recipe.json").is_file() else {"fit": fitted["config"]}
     seconds = _seconds(run, recipe)
     if earlier is not None:
-        if earlier.genotype != genotype.short_id or "stages" not in earlier.recipe or "stages" not in recipe:
+        before, ours = earlier.recipe.get("stages"), recipe.get("stages")
+        if earlier.genotype != genotype.short_id or not (isinstance(before, list) and ours):
             raise InvalidInput(
                 f"{run} ({genotype.short_id}) goes on with no recipe of {earlier.name} ({earlier.genotype})."
             )
-        recipe = {**recipe, "stages": [*earlier.recipe["stages"], *recipe["stages"]]}
+        recipe = {**recipe, "stages": [*before, *ours]}
         seconds += earlier.training_seconds
     if not scores and (run / "eval.json").is_file():
         scores = [_score(run / "eval.json", split)]
