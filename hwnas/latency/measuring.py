@@ -24,9 +24,12 @@ from hwnas.latency.interleaving import measure_interleaved
 from hwnas.latency.levelling import levelled
 from hwnas.latency.measuring_process import Job, Outcome, Progress, measure_apart, measure_here
 from hwnas.latency.steadiness import causes, unsteadiness
-from hwnas.latency.stopping import StoppingRule
+from hwnas.latency.stopping import StoppingRule, typical_error
 from hwnas.latency.subjects import ModuleSubject, Subject
 from hwnas.latency.timing import Timing
+
+# Fewer rounds do not tell how much they differ.
+_ROUNDS_THAT_TELL = 4
 
 K = TypeVar("K")
 
@@ -37,7 +40,12 @@ class ProfileSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds: int = Field(default=8, ge=1)
-    """Visits to each entry, over all processes."""
+    """Visits to each entry, over all processes; more where ``relative_error`` asks for them."""
+    most_rounds: int = Field(default=16, ge=1)
+    """Visits to each entry at most."""
+    relative_error: float = Field(default=0.01, gt=0)
+    """While a typical entry is not known to this (:func:`hwnas.latency.stopping.typical_error`), further
+    rounds are measured in further processes. From four ``rounds`` on: fewer do not tell."""
     processes: int | None = Field(default=None, ge=1)
     """How many processes share the rounds, one after the other; null: as many as the backend advises."""
     rule: StoppingRule = StoppingRule()
@@ -130,6 +138,7 @@ def measure_subjects(
         for share in range(1, shares + 1):
             measurement.fill(-(-settings.rounds * share // shares))
         measurement.repeat_disturbed()
+        measurement.read_on()
         return measurement.found()
 
 
@@ -202,7 +211,7 @@ class _Measurement(Generic[K]):
                     "Measured in one process: the space or the backend is defined in a script, which another "
                     "process cannot import."
                 )
-            self.processes, job.rounds = 1, self.settings.rounds
+            self.processes, job.rounds = 1, max(goal, self.settings.rounds)
             outcome = measure_here(job, visited, progressed)
         for index, timing in enumerate(outcome.timings):
             visited(index, timing)
@@ -223,7 +232,31 @@ class _Measurement(Generic[K]):
             if timing.readings_ms and timing.rounds == rounds:
                 self.timings[name] = _without(timing, disturbed)
         self.repeated += len(disturbed)
-        self.fill(self.settings.rounds)
+        self.fill(rounds)
+
+    def read_on(self) -> None:
+        """Measure further rounds, a process's share at a time, while entries are not known well enough."""
+        settings = self.settings
+        if not self.backend.varies or settings.rounds < _ROUNDS_THAT_TELL:
+            return
+        goal = settings.rounds
+        while goal < settings.most_rounds and self._error() > settings.relative_error:
+            goal = min(settings.most_rounds, goal + -(-settings.rounds // self.processes))
+            self.total += sum(self._missing(name, goal) for name in self.subjects)
+            self.fill(goal)
+        if goal > settings.rounds:
+            self.repeat_disturbed()
+            self.remarks.append(
+                f"Visits to one entry differed much: {goal - settings.rounds} further rounds were measured."
+            )
+        if (error := self._error()) > settings.relative_error:
+            self.remarks.append(
+                f"A typical entry is known to {100 * error:.1f} % only: visits to it differed, as if "
+                "something used this machine in bursts."
+            )
+
+    def _error(self) -> float:
+        return typical_error(levelled(self.timings).values())
 
     def found(self) -> Measured[K]:
         """Everything, with what the machine did meanwhile."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hwnas.errors import HwnasError, MeasurementFailed
-from hwnas.latency.timing import Reader, quantile
+from hwnas.latency.timing import Reader, Timing, quantile
 
 
 class StoppingRule(BaseModel):
@@ -59,6 +60,28 @@ class StoppingRule(BaseModel):
         # 1.25 = sqrt(pi/2): the standard error of a median, over that of a mean, for normal noise.
         error = 1.25 * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
         return error <= self.relative_noise * quantile(ordered, 0.5)
+
+
+def typical_error(timings: Iterable[Timing]) -> float:
+    """To what share of its milliseconds a typical one of these entries is known; 0 where nothing tells.
+
+    Half the width of the central 68 % of how all visits differ from their entry's median visit, taken
+    together, over the root of the rounds, times √(π/2), which is about the standard error of a median. What
+    all rounds of an entry have in common does not show.
+    """
+    off: list[float] = []
+    rounds: list[int] = []
+    for timing in timings:
+        visits = timing.round_medians_ms
+        if len(visits) > 1:
+            middle = statistics.median(visits)
+            off += [visit / middle - 1.0 for visit in visits]
+            rounds.append(len(visits))
+    if not off:
+        return 0.0
+    off.sort()
+    half_width = (quantile(off, 0.84) - quantile(off, 0.16)) / 2
+    return math.sqrt(math.pi / 2) * half_width / math.sqrt(statistics.median(rounds))
 
 
 def _checked(value: float) -> float:

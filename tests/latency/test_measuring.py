@@ -1,5 +1,6 @@
 """Measuring in several processes: rounds divided, failures told, nothing measured twice."""
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,3 +268,40 @@ def test_rounds_of_an_interrupted_run_are_judged_too(tmp_path):
     found = measure_subjects(subjects, Varying(tmp_path / "n"), settings, earlier=earlier)
     assert found.timings[4].readings_ms == ((4.0,), (4.0, 4.0), (4.0, 4.0), (4.0, 4.0))
     assert found.timings[4].rounds_by_process == (1, 2, 1)
+
+
+class Restless(Varying):
+    """Takes twice as long in every other visit."""
+
+    def prepare(self, module, inputs):
+        reader, readings = super().prepare(module, inputs), itertools.count()
+        return lambda: reader() * (1 + next(readings) // RULE.max_readings % 2)
+
+
+@pytest.mark.parametrize(
+    ("most", "error", "shares"),
+    [(16, 0.15, (2, 2, 2, 2)), (5, 0.01, (2, 2, 1)), (16, 0.5, (2, 2))],
+)
+def test_further_rounds_are_measured_until_entries_are_known_well_enough(most, error, shares, tmp_path):
+    settings = SETTINGS.model_copy(update={"most_rounds": most, "relative_error": error})
+    progress = []
+    found = measure_subjects(
+        BOTH, Restless(tmp_path / "n"), settings, on_progress=lambda *state: progress.append(state)
+    )
+    for timing in found.timings.values():
+        assert (timing.status, timing.rounds_by_process) == ("ok", shares)
+    assert len({pid for pid, _ in notes_of(tmp_path / "n")}) == len(shares)
+    rounds = sum(shares)
+    assert [done for done, *_ in progress] == list(range(1, 2 * rounds + 1))
+    assert progress[-1][1] == 2 * rounds
+    further = f"Visits to one entry differed much: {rounds - 4} further rounds were measured."
+    assert (further in found.remarks) == (rounds > 4)
+    left = [remark for remark in found.remarks if remark.startswith("A typical entry is known to ")]
+    assert len(left) == (rounds == most)
+
+
+def test_few_rounds_do_not_tell_whether_further_ones_are_needed(tmp_path):
+    settings = SETTINGS.model_copy(update={"rounds": 3})
+    found = measure_subjects(BOTH, Restless(tmp_path / "n"), settings)
+    assert [timing.rounds for timing in found.timings.values()] == [3, 3]
+    assert found.remarks == []

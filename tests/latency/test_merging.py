@@ -28,8 +28,8 @@ def test_merging_pools_the_rounds():
     table = LatencyTable(HEADER, ROWS)
     again = LatencyTable(HEADER, {key(16): Timing.from_rounds([[0.5, 0.6], [0.7, 0.8]])})
     merged = table.merged(again)
-    # Round medians 0.3666665, 0.55, 0.75: their median is 0.55.
-    assert merged.latency_ms(key(16)) == pytest.approx(0.55)
+    # Round medians 0.3666665, 0.55, 0.75: the lower tercile is two thirds of the way to the second.
+    assert merged.latency_ms(key(16)) == pytest.approx(0.3666665 + 2 / 3 * (0.55 - 0.3666665))
     assert merged.rows[key(16)].rounds == 3
     assert merged.rows[key(8)] == ROWS[key(8)]
     assert merged.header.processes == 2
@@ -46,4 +46,5 @@ def test_merged_networks_are_solved_anew():
         tables.append(table)
     merged = tables[0].merged(tables[1])
     assert merged.networks[0].timing.readings_ms == ((1.0,), (3.0,))
-    assert merged.predict_ms({key(8): 1}) == pytest.approx(2.0, rel=0.05)
+    # A third of the way from one of the two rounds to the other.
+    assert merged.predict_ms({key(8): 1}) == pytest.approx(5 / 3, rel=0.05)

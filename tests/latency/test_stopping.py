@@ -1,11 +1,13 @@
 """When a visit ends."""
 
 import itertools
+import math
 
 import pytest
 from pydantic import ValidationError
 
-from hwnas.latency.stopping import StoppingRule, visit
+from hwnas.latency.stopping import StoppingRule, typical_error, visit
+from hwnas.latency.timing import Timing
 
 
 def test_a_visit_ends_by_noise_by_time_or_by_count():
@@ -30,3 +32,15 @@ def test_warm_up_is_short_where_readings_are_long(seconds, thrown_away):
 def test_rule_with_crossed_limits():
     with pytest.raises(ValidationError, match="a minimum of a stopping rule is above its maximum"):
         StoppingRule(min_readings=9, max_readings=3)
+
+
+def test_how_well_a_typical_entry_is_known_by_hand():
+    assert typical_error([]) == typical_error([Timing.from_rounds([[5.0]])]) == 0.0
+    steady = Timing.from_rounds([[2.0], [2.0], [2.0], [2.0]])
+    assert typical_error([steady]) == 0.0
+    # Off their medians by −0.2, −0.1, 0, 0.1, 0.2: the central 68 % (0.64 to 3.36 of 4 steps) is 0.272 wide.
+    spread = Timing.from_rounds([[8.0], [9.0], [10.0], [11.0], [12.0]])
+    assert typical_error([spread]) == pytest.approx(math.sqrt(math.pi / 2) * 0.136 / math.sqrt(5))
+    # Units do not matter, nor does what all visits have in common.
+    other = Timing.from_rounds([[80.0], [90.0], [100.0], [110.0], [120.0]], slowdowns=(2.0,) * 5)
+    assert typical_error([other]) == pytest.approx(typical_error([spread]))
