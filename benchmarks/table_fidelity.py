@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -124,9 +125,14 @@ def measured_networks(
 
 def isolated_measuring_seconds(
     space: AutoRTNet, backend: Any, path: Path, settings: ProfileSettings
-) -> float:
-    """Seconds of measuring that the ops alone take, in a table of their own."""
-    return profile(space, backend, protocol="isolated", path=path, settings=settings).header.measuring_seconds
+) -> float | None:
+    """Seconds of measuring that the ops alone take, in a table of their own; None where that was refused."""
+    try:
+        table = profile(space, backend, protocol="isolated", path=path, settings=settings)
+    except MeasurementFailed as error:
+        print(f"ops alone, for their seconds: {error}", file=sys.stderr)
+        return None
+    return table.header.measuring_seconds
 
 
 def agreement(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
@@ -258,13 +264,14 @@ def main() -> None:
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--samples", type=int, default=50)
     parser.add_argument("--hogs", type=int, default=0)
+    parser.add_argument("--label", help="Part of the names of work folder and result: what was special.")
     parser.add_argument("--work", type=Path, default=Path("runs/fidelity"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     space = AutoRTNet(height=360, width=480)
     backend = Machine(device="cpu", backend=options.backend, threads=1).make()
     settings = ProfileSettings()
-    suffix = f"-hogs{options.hogs}" if options.hogs else ""
+    suffix = (f"-{options.label}" if options.label else "") + (f"-hogs{options.hogs}" if options.hogs else "")
     work = options.work / f"{options.backend}{suffix}"
     date = today()
     refusal = None
@@ -310,9 +317,13 @@ def main() -> None:
         summary["million_predictions_seconds"] = prediction_seconds(space, first)
         fitted, tested = drawn(first, space, samples=options.samples, calibrate=10, seed=7)
         group = of_one_depth(space, first, 20)
-        timings = measured_networks(
-            space, [*fitted, *tested, *group], backend, work / "networks.json", settings
-        )
+        try:
+            timings = measured_networks(
+                space, [*fitted, *tested, *group], backend, work / "networks.json", settings
+            )
+        except MeasurementFailed as error:
+            summary["networks_refused"] = str(error)
+    if "million_predictions_seconds" in summary and "networks_refused" not in summary:
         # A machine's speed changes over hours: how old the tables were then belongs to the result.
         measured = datetime.fromtimestamp((work / "networks.json").stat().st_mtime, UTC)
         summary["networks_measured"] = measured.isoformat(timespec="seconds")
@@ -320,7 +331,7 @@ def main() -> None:
             said = judged(table, space, fitted, tested, timings)
             summary[name] = said.model_dump(mode="json", exclude={"evidence"})
             summary[name]["of_one_depth"] = ranks_within(space, table, group, timings)
-            plot = f"table_fidelity_{options.backend}_{slug(backend.device.name)}_{date}_{name}.png"
+            plot = f"table_fidelity_{options.backend}{suffix}_{slug(backend.device.name)}_{date}_{name}.png"
             drawing.save_png(
                 drawing.predicted_against_measured(said, f"{backend}: {name}"), options.results / plot
             )
@@ -372,6 +383,8 @@ def markdown(summary: dict[str, Any]) -> str:
                 f"{name}: {of_one['kendall_tau']:.3f} (the measurements' own: "
                 f"{of_one['repeat_kendall_tau']:.3f})."
             )
+    if "networks_refused" in summary:
+        lines += ["Networks that are in no fit gave no numbers:", "", f"    {summary['networks_refused']}"]
     builds = summary["builds"]
     lines += [
         "",
@@ -397,12 +410,13 @@ def markdown(summary: dict[str, Any]) -> str:
     for name, off in builds["by_statistic"].items():
         lines.append(f"| {name} | {off['median_percent']:.2f} | {off['p95_percent']:.2f} |")
     first, second = builds["measuring_seconds"]
+    alone = builds["isolated_measuring_seconds"]
+    told = "unknown (the machine was not steady)" if alone is None else f"{alone:.0f} s"
     lines += [
         "",
         f"Measuring took {first:.0f} and {second:.0f} s (ops and networks, {builds['rounds'][0]} and "
-        f"{builds['rounds'][1]} rounds), ops alone "
-        f"{builds['isolated_measuring_seconds']:.0f} s. With building and loading what is measured a table "
-        f"takes {builds['seconds'][0]:.0f} and {builds['seconds'][1]:.0f} s.",
+        f"{builds['rounds'][1]} rounds), ops alone {told}. With building and loading what is measured a "
+        f"table takes {builds['seconds'][0]:.0f} and {builds['seconds'][1]:.0f} s.",
     ]
     found = builds["scatter"]
     lines += [

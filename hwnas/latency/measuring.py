@@ -260,13 +260,16 @@ class _Measurement(Generic[K]):
 
     def found(self) -> Measured[K]:
         """Everything, with what the machine did meanwhile."""
-        slowdowns = [value for outcome in self.outcomes for value in outcome.slowdowns]
-        if self.backend.varies:
-            slowdowns += self._slowdowns()
+        within = [value for outcome in self.outcomes for value in outcome.slowdowns]
+        across = self._slowdowns() if self.backend.varies else ()
         remarks = list(self.remarks)
         if self.repeated:
             remarks.append(f"Disturbed rounds that were measured again: {self.repeated}.")
-        busy = unsteadiness(slowdowns, self.settings.tolerance)
+        tolerance = self.settings.tolerance
+        busy = unsteadiness(within, tolerance) or unsteadiness(across, tolerance)
+        borne = max(sum(value > tolerance for value in values) for values in (within, across))
+        if borne and not busy:
+            remarks.append(f"Rounds that stayed slower than usual, few enough to be borne: {borne}.")
         if busy:
             # Of the processes that measured: it is they that may have been pushed off their cores.
             causes_found = [

@@ -85,3 +85,8 @@ def test_unequal_rounds_are_said_where_one_is_slower_than_is_borne():
     assert unsteadiness([], 1.1) == unsteadiness([1.0, 1.1], 1.1) == []
     said = "Rounds ran at unequal speed, as a ratio to the usual: 1.00, 1.25."
     assert unsteadiness([1.0, 1.25], 1.1) == [said]
+
+
+def test_a_quarter_of_the_rounds_may_be_slow():
+    assert unsteadiness([1.0, 9.0, 1.0, 1.0], 1.1) == []
+    assert len(unsteadiness([1.0, 9.0, 1.0, 1.0, 1.2, 1.0], 1.1)) == 1
