@@ -297,8 +297,10 @@ def take_stages(source: Path, out: Path, recipe: Recipe) -> None:
 
 def not_yet_done(recipe: Recipe, card: Card) -> Recipe:
     """What the recipe has after the stages by which a network of the zoo was trained."""
-    done = Recipe.model_validate(card.recipe).stages
-    if done != recipe.stages[: len(done)] or len(done) == len(recipe.stages):
+    earlier = Recipe.model_validate(card.recipe)
+    done = earlier.stages
+    is_part = done == recipe.stages[: len(done)] and earlier.teacher == recipe.teacher
+    if not is_part or len(done) == len(recipe.stages):
         raise SystemExit(
             f"{card.name} was trained by {', '.join(stage.name for stage in done)}; the recipe, "
             f"{', '.join(stage.name for stage in recipe.stages)}, does not go on from there"
@@ -317,15 +319,19 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
     held_out, split = options.held_out, options.split
     is_final = split == "train+val" and held_out is None
     out = options.work / (name if is_final else f"{name}-{held_out or split}")
+    recipe, kept = recipe_for(name, options.scale), out / BEGAN_WITH
+    is_begun = (out / "recipe.json").exists()
+    if is_begun and options.go_on != kept.exists():
+        how = "goes on from the zoo's weights" if kept.exists() else "began from scratch"
+        raise SystemExit(f"{out} holds a training that {how}: resume it as it began, or give another --work")
+    if options.go_on:
+        card = Card.load(kept) if kept.exists() else entry.card
+        recipe = not_yet_done(recipe, card)
+        write_json(kept, card)
+    else:
+        kept.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     genotype.save(out / "genotype.json")
-    recipe = recipe_for(name, options.scale)
-    if options.go_on:
-        kept = out / BEGAN_WITH
-        if not kept.exists():
-            write_json(kept, entry.card)
-        recipe = not_yet_done(recipe, Card.load(kept))
-    is_begun = (out / "recipe.json").exists()
     if not is_final:
         take_stages(options.work / name, out, recipe)
     if recipe.teacher is not None:

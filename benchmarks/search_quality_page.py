@@ -26,7 +26,7 @@ def interval(values: list[float]) -> dict[str, float]:
 def found_by_knowing(
     quality: Mapping[str, float], feasible: Sequence[Sequence[str]], deviation: float, draws: int = 4000
 ) -> dict[str, Any]:
-    """Rank and regret that would be read for whoever always chose the best network: the least to hope for.
+    """Rank and regret that would be read for whoever always chose the best network, on average over noise.
 
     Which network is the best, the truth knows up to the noise of its trainings. Here networks' qualities are
     the measured ones brought towards their mean, until noise of that size on top would spread them as they
@@ -111,8 +111,8 @@ def page(summary: dict[str, Any], picture: str) -> str:
         f"{len(summary['seeds'])} seeds and all budgets, 95 % intervals over seeds. The last columns: rank "
         "under each budget (networks within it). Settings were found with other seeds, on the same networks.",
         "**The best network itself**: what would be read for whoever always chose it, since the truth is as "
-        "noisy as it is (simulated: qualities brought towards their mean, and noise put on again). Nothing "
-        "can be shown to choose better than this.",
+        "noisy as it is (simulated: qualities brought towards their mean, and noise put on again). That is "
+        "an average: on this one truth a method may be read lower, by luck.",
     ]
     heads = [f"≤ {ms:.3f} ms ({n})" for ms, n in zip(summary["budgets_ms"], summary["feasible"], strict=True)]
     lines = [f"# {summary['question'].capitalize()}", ""]

@@ -39,7 +39,7 @@ from hwnas.core.verification import drawn, judged
 from hwnas.errors import MeasurementFailed
 from hwnas.files import read_json, write_atomically, write_json
 from hwnas.latency.measuring import ProfileSettings, measure_subjects
-from hwnas.latency.timing import Timing, usual
+from hwnas.latency.timing import Timing, lower_tercile
 from hwnas.latency.verification import kendall_tau, repeat_kendall_tau
 from hwnas.search_spaces.autortnet import AutoRTNet
 
@@ -126,7 +126,7 @@ def measured_networks(
 def isolated_measuring_seconds(
     space: AutoRTNet, backend: Any, path: Path, settings: ProfileSettings
 ) -> float | None:
-    """Seconds of measuring that the ops alone take, in a table of their own; None where that was refused."""
+    """Seconds of measuring that the ops alone take, in a table of their own; None where that failed."""
     try:
         table = profile(space, backend, protocol="isolated", path=path, settings=settings)
     except MeasurementFailed as error:
@@ -199,7 +199,7 @@ def _pseudomedian(values: Sequence[float]) -> float:
 
 
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
-    "lower tercile (ours)": usual,
+    "lower tercile (ours)": lower_tercile,
     "minimum": min,
     "median": statistics.median,
     "Hodges and Lehmann's": _pseudomedian,
@@ -411,7 +411,7 @@ def markdown(summary: dict[str, Any]) -> str:
         lines.append(f"| {name} | {off['median_percent']:.2f} | {off['p95_percent']:.2f} |")
     first, second = builds["measuring_seconds"]
     alone = builds["isolated_measuring_seconds"]
-    told = "unknown (the machine was not steady)" if alone is None else f"{alone:.0f} s"
+    told = "unknown (that measurement was refused or failed)" if alone is None else f"{alone:.0f} s"
     lines += [
         "",
         f"Measuring took {first:.0f} and {second:.0f} s (ops and networks, {builds['rounds'][0]} and "

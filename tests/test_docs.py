@@ -16,7 +16,7 @@ def blocks(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # The machine may be busy, with other tests for one; pages that measure say what they would be told then.
+    # A refusal here would be about the machine, which may be busy, and not about the page.
     monkeypatch.setattr("hwnas.latency.measuring.unsteadiness", lambda slowdowns, tolerance: [])
     # typing and pydantic look annotations up in the module that a class says it is from.
     names: dict[str, object] = {"__name__": "__main__"}

@@ -12,7 +12,7 @@ import click
 from hwnas.cli.console import note, result, watching
 from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
-from hwnas.cli.nets import find_net, is_of_the_zoo, refuse_zoo
+from hwnas.cli.nets import is_of_the_zoo, refuse_zoo
 from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.fit import FitConfig, fit
 from hwnas.core.weights import digest, transfer_weights
@@ -63,10 +63,10 @@ def command(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Train the network of RUN/genotype.json from scratch; writes RUN/weights.pt and RUN/fit.log.jsonl.
+    """Train the network of RUN/genotype.json; writes RUN/weights.pt and RUN/fit.log.jsonl.
 
-    With --out, RUN may be a network of the zoo, too: --pretrained --data folders:DIR --out MINE fine-tunes it
-    on images of your own.
+    From scratch, or with --pretrained from RUN's own weights. With --out, RUN may be a network of the zoo,
+    too: --pretrained --data folders:DIR --out MINE fine-tunes it on images of your own.
     """
     from hwnas import zoo
 
@@ -81,7 +81,8 @@ def command(
     folder = RunFolder(zoo.find(str(run)).folder if is_of_the_zoo(str(run)) else run)
     start, began_with = None, None
     if pretrained:
-        start, began_with = find_net(str(run)).network, _learnt(folder)
+        start = zoo.load(folder.path) if folder.is_of_the_zoo else folder.network()
+        began_with = _learnt(folder)
         note(f"begins with the weights of {began_with}: images among those would be no test")
     into = out or run
     if resume and not [*into.glob("fit.checkpoint.pt"), *into.glob("*/fit.checkpoint.pt")]:
@@ -139,8 +140,9 @@ def _into(folder: RunFolder, out: Path | None, images: DataChoice, began_with: s
                 f"the network of {folder.path} tells {ours} classes apart, {images.name} has {theirs}: train "
                 "one of the same architecture for them in a folder of its own (--out DIR)."
             )
-        return folder
-    return told_by_first(lambda: folder.transferred(out, images, began_with))
+    into = folder if out is None else told_by_first(lambda: folder.transferred(out, images))
+    told_by_first(lambda: into.begin_with(began_with))
+    return into
 
 
 def run_fit(

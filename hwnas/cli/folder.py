@@ -127,15 +127,10 @@ class RunFolder:
             DataChoice, {**recorded.model_dump(), **own, "options": {**recorded.options, **options}}
         )
 
-    def transferred(self, path: Path, images: DataChoice, began_with: str | None = None) -> RunFolder:
+    def transferred(self, path: Path, images: DataChoice) -> RunFolder:
         """The same architecture as a run in another folder, for the classes of these images.
 
         Latency tables, and what was measured, stay behind.
-
-        Args:
-            path: the other folder.
-            images: what the other run is for.
-            began_with: as :attr:`RunSetup.began_with`.
 
         Raises:
             InvalidInput: there is a run of another architecture, or for other data, in that folder.
@@ -153,11 +148,27 @@ class RunFolder:
         # The genotype makes a folder a run: by then the folder knows its data, whenever this is stopped.
         if there is None:
             setup = RunSetup.load(self.path)
-            preset = setup.preset if setup else None
-            RunSetup(data=images, preset=preset, began_with=began_with).save(path)
+            RunSetup(data=images, preset=setup.preset if setup else None).save(path)
         if not begun:
             genotype.save(path / "genotype.json")
         return other
+
+    def begin_with(self, learnt: str | None) -> None:
+        """Keep whose weights the training here begins with, as :attr:`RunSetup.began_with`.
+
+        Raises:
+            InvalidInput: one that began with others is here already.
+        """
+        setup = RunSetup.load(self.path)
+        if setup is None or setup.began_with == learnt:
+            return
+        if [*self.path.glob("fit.json"), *self.path.glob("*/fit.json")]:
+            raise InvalidInput(
+                f"{self.path} holds a training that began with {_weights(setup.began_with)}, not with "
+                f"{_weights(learnt)}: go on with the same (--pretrained), or start anew in another folder "
+                "(--out)."
+            )
+        setup.model_copy(update={"began_with": learnt}).save(self.path)
 
     def table(self) -> LatencyTable | None:
         """The table that the search used, or None."""
@@ -202,3 +213,7 @@ class RunFolder:
         kept = self.read("search.json") or self.read("baseline.json")
         config: dict[str, Any] = kept.get("config", {})
         return config
+
+
+def _weights(learnt: str | None) -> str:
+    return "fresh weights" if learnt is None else f"those of {learnt}"

@@ -42,7 +42,7 @@ class ProfileSettings(BaseModel):
     rounds: int = Field(default=8, ge=1)
     """Visits to each entry, over all processes; more where ``relative_error`` asks for them."""
     most_rounds: int = Field(default=16, ge=1)
-    """Visits to each entry at most."""
+    """Visits to each entry at most, where ``rounds`` are not more."""
     relative_error: float = Field(default=0.01, gt=0)
     """While a typical entry is not known to this (:func:`hwnas.latency.stopping.typical_error`), further
     rounds are measured in further processes. From four ``rounds`` on: fewer do not tell."""
@@ -239,11 +239,13 @@ class _Measurement(Generic[K]):
         settings = self.settings
         if not self.backend.varies or settings.rounds < _ROUNDS_THAT_TELL:
             return
-        goal = settings.rounds
+        # What an interrupted run had begun of them is completed first: entries must have equal rounds.
+        goal = max((timing.rounds for timing in self.timings.values()), default=0)
+        share = -(-settings.rounds // self.processes)
+        self._fill_further(goal)
         while goal < settings.most_rounds and self._error() > settings.relative_error:
-            goal = min(settings.most_rounds, goal + -(-settings.rounds // self.processes))
-            self.total += sum(self._missing(name, goal) for name in self.subjects)
-            self.fill(goal)
+            goal = min(settings.most_rounds, goal + share)
+            self._fill_further(goal)
         if goal > settings.rounds:
             self.repeat_disturbed()
             self.remarks.append(
@@ -254,6 +256,10 @@ class _Measurement(Generic[K]):
                 f"A typical entry is known to {100 * error:.1f} % only: visits to it differed, as if "
                 "something used this machine in bursts."
             )
+
+    def _fill_further(self, goal: int) -> None:
+        self.total += sum(self._missing(name, goal) for name in self.subjects)
+        self.fill(goal)
 
     def _error(self) -> float:
         return typical_error(levelled(self.timings).values())
@@ -266,10 +272,10 @@ class _Measurement(Generic[K]):
         if self.repeated:
             remarks.append(f"Disturbed rounds that were measured again: {self.repeated}.")
         tolerance = self.settings.tolerance
-        busy = unsteadiness(within, tolerance) or unsteadiness(across, tolerance)
+        busy = [*unsteadiness(within, tolerance), *unsteadiness(across, tolerance)]
         borne = max(sum(value > tolerance for value in values) for values in (within, across))
         if borne and not busy:
-            remarks.append(f"Rounds that stayed slower than usual, few enough to be borne: {borne}.")
+            remarks.append(f"Rounds that ran slower than usual, few enough to be borne: {borne}.")
         if busy:
             # Of the processes that measured: it is they that may have been pushed off their cores.
             causes_found = [

@@ -1,9 +1,9 @@
 """What a timing is: readings, what is kept of them and how they are summarised, without torch or hardware.
 
 A *reader* is a function whose one call gives one reading: the milliseconds of one inference. Readings are
-taken in *rounds* (:mod:`hwnas.latency.interleaving`). The value of an entry is the :func:`usual` one over its
-rounds of the median within each round, each brought to the speed of a quiet round
-(:mod:`hwnas.latency.levelling`).
+taken in *rounds* (:mod:`hwnas.latency.interleaving`). The value of an entry is the lower tercile
+(:func:`lower_tercile`) over its rounds of the median within each round, each brought to the speed of a quiet
+round (:mod:`hwnas.latency.levelling`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
-def usual(values: Sequence[float]) -> float:
+def lower_tercile(values: Sequence[float]) -> float:
     """The lower tercile: a third of the values lie below it, by linear interpolation.
 
     What disturbs a round makes it slower, hardly ever quicker. A median is moved by every disturbed round, if
-    only by a little, a minimum is decided by the luckiest round; this bears half of the rounds to be slow by
-    anything, and a quarter of eight to be too quick.
+    only by a little, a minimum is decided by the luckiest round; of eight rounds this bears four to be slow
+    by anything, and two to be too quick, of four two and one; of fewer, a slow one moves it.
     """
     return quantile(sorted(values), 1 / 3)
 
@@ -56,7 +56,7 @@ class Timing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     median_ms: float = Field(ge=0)
-    """:func:`usual` value over the rounds of each round's median."""
+    """lower tercile (:func:`lower_tercile`) over the rounds of each round's median."""
     spread_ms: float = Field(ge=0)
     """Half the width of the central 68 % of all readings: a robust standard deviation of one reading."""
     count: int = Field(ge=0)
@@ -140,7 +140,7 @@ class Timing(BaseModel):
                 f"a reading must be finite and not negative; got {every[0]} … {every[-1]} ms."
             )
         return cls(
-            median_ms=round(usual([statistics.median(values) for values in corrected]), 9),
+            median_ms=round(lower_tercile([statistics.median(values) for values in corrected]), 9),
             spread_ms=round((quantile(every, 0.84) - quantile(every, 0.16)) / 2, 9),
             count=len(every),
             rounds=len(readings),

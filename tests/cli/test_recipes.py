@@ -148,7 +148,21 @@ def test_another_run_begins_with_the_weights_of_one(by, searched, folders, tmp_p
     assert hwnas(*again, "--resume").exit_code == 0
     fresh = hwnas("fit", searched, "--data", folders, "--out", other, *how, "--resume")
     assert fresh.exit_code == EXIT_ERROR
-    assert "start" in fresh.stderr
+    assert f"began with those of {searched.name}, trained on synthetic, train, not with fresh" in fresh.stderr
+
+
+def test_a_run_knows_whose_weights_it_began_with_when_it_was_first_begun_otherwise(
+    searched, folders, tmp_path
+):
+    assert hwnas("fit", searched, *settings(epochs=1, device="cpu")).exit_code == 0
+    other = tmp_path / "other"
+    run = ("fit", searched, "--data", folders, "--out", other)
+    assert hwnas(*run, "--pretrained", *settings(epochs=1, device="nosuch")).exit_code == EXIT_ERROR
+    assert hwnas(*run, *settings(epochs=1, device="cpu")).exit_code == 0
+    assert RunSetup.load(other).began_with is None
+    refused = hwnas(*run, "--pretrained", *settings(epochs=1, device="cpu"), "--resume")
+    assert refused.exit_code == EXIT_ERROR
+    assert "holds a training that began with fresh weights, not with those of" in refused.stderr
 
 
 def test_a_network_of_the_zoo_is_fine_tuned_in_a_folder_of_its_own(folders, tmp_path):
