@@ -305,3 +305,13 @@ def test_few_rounds_do_not_tell_whether_further_ones_are_needed(tmp_path):
     found = measure_subjects(BOTH, Restless(tmp_path / "n"), settings)
     assert [timing.rounds for timing in found.timings.values()] == [3, 3]
     assert found.remarks == []
+
+
+def test_further_rounds_that_were_interrupted_are_completed(tmp_path):
+    earlier = {
+        "four": Timing.from_rounds([[4.0]] * 6, status="partial"),
+        "eight": Timing.from_rounds([[8.0]] * 4, status="partial"),
+    }
+    found = measure_subjects(BOTH, Varying(tmp_path / "n"), SETTINGS, earlier=earlier)
+    assert [(timing.status, timing.rounds) for timing in found.timings.values()] == [("ok", 6), ("ok", 6)]
+    assert [name for _, name in notes_of(tmp_path / "n")] == ["Conv"]
