@@ -8,7 +8,6 @@ for one of the three is copied for those that want the same.
 
     python benchmarks/camvid_zoo.py search a --data DIR --lut TABLE
     python benchmarks/camvid_zoo.py fit a --data DIR
-    python benchmarks/camvid_zoo.py fit c --data DIR --go-on             (from the zoo's weights: what is new)
     python benchmarks/camvid_zoo.py fit a --data DIR --scale gpu         (the recipe for hours on a GPU)
     python benchmarks/camvid_zoo.py fit a --data DIR --split train       (a twin that is scored on val)
     python benchmarks/camvid_zoo.py fit a --data DIR --held-out 0006R0   (one that is scored on a drive)
@@ -46,7 +45,7 @@ from hwnas import (
     search,
 )
 from hwnas.cli.folder import RunFolder
-from hwnas.files import read_json, write_atomically, write_json
+from hwnas.files import read_json, write_atomically
 from hwnas.latency.device import Device
 from hwnas.latency.export import with_batch
 from hwnas.latency.measuring import measure_all
@@ -59,7 +58,7 @@ from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, ope
 from hwnas.segmentation.metrics import named_metric
 from hwnas.segmentation.registry import labelling
 from hwnas.zoo import load
-from hwnas.zoo.cards import Card, Latency
+from hwnas.zoo.cards import Latency
 from hwnas.zoo.entry import Entry
 from hwnas.zoo.packing import pack, twin_score
 
@@ -93,9 +92,6 @@ SEARCH = {
     "device": "cpu",
 }
 
-BEGAN_WITH = "began_with.json"
-"""Card of the network in the zoo that a run went on from, kept in its folder: it is replaced in the zoo."""
-
 RARE = (2, 6, 7, 9, 10)
 """Pole, sign, fence, pedestrian, bicyclist: the classes of CamVid with the fewest pixels."""
 
@@ -125,7 +121,6 @@ def cpu_recipe(
     taught: int,
     teacher: int,
     soft_targets: SoftTargetConfig | None,
-    longer: int = 0,
 ) -> Recipe:
     """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
     teacher.
@@ -137,7 +132,6 @@ def cpu_recipe(
         taught: of CamVid and as many images of IDD-lite, whose labels are left out.
         teacher: of the teacher, on CamVid.
         soft_targets: how it is asked once; None: in each step.
-        longer: epochs of the same once more, with more weight on the labels; 0 leaves the stage out.
     """
     of_streets = RECIPES["cpu"].stages[0]
     images = {
@@ -147,8 +141,6 @@ def cpu_recipe(
         "augmentation": JointAugmentation(crop=(240, 320), scale=(0.75, 1.75), rare=RARE, rare_share=0.3),
     }
     fit = {"lr": 0.05, "warmup_epochs": 1, "average_decay": 0.998, "validate_every": 20, "compiled": True}
-    with_teacher: dict[str, Any] = {"unlabelled": ("idd_lite",), "soft_targets": soft_targets, **images}
-    again = {**fit, **QUICK, "lr": 0.03, "epochs": longer, "distillation_weight": 1.0}
     stages = (
         pictures,
         of_streets.model_copy(
@@ -160,13 +152,10 @@ def cpu_recipe(
         *([Stage(name="crops", fit=FitConfig(**fit, **QUICK, epochs=crops), **images)] if crops else []),
         Stage(
             name="taught",
+            unlabelled=("idd_lite",),
+            soft_targets=soft_targets,
             fit=FitConfig(**fit, **QUICK, epochs=taught, distillation_weight=3.0),
-            **with_teacher,
-        ),
-        *(
-            [Stage(name="longer", unlabelled_share=0.25, fit=FitConfig(**again), **with_teacher)]
-            if longer
-            else []
+            **images,
         ),
     )
     return Recipe(
@@ -295,43 +284,20 @@ def take_stages(source: Path, out: Path, recipe: Recipe) -> None:
             copy_whole(folder, out / stage.name)
 
 
-def not_yet_done(recipe: Recipe, card: Card) -> Recipe:
-    """What the recipe has after the stages by which a network of the zoo was trained."""
-    earlier = Recipe.model_validate(card.recipe)
-    done = earlier.stages
-    is_part = done == recipe.stages[: len(done)] and earlier.teacher == recipe.teacher
-    if not is_part or len(done) == len(recipe.stages):
-        raise SystemExit(
-            f"{card.name} was trained by {', '.join(stage.name for stage in done)}; the recipe, "
-            f"{', '.join(stage.name for stage in recipe.stages)}, does not go on from there"
-        )
-    return recipe.model_copy(update={"stages": recipe.stages[len(done) :]})
-
-
 def stage_fit(name: str, options: argparse.Namespace) -> None:
     """Train one of the three by the recipe; its folder gets the weights and, if images are held out, a score.
 
     Frames of one drive are alike, so a score is to be of a drive (sequence) that neither the weights nor the
     teacher's have seen; the search has seen them all.
     """
-    entry = Entry(options.zoo / f"autortnet-{name}-camvid")
-    genotype = entry.genotype if options.go_on else Genotype.load(options.work / name / "genotype.json")
+    genotype = Genotype.load(options.work / name / "genotype.json")
     held_out, split = options.held_out, options.split
     is_final = split == "train+val" and held_out is None
     out = options.work / (name if is_final else f"{name}-{held_out or split}")
-    recipe, kept = recipe_for(name, options.scale), out / BEGAN_WITH
-    is_begun = (out / "recipe.json").exists()
-    if is_begun and options.go_on != kept.exists():
-        how = "goes on from the zoo's weights" if kept.exists() else "began from scratch"
-        raise SystemExit(f"{out} holds a training that {how}: resume it as it began, or give another --work")
-    if options.go_on:
-        card = Card.load(kept) if kept.exists() else entry.card
-        recipe = not_yet_done(recipe, card)
-        write_json(kept, card)
-    else:
-        kept.unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     genotype.save(out / "genotype.json")
+    recipe = recipe_for(name, options.scale)
+    is_begun = (out / "recipe.json").exists()
     if not is_final:
         take_stages(options.work / name, out, recipe)
     if recipe.teacher is not None:
@@ -347,7 +313,6 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
         splits={"target": split},
         val=None if split == "train+val" else "val",
         options={"target": {"exclude_sequences": (held_out,)}} if held_out else None,
-        start=entry.network() if options.go_on else None,
         # What was copied was begun.
         resume=is_begun or any((out / stage.name).exists() for stage in recipe.all_stages),
         on_progress=lambda stage, progress: say(f"{name} {stage.name}")(progress),
@@ -419,7 +384,6 @@ def packed(
         samples=samples,
         scores=(twin_score(run, twin),) if (twin / "eval.json").is_file() else (),
         training_device=options.training_device or device.name,
-        earlier=Card.load(run / BEGAN_WITH) if (run / BEGAN_WITH).is_file() else None,
     )
 
 
@@ -435,9 +399,7 @@ def stage_result(options: argparse.Namespace) -> None:
     for name in TARGETS_MS:
         if (options.work / name / "weights.pt").is_file():
             entry = packed(name, latencies[name], options, samples, device)
-            # One that went on from the zoo's weights was not searched here.
-            searched = options.work / name / "result.json"
-            predicted = read_json(searched)["predicted_ms"] if searched.is_file() else None
+            predicted = json.loads((options.work / name / "result.json").read_text())["predicted_ms"]
             networks[name] = described(entry, latencies[name], TARGETS_MS[name], predicted)
         else:
             entry = Entry(options.zoo / f"autortnet-{name}-camvid")
@@ -475,11 +437,6 @@ def main() -> None:
     parser.add_argument("--scale", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--split", default="train+val")
     parser.add_argument(
-        "--go-on",
-        action="store_true",
-        help="Begin with the weights that the zoo has, after the stages that they were trained by.",
-    )
-    parser.add_argument(
         "--held-out",
         choices=["0001TP", "0006R0", "0016E5"],
         help="Train on train and val without this sequence, and score on it (eval.json).",
@@ -492,8 +449,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.held_out and options.split != "train+val":
         parser.error("--held-out leaves a drive out of train and val: give no --split with it")
-    if options.go_on and (options.held_out or options.split != "train+val"):
-        parser.error("--go-on goes on from weights that have seen train and val: a twin begins anew")
     if options.stage == "result":
         stage_result(options)
     elif options.network is None:

@@ -44,7 +44,6 @@ def pack(
     samples: Tensor,
     scores: Sequence[Score] = (),
     training_device: str,
-    earlier: Card | None = None,
 ) -> Entry:
     """Make ``out/name`` of a run's folder; an entry that is there already is replaced.
 
@@ -65,12 +64,9 @@ def pack(
         samples: normalised images, ``[N, 3, H, W]``, on which the fp16 weights are compared.
         scores: evaluations; a twin's (:func:`twin_score`), where the network was trained on everything.
         training_device: what the training ran on.
-        earlier: of the network with whose weights the run began, if it went on with a recipe that an earlier
-            run had begun: that one's stages are told before the run's own, and its seconds count.
 
     Raises:
-        InvalidInput: a name that is none; weights beyond fp16's range, or too large; an ``earlier`` network
-            of another architecture, or without stages.
+        InvalidInput: a name that is none, weights beyond fp16's range, or too large.
         GenotypeError, CheckpointError, DataError: the run's folder lacks a file, or has a damaged one.
     """
     from safetensors.torch import save
@@ -94,15 +90,6 @@ def pack(
     put_weights(rounded, weights, name)
     fitted = _read(run / "fit.json")
     recipe = _read(run / "recipe.json") if (run / "recipe.json").is_file() else {"fit": fitted["config"]}
-    seconds = _seconds(run, recipe)
-    if earlier is not None:
-        before, ours = earlier.recipe.get("stages"), recipe.get("stages")
-        if earlier.genotype != genotype.short_id or not (isinstance(before, list) and ours):
-            raise InvalidInput(
-                f"{run} ({genotype.short_id}) goes on with no recipe of {earlier.name} ({earlier.genotype})."
-            )
-        recipe = {**recipe, "stages": [*before, *ours]}
-        seconds += earlier.training_seconds
     if not scores and (run / "eval.json").is_file():
         scores = [_score(run / "eval.json", split)]
     latency = _read(run / "measure.json") if (run / "measure.json").is_file() else None
@@ -120,7 +107,7 @@ def pack(
             seed=fitted["config"]["seed"],
             recipe=recipe,
             training_device=training_device,
-            training_seconds=round(seconds, 2),
+            training_seconds=round(_seconds(run, recipe), 2),
             scores=tuple(scores),
             latency=Latency.model_validate(latency) if latency is not None else None,
             fp16_agreement_percent=agreement_percent(network, rounded, samples),

@@ -114,23 +114,6 @@ def test_the_stages_before_the_last_count(run):
     assert card.recipe == recipe
 
 
-def test_a_recipe_that_was_gone_on_with_is_told_whole(run):
-    def recipe(*names):
-        return {"about": "x", "stages": [{"name": name} for name in names]}
-
-    (run / "recipe.json").write_text(json.dumps(recipe("first")))
-    before = packed(run).card
-    (run / "recipe.json").write_text(json.dumps(recipe("second")))
-    card = packed(run, earlier=before).card
-    assert card.recipe == recipe("first", "second")
-    assert card.training_seconds == 2 * before.training_seconds == 6.5
-    other = before.model_copy(update={"genotype": "00000000"})
-    plain = before.model_copy(update={"recipe": {"fit": {}}})
-    for earlier in (other, plain):
-        with pytest.raises(InvalidInput, match="goes on with no recipe of tiny-scenes"):
-            packed(run, earlier=earlier)
-
-
 def test_a_teachers_training_counts(run):
     last = {"name": "last", "fit": {"distillation_weight": 1}}
     recipe = {"about": "x", "stages": [{"name": "first"}, last], "teacher": {"batch": 4}}
