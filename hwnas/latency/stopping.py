@@ -57,9 +57,7 @@ class StoppingRule(BaseModel):
         if seconds < self.min_seconds:
             return False
         ordered = sorted(readings_ms)
-        # 1.25 = sqrt(pi/2): the standard error of a median, over that of a mean, for normal noise.
-        error = 1.25 * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
-        return error <= self.relative_noise * quantile(ordered, 0.5)
+        return _error_of_median(ordered, count) <= self.relative_noise * quantile(ordered, 0.5)
 
 
 def typical_error(timings: Iterable[Timing]) -> float:
@@ -80,9 +78,13 @@ def typical_error(timings: Iterable[Timing]) -> float:
             rounds.append(len(visits))
     if not off:
         return 0.0
-    off.sort()
-    half_width = (quantile(off, 0.84) - quantile(off, 0.16)) / 2
-    return math.sqrt(math.pi / 2) * half_width / math.sqrt(statistics.median(rounds))
+    return _error_of_median(sorted(off), statistics.median(rounds))
+
+
+def _error_of_median(ordered: Sequence[float], count: float) -> float:
+    """Standard error of the median of ``count`` values that scatter like these."""
+    # The root is a median's standard error over that of a mean, for normal noise.
+    return math.sqrt(math.pi / 2) * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
 
 
 def _checked(value: float) -> float:

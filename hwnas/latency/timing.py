@@ -56,7 +56,7 @@ class Timing(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     median_ms: float = Field(ge=0)
-    """lower tercile (:func:`lower_tercile`) over the rounds of each round's median."""
+    """The :func:`lower_tercile` over the rounds of each round's median: of one round, the median."""
     spread_ms: float = Field(ge=0)
     """Half the width of the central 68 % of all readings: a robust standard deviation of one reading."""
     count: int = Field(ge=0)

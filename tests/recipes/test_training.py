@@ -260,6 +260,33 @@ def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
         run(places, tmp_path / "b", recipe, teacher=torch.nn.Conv2d(3, 3, 1))
 
 
+def test_a_given_start_is_the_first_stages_and_not_the_teachers(places, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "imagenet_weights", lambda: None)
+    monkeypatch.setattr(training, "pretrained_teacher", lambda count, frozen: torch.nn.Conv2d(3, count, 1))
+    began = []
+    fit = training.fit
+
+    def spy(network, *arguments, **options):
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        began.append((weights, options["description"]["start"]))
+        return fit(network, *arguments, **options)
+
+    monkeypatch.setattr(training, "fit", spy)
+    stage = Stage(name="target", batch=6, fit=fitted(epochs=1, distillation_weight=1.0))
+    recipe = Recipe(about="", stages=(stage,), teacher=TeacherStage(batch=6, fit=fitted(epochs=1)))
+    start = SPACE.build(GENOTYPE)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    run(places, tmp_path / "a", recipe, start=start)
+    (_, nothing), (weights, digested) = began
+    assert nothing is None and digested == digest(before)
+    assert all(torch.equal(weights[name], value) for name, value in before.items())
+    assert all(torch.equal(start.state_dict()[name], value) for name, value in before.items())
+    # Not with other weights, nor with none.
+    for other in (None, SPACE.build(GENOTYPE)):
+        with pytest.raises(CheckpointError, match="start"):
+            run(places, tmp_path / "a", recipe, start=other, resume=True)
+
+
 def test_images_without_labels_are_learnt_from_a_teacher(places, tmp_path, monkeypatch):
     loaders = []
     loader = training.training_loader
