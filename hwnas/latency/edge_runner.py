@@ -319,8 +319,8 @@ def is_enough(rule: dict[str, Any], readings_ms: Sequence[float], seconds: float
     if seconds < rule["min_seconds"]:
         return False
     ordered = sorted(readings_ms)
-    # 1.25 = sqrt(pi/2): the standard error of a median, over that of a mean, for normal noise.
-    error = 1.25 * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
+    # The root is a median's standard error over that of a mean, for normal noise.
+    error = math.sqrt(math.pi / 2) * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
     return bool(error <= rule["relative_noise"] * quantile(ordered, 0.5))
 
 
