@@ -320,7 +320,8 @@ def is_enough(rule: dict[str, Any], readings_ms: Sequence[float], seconds: float
         return False
     ordered = sorted(readings_ms)
     # The root is a median's standard error over that of a mean, for normal noise.
-    error = math.sqrt(math.pi / 2) * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
+    half_width = (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2
+    error = math.sqrt(math.pi / 2) * half_width / math.sqrt(count)
     return bool(error <= rule["relative_noise"] * quantile(ordered, 0.5))
 
 

@@ -32,6 +32,10 @@ _OF_ROWS = (0.003, 0.005, 0.01, 0.014, 0.02, 0.03, 0.04, 0.055, 0.07, 0.1, 0.14,
 # foretells networks no better, and makes two builds of a table differ by which of the two they widen.
 _KINDS_OVER_ROWS = 2.0
 _LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
+# A term of the prior's level must differ from nothing by so many standard errors: less is noise, which would
+# move the cheapest rows, or all that every network runs, by a share of their own.
+_CLEAR_ERRORS = 3.0
+_NETWORKS_PER_TERM = 3
 # A network is left out whose error, where it is not fitted, is above both.
 _OUTLIER_DEVIATIONS = 6.0
 _OUTLIER_SHARE = 0.15
@@ -221,17 +225,45 @@ def independent_rows(matrix: Vector, size: Vector, limit: int | None = None) -> 
 
 
 def _levelled(counts: Vector, measured: Vector, alone: Vector) -> Vector:
-    """The prior brought to the networks' level: ``scale · alone − call``, the cost of a call of its own."""
-    total, calls = counts @ alone, counts.sum(axis=1)
-    scale, call = float(np.median(measured / total)), 0.0
-    if len(measured) > 2:
-        design = np.stack([total / measured, -calls / measured], axis=1)
-        fitted = np.linalg.lstsq(design, np.ones(len(measured)), rcond=None)[0]
-        # A negative cost of a call, or one above the cheapest rows, is noise.
-        if fitted[0] > 0 and fitted[1] > 0:
-            scale, call = float(fitted[0]), float(fitted[1])
-    levelled: Vector = np.maximum(scale * alone - call, 0.1 * scale * alone)
+    """The prior brought to the networks' level: ``scale · alone − call``, and another scale for the frame.
+
+    ``call`` is the part of an op's time alone that its call costs, or, below zero, what it costs more in a
+    network, where it finds nothing in the caches. The frame is what every network runs
+    equally often, such as stem and head. Of it networks tell nothing but the sum, a constant in all of them,
+    which may be quite another share of the time alone than that of the rest: it has the largest activations.
+    Under one scale for both, large networks would be foretold too fast and small ones too slow, or the other
+    way round. A call and a scale of its own are believed only where the networks show them clearly.
+    """
+    frame = (counts == counts[0]).all(axis=0) & (counts[0] > 0)
+    total, calls = counts @ alone, counts[:, ~frame].sum(axis=1)
+    # Shares of the time alone: of a share of the measured time, one folded network would decide the fit.
+    terms = np.stack([np.ones(len(total)), counts[:, frame] @ alone[frame] / total, -calls / total], axis=1)
+    scale, of_frame, call = _clear_terms(terms, measured / total)
+    levelled: Vector = np.where(frame, (scale + of_frame) * alone, scale * alone - call)
+    levelled = np.maximum(levelled, 0.1 * scale * alone)
     return levelled * float(np.median(measured / (counts @ levelled)))
+
+
+def _clear_terms(terms: Vector, wanted: Vector) -> Vector:
+    """Coefficients of least squares, without terms (columns, from the second on) that are not clear."""
+    found = np.zeros(terms.shape[1])
+    kept = list(range(terms.shape[1]))
+    while len(kept) > 1:
+        design = terms[:, kept]
+        if len(wanted) < _NETWORKS_PER_TERM * len(kept) or np.linalg.matrix_rank(design) < len(kept):
+            kept.pop()
+            continue
+        fitted = np.linalg.lstsq(design, wanted, rcond=None)[0]
+        variance = float(np.sum((wanted - design @ fitted) ** 2)) / (len(wanted) - len(kept))
+        errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
+        clear = np.abs(fitted) > _CLEAR_ERRORS * errors
+        if clear[1:].all() and fitted[0] > 0.0:
+            found[kept] = fitted
+            return found
+        weakest = 1 + int(np.argmin(np.abs(fitted[1:]) / np.maximum(errors[1:], 1e-300)))
+        kept.pop(weakest)
+    found[0] = float(np.median(wanted))
+    return found
 
 
 def _is_additive(counts: Vector, measured: Vector) -> bool:

@@ -84,7 +84,8 @@ def typical_error(timings: Iterable[Timing]) -> float:
 def _error_of_median(ordered: Sequence[float], count: float) -> float:
     """Standard error of the median of ``count`` values that scatter like these."""
     # The root is a median's standard error over that of a mean, for normal noise.
-    return math.sqrt(math.pi / 2) * (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2 / math.sqrt(count)
+    half_width = (quantile(ordered, 0.84) - quantile(ordered, 0.16)) / 2
+    return math.sqrt(math.pi / 2) * half_width / math.sqrt(count)
 
 
 def _checked(value: float) -> float:

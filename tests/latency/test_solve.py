@@ -6,6 +6,7 @@ import pytest
 from hwnas.errors import InvalidInput, MeasurementFailed
 from hwnas.latency.solve import (
     NetworkTiming,
+    _clear_terms,
     _left_out,
     _prior_covariance,
     count_matrix,
@@ -197,3 +198,48 @@ def test_what_a_kind_has_in_common_is_learnt_for_all_of_the_kind():
     assert solution.of_rows > 0.03
     for k in convs:
         assert solution.rows[k].median_ms / alone[k] == pytest.approx(1.0, abs=0.02)
+
+
+def test_what_every_network_runs_has_a_level_of_its_own():
+    """Stem and head take half of what they take alone, the rest all of it: large networks are foretold well.
+
+    The solved networks run 4 to 10 further ops, and the one that is foretold 60.
+    """
+    stem, head, *rest = [OpKey(spec=OpSpec(kind="test.conv"), input_shapes=((1, n),)) for n in range(1, 13)]
+    alone = {stem: 6.0, head: 4.0} | dict.fromkeys(rest, 1.0)
+    random = np.random.default_rng(2)
+
+    def frame_and(counts):
+        run = {stem: 1, head: 1} | {k: int(n) for k, n in zip(rest, counts, strict=True) if n}
+        return run, 5.0 + sum(n for k, n in run.items() if k in rest)
+
+    networks = []
+    for size in random.integers(4, 11, size=20):
+        run, ms = frame_and(np.bincount(random.integers(0, 10, size=size), minlength=10))
+        ms *= random.normal(1.0, 0.01)
+        networks.append(NetworkTiming.of("n", run, Timing(median_ms=ms, spread_ms=0.01 * ms, count=3)))
+    rows = solve_rows(networks, list(alone), alone).rows
+    run, ms = frame_and([6] * 10)
+    assert sum(rows[k].median_ms * n for k, n in run.items()) == pytest.approx(ms, rel=0.04)
+    # Nothing tells stem from head but their times alone.
+    assert rows[stem].median_ms / rows[head].median_ms == pytest.approx(1.5, rel=0.01)
+    assert rows[stem].median_ms + rows[head].median_ms == pytest.approx(5.0, rel=0.04)
+
+
+def test_terms_that_noise_explains_are_not_believed():
+    """A scale of the frame's and a cost of a call are fitted where they stand out, and only there."""
+    random = np.random.default_rng(4)
+    terms = np.stack([np.ones(40), random.uniform(0.2, 0.6, 40), -random.uniform(3.0, 8.0, 40)], axis=1)
+    noise = random.normal(0.0, 0.01, 40)
+    assert _clear_terms(terms, 0.9 + noise).tolist() == [pytest.approx(0.9, abs=0.01), 0.0, 0.0]
+    scale, frame, call = _clear_terms(terms, terms @ [1.1, -0.3, 0.0] + noise)
+    assert (scale, frame) == (pytest.approx(1.1, abs=0.02), pytest.approx(-0.3, abs=0.05))
+    assert call == 0.0
+    found = _clear_terms(terms, terms @ [1.1, -0.3, 0.02] + noise)
+    assert found == pytest.approx([1.1, -0.3, 0.02], rel=0.25)
+    # One folded network tells nothing of the others, and five are too few for any but the scale.
+    folded = np.concatenate([[0.02], 0.9 + noise[1:]])
+    assert _clear_terms(terms, folded) == pytest.approx([0.9, 0.0, 0.0], abs=0.01)
+    assert _clear_terms(terms[:5], (terms @ [1.1, -0.3, 0.02])[:5])[1:].tolist() == [0.0, 0.0]
+    # A term that another one already says is none.
+    assert _clear_terms(terms[:, [0, 0]], 0.9 + noise)[1] == 0.0
