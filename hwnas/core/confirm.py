@@ -105,8 +105,8 @@ def measurer(
 ) -> Measure:
     """The caller's way to measure networks: ``measure``, or ``backend``, which must be able to run here.
 
-    With a backend each network is read in three rounds in each of ``processes``; None: as many as the backend
-    advises.
+    With a backend each network is read in three rounds in each of ``processes``, and in up to twice as many
+    further ones while its readings differ too much; None: as many processes as the backend advises.
 
     Raises:
         InvalidInput: both.
@@ -119,7 +119,9 @@ def measurer(
     assert backend is not None
     backend.check()
     processes = ProfileSettings(processes=processes).processes_for(backend)
-    settings = ProfileSettings(rounds=3 * processes, processes=processes)
+    # A network's few readings in one process are over within a second, as long as a neighbour's burst may last:
+    # where they differ, what tells is further processes.
+    settings = ProfileSettings(rounds=3 * processes, most_rounds=9 * processes, processes=processes)
     return measured_by(space, backend, batch=table.header.batch, settings=settings)
 
 
