@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import multiprocessing
 import statistics
@@ -305,6 +306,7 @@ def main() -> None:
             "begun": [first.header.created, second.header.created],
             "remarks": list(first.header.remarks),
             "left_out_percent": first.header.left_out_percent,
+            "level": [dataclasses.asdict(table.solve(list(table.rows)).level) for table in (first, second)],
             "rounds": [max(timing.rounds for timing in table.isolated.values()) for table in (first, second)],
             "scatter": scatter(first),
             "by_statistic": by_statistic(first, second),
@@ -426,6 +428,12 @@ def markdown(summary: dict[str, Any]) -> str:
         f"{found['between_processes_percent']:.2f} %, and one op in twenty by more than "
         f"{found['processes_apart_p95_percent']:.1f} % from the quickest to the slowest.",
     ]
+    levels = " and ".join(
+        f"{level['frame_scale']:.3f} for what every network runs, {level['scale']:.3f} for the rest, less "
+        f"{1000 * level['call_ms']:.1f} µs a call,"
+        for level in builds["level"]
+    )
+    lines.append(f"Ops alone were brought to the networks' level by {levels} in the two builds.")
     if "million_predictions_seconds" in summary:
         lines.append(f"A million predictions take {summary['million_predictions_seconds']:.2f} s.")
     lines += [f"Remark: {remark}" for remark in builds["remarks"]]

@@ -42,9 +42,11 @@ class Intervals:
         """Relative variance between processes that is usual in this table."""
 
     def of(self, timing: Timing) -> tuple[float, float]:
-        """Lowest and highest milliseconds of the interval; of a solved row ± 1.96 standard deviations."""
+        """Lowest and highest milliseconds of the interval; a solved row's own deviation is its spread."""
         if not timing.readings_ms:
-            half = 1.96 * timing.spread_ms
+            # Rows that are taken at their word have no deviation, and no moods.
+            of_builds = math.sqrt(2.0) * _OF_A_BUILD * timing.median_ms if timing.spread_ms else 0.0
+            half = 1.96 * math.hypot(timing.spread_ms, of_builds)
             return max(0.0, timing.median_ms - half), timing.median_ms + half
         count = len(timing.process_medians_ms)
         own = _relative_variance(timing) or 0.0

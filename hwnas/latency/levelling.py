@@ -12,6 +12,8 @@ from hwnas.latency.timing import Timing
 
 # With fewer entries a round's speed cannot be told from their own scatter.
 _ENTRIES_TO_LEVEL = 20
+# Of so many rounds, the quickest may be a fluke.
+_ROUNDS_FOR_A_FLUKE = 5
 _POLISHES = 4  # the medians no longer move after two or three
 
 K = TypeVar("K")
@@ -22,7 +24,8 @@ def slowdown_by_round(timings: Iterable[Timing]) -> list[float]:
 
     All entries are visited in every round, so what a round does to all of them is the machine's doing (a
     clock, a neighbour, a process's luck). It is fitted with the entries' own milliseconds in turn (Tukey's
-    median polish, of logarithms). A quiet round is at the lower quartile, for disturbances add time.
+    median polish, of logarithms). A quiet round is as quick as the second quickest, for disturbances add time,
+    however many of the rounds they hit. (Of fewer than five rounds: as the quickest.)
 
     Args:
         timings: those without readings, and those whose rounds are not those of most (by process), do not
@@ -45,7 +48,7 @@ def slowdown_by_round(timings: Iterable[Timing]) -> list[float]:
             statistics.median(values[index] - own for values, own in zip(logs, usual, strict=True))
             for index in range(len(speeds))
         ]
-    quiet = sorted(speeds)[(len(speeds) - 1) // 4]
+    quiet = sorted(speeds)[1 if len(speeds) >= _ROUNDS_FOR_A_FLUKE else 0]
     return [round(math.exp(speed - quiet), 6) for speed in speeds]
 
 

@@ -64,6 +64,23 @@ class NetworkTiming(BaseModel):
 
 
 @dataclass(frozen=True)
+class PriorLevel:
+    """What brings ops timed alone to the level of the same ops in networks.
+
+    Attributes:
+        scale: milliseconds in a network over those alone.
+        frame_scale: the same for the frame, which is all that every network runs equally often, such as stem
+            and head.
+        call_ms: what a call of an op that is not of the frame costs alone, and not in a network, by
+            ``scale``; below zero: what it costs more there, where it finds nothing of its own in the caches.
+    """
+
+    scale: float
+    frame_scale: float
+    call_ms: float
+
+
+@dataclass(frozen=True)
 class Solution:
     """Rows that were solved from networks.
 
@@ -79,6 +96,7 @@ class Solution:
         misfit: relative standard deviation that the likeliest hypothesis ascribes to the network timings.
         of_rows: the one that it ascribes to the prior of each row by itself; to that of all ops of a kind
             together, twice as much.
+        level: what the prior was brought to the networks' level by.
     """
 
     rows: dict[OpKey, Timing]
@@ -87,6 +105,7 @@ class Solution:
     outliers: tuple[str, ...]
     misfit: float
     of_rows: float
+    level: PriorLevel
 
 
 @dataclass(frozen=True)
@@ -145,7 +164,7 @@ def _solved(
     """The solution, and each network's relative error when it is left out of it."""
     counts = count_matrix([network.counter for network in timed], keys)
     measured = np.array([network.timing.median_ms for network in timed])
-    prior = _levelled(counts, measured, np.array([prior_ms[key] for key in keys]))
+    prior, level = _levelled(counts, measured, np.array([prior_ms[key] for key in keys]))
     # In units of the prior and of the measurements: all that follows is relative.
     shares = counts * prior / measured[:, None]
     alike = np.array([[float(one.spec.kind == other.spec.kind) for other in keys] for one in keys])
@@ -176,6 +195,7 @@ def _solved(
         outliers=(),
         misfit=likeliest.misfit,
         of_rows=likeliest.of_rows,
+        level=level,
     )
     return solution, left_out
 
@@ -224,15 +244,13 @@ def independent_rows(matrix: Vector, size: Vector, limit: int | None = None) -> 
     return chosen
 
 
-def _levelled(counts: Vector, measured: Vector, alone: Vector) -> Vector:
+def _levelled(counts: Vector, measured: Vector, alone: Vector) -> tuple[Vector, PriorLevel]:
     """The prior brought to the networks' level: ``scale · alone − call``, and another scale for the frame.
 
-    ``call`` is the part of an op's time alone that its call costs, or, below zero, what it costs more in a
-    network, where it finds nothing in the caches. The frame is what every network runs
-    equally often, such as stem and head. Of it networks tell nothing but the sum, a constant in all of them,
-    which may be quite another share of the time alone than that of the rest: it has the largest activations.
-    Under one scale for both, large networks would be foretold too fast and small ones too slow, or the other
-    way round. A call and a scale of its own are believed only where the networks show them clearly.
+    Of the frame networks tell nothing but the sum, a constant in all of them. It may take quite another share
+    of its time alone than the rest: it has the largest activations. Under one scale for both, large networks
+    would be foretold too fast and small ones too slow, or the other way round. A call and a scale of the
+    frame's own are believed only where the networks show them clearly.
     """
     frame = (counts == counts[0]).all(axis=0) & (counts[0] > 0)
     total, calls = counts @ alone, counts[:, ~frame].sum(axis=1)
@@ -241,7 +259,14 @@ def _levelled(counts: Vector, measured: Vector, alone: Vector) -> Vector:
     scale, of_frame, call = _clear_terms(terms, measured / total)
     levelled: Vector = np.where(frame, (scale + of_frame) * alone, scale * alone - call)
     levelled = np.maximum(levelled, 0.1 * scale * alone)
-    return levelled * float(np.median(measured / (counts @ levelled)))
+    # Least squares leave the median network a little off, and rows that are held at a tenth leave all.
+    to_median = float(np.median(measured / (counts @ levelled)))
+    level = PriorLevel(
+        scale=float(to_median * scale),
+        frame_scale=float(to_median * (scale + of_frame)),
+        call_ms=float(to_median * call),
+    )
+    return levelled * to_median, level
 
 
 def _clear_terms(terms: Vector, wanted: Vector) -> Vector:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -203,3 +204,29 @@ def test_a_way_to_measure_needs_a_target_and_is_one():
     with pytest.raises(InvalidInput, match="give backend or measure, not both"):
         measurer(SPACE, TABLE, backend, table_ms)
     assert measurer(SPACE, TABLE, None, table_ms) is table_ms
+
+
+class Disturbed(FakeBackend):
+    """Something else runs at first: each reading takes a tenth longer than the one before. Then it has ended."""
+
+    varies = True
+    processes = 1
+
+    def __init__(self):
+        super().__init__(formula)
+        self.prepared = 0
+
+    def prepare(self, module, inputs):
+        reader, readings = super().prepare(module, inputs), itertools.count(1)
+        self.prepared += 1
+        disturbed = self.prepared == 1
+        return lambda: reader() * (1 + 0.1 * next(readings) * disturbed)
+
+
+def test_a_network_whose_readings_differ_is_read_on():
+    genotype = SPACE.genotype(dict.fromkeys(SPACE.choices(), 0))
+    backend = Disturbed()
+    timing = measurer(SPACE, TABLE, backend, None)(genotype)
+    assert timing.median_ms == pytest.approx(table_ms(genotype))
+    assert timing.rounds_by_process == (4, 4, 4)
+    assert backend.prepared == 3

@@ -25,7 +25,11 @@ def test_by_hand():
 
 def test_a_solved_row_has_its_own_deviation():
     timing = Timing(median_ms=2.0, spread_ms=0.5, count=3)
-    assert Intervals([timing]).of(timing) == pytest.approx((2.0 - 0.98, 2.0 + 0.98))
+    # Two builds as a whole: each has 1 % of 2 ms.
+    half = 1.96 * math.sqrt(0.5**2 + 2 * 0.02**2)
+    assert Intervals([timing]).of(timing) == pytest.approx((2.0 - half, 2.0 + half))
+    certain = Timing(median_ms=2.0, spread_ms=0.0, count=3)
+    assert Intervals([certain]).of(certain) == (2.0, 2.0)
     assert Intervals([]).of(Timing(median_ms=0.1, spread_ms=0.5, count=3))[0] == 0.0
 
 

@@ -218,7 +218,11 @@ def test_what_every_network_runs_has_a_level_of_its_own():
         run, ms = frame_and(np.bincount(random.integers(0, 10, size=size), minlength=10))
         ms *= random.normal(1.0, 0.01)
         networks.append(NetworkTiming.of("n", run, Timing(median_ms=ms, spread_ms=0.01 * ms, count=3)))
-    rows = solve_rows(networks, list(alone), alone).rows
+    solution = solve_rows(networks, list(alone), alone)
+    assert solution.level.scale == pytest.approx(1.0, rel=0.05)
+    assert solution.level.frame_scale == pytest.approx(0.5, rel=0.05)
+    assert solution.level.call_ms == 0.0
+    rows = solution.rows
     run, ms = frame_and([6] * 10)
     assert sum(rows[k].median_ms * n for k, n in run.items()) == pytest.approx(ms, rel=0.04)
     # Nothing tells stem from head but their times alone.
