@@ -295,7 +295,7 @@ def markdown(summary: dict[str, Any], plot: str) -> str:
         [
             *lines,
             "",
-            "Again: all networks in interleaved rounds, in six processes or more, none of which measured them before.",
+            "Again: all networks in interleaved rounds, in six processes or more that measured none of them.",
             "",
             f"![measured against asked]({plot})",
             "",

@@ -297,6 +297,8 @@ def main() -> None:
     if refusal is not None:
         summary["refused"] = refusal
     else:
+        # The files have the rows, and not what they were solved by.
+        solutions = [table.solve(list(table.rows)) for table in (first, second)]
         summary["builds"] = {
             "seconds": [first_seconds, second_seconds],
             "measuring_seconds": [first.header.measuring_seconds, second.header.measuring_seconds],
@@ -306,7 +308,7 @@ def main() -> None:
             "begun": [first.header.created, second.header.created],
             "remarks": list(first.header.remarks),
             "left_out_percent": first.header.left_out_percent,
-            "level": [dataclasses.asdict(table.solve(list(table.rows)).level) for table in (first, second)],
+            "level": [dataclasses.asdict(solution.level) for solution in solutions],
             "rounds": [max(timing.rounds for timing in table.isolated.values()) for table in (first, second)],
             "scatter": scatter(first),
             "by_statistic": by_statistic(first, second),
@@ -429,11 +431,11 @@ def markdown(summary: dict[str, Any]) -> str:
         f"{found['processes_apart_p95_percent']:.1f} % from the quickest to the slowest.",
     ]
     levels = " and ".join(
-        f"{level['frame_scale']:.3f} for what every network runs, {level['scale']:.3f} for the rest, less "
-        f"{1000 * level['call_ms']:.1f} µs a call,"
+        f"{level['fixed_scale']:.3f} for what every network runs, {level['scale']:.3f} for the rest and "
+        f"{-1000 * level['call_ms']:+.1f} µs a call"
         for level in builds["level"]
     )
-    lines.append(f"Ops alone were brought to the networks' level by {levels} in the two builds.")
+    lines.append(f"Ops alone were brought to the networks' level, in the two builds, by {levels}.")
     if "million_predictions_seconds" in summary:
         lines.append(f"A million predictions take {summary['million_predictions_seconds']:.2f} s.")
     lines += [f"Remark: {remark}" for remark in builds["remarks"]]

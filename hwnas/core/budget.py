@@ -50,7 +50,7 @@ class BudgetConfig(BaseModel):
     """How many networks are measured at most, each chosen by what the ones before have taught."""
     processes: int | None = Field(None, ge=1)
     """In how many processes each is measured: one differs from the next by some percent. null: as many as the
-    backend advises."""
+    backend advises. Up to twice as many further ones follow while readings differ too much."""
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def measurer(
     """The caller's way to measure networks: ``measure``, or ``backend``, which must be able to run here.
 
     With a backend each network is read in three rounds in each of ``processes`` (four in one), and in up to
-    twice as many further ones while its readings differ too much; None: as many processes as the backend
-    advises.
+    twice as many further rounds, in further processes, while its readings differ too much; None: as many
+    processes as the backend advises.
 
     Raises:
         InvalidInput: both.
@@ -120,8 +120,8 @@ def measurer(
     assert backend is not None
     backend.check()
     processes = ProfileSettings(processes=processes).processes_for(backend)
-    # A network's few readings in one process are over within a second, as long as a neighbour's burst may last:
-    # where they differ, what tells is further processes.
+    # A network's few readings in one process are over within a second, and a neighbour's burst may last as
+    # long: where they differ, what tells is further processes.
     rounds = max(4, 3 * processes)
     settings = ProfileSettings(rounds=rounds, most_rounds=3 * rounds, processes=processes)
     return measured_by(space, backend, batch=table.header.batch, settings=settings)

@@ -33,7 +33,7 @@ from hwnas.latency.device import CPU_FLAGS, Device, DeviceState
 from hwnas.latency.edge_runner import SCHEMA_VERSION
 from hwnas.latency.export import OPSET, input_names, onnx_bytes
 from hwnas.latency.header import TableHeader
-from hwnas.latency.levelling import levelled, slowdown_by_round
+from hwnas.latency.levelling import levelled, slowdown_by_round, to_usual
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.profile import NetworkSubject
 from hwnas.latency.solve import NetworkTiming
@@ -355,7 +355,7 @@ def import_bundle(
         for entry in manifest.entries
         if entry.counts is not None
     ]
-    slowdown = slowdown_by_round(list(timings.values())) if len(timings) > 2 else []
+    slowdown = to_usual(slowdown_by_round(list(timings.values()))) if len(timings) > 2 else []
     busy = unsteadiness(slowdown, manifest.settings.tolerance)
     if busy and manifest.settings.busy == "refuse" and not allow_busy:
         raise MeasurementFailed(

@@ -15,6 +15,8 @@ _POOLED_FREEDOM = 4
 # minutes, so that nothing within one build shows it. Builds in benchmarks/results differ as a whole by up to
 # 3 %.
 _OF_A_BUILD = 0.01
+# Relative deviation up to which a solved row is that of a formula.
+_CERTAIN = 1e-6
 # Student's t, 97.5 %, for 1, 2, … degrees of freedom; 1.96 beyond.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 
@@ -42,10 +44,15 @@ class Intervals:
         """Relative variance between processes that is usual in this table."""
 
     def of(self, timing: Timing) -> tuple[float, float]:
-        """Lowest and highest milliseconds of the interval; a solved row's own deviation is its spread."""
+        """Lowest and highest milliseconds of the interval.
+
+        Of a solved row ± 1.96 deviations: its spread, and twice what moves a build, for each has its own. The
+        spread is not doubled, since most of it is what the networks leave open in either build.
+        """
         if not timing.readings_ms:
-            # Rows that are taken at their word have no deviation, and no moods.
-            of_builds = math.sqrt(2.0) * _OF_A_BUILD * timing.median_ms if timing.spread_ms else 0.0
+            # Milliseconds that were taken at their word have next to no deviation, and no moods.
+            is_certain = timing.spread_ms <= _CERTAIN * timing.median_ms
+            of_builds = 0.0 if is_certain else math.sqrt(2.0) * _OF_A_BUILD * timing.median_ms
             half = 1.96 * math.hypot(timing.spread_ms, of_builds)
             return max(0.0, timing.median_ms - half), timing.median_ms + half
         count = len(timing.process_medians_ms)

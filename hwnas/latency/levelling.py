@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from hwnas.latency.timing import Timing
@@ -24,8 +24,8 @@ def slowdown_by_round(timings: Iterable[Timing]) -> list[float]:
 
     All entries are visited in every round, so what a round does to all of them is the machine's doing (a
     clock, a neighbour, a process's luck). It is fitted with the entries' own milliseconds in turn (Tukey's
-    median polish, of logarithms). A quiet round is as quick as the second quickest, for disturbances add time,
-    however many of the rounds they hit. (Of fewer than five rounds: as the quickest.)
+    median polish, of logarithms). A quiet round is as quick as the second quickest, for disturbances add
+    time, however many of the rounds they hit. (Of fewer than five rounds: as the quickest.)
 
     Args:
         timings: those without readings, and those whose rounds are not those of most (by process), do not
@@ -50,6 +50,18 @@ def slowdown_by_round(timings: Iterable[Timing]) -> list[float]:
         ]
     quiet = sorted(speeds)[1 if len(speeds) >= _ROUNDS_FOR_A_FLUKE else 0]
     return [round(math.exp(speed - quiet), 6) for speed in speeds]
+
+
+def to_usual(slowdowns: Sequence[float]) -> list[float]:
+    """The same slowdowns of rounds as ratios to a usual round, at the lower quartile.
+
+    By it a disturbed round is told: two quick ones of sixteen are what to level by, but the others are
+    therefore not disturbed.
+    """
+    if not slowdowns:
+        return []
+    usual = sorted(slowdowns)[(len(slowdowns) - 1) // 4]
+    return [slowdown / usual for slowdown in slowdowns]
 
 
 def levelled(timings: Mapping[K, Timing]) -> dict[K, Timing]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.interleaving import measure_interleaved
-from hwnas.latency.levelling import levelled
+from hwnas.latency.levelling import levelled, to_usual
 from hwnas.latency.measuring_process import Job, Outcome, Progress, measure_apart, measure_here
 from hwnas.latency.steadiness import causes, unsteadiness
 from hwnas.latency.stopping import StoppingRule, typical_error
@@ -301,9 +301,10 @@ class _Measurement(Generic[K]):
             return goal
         return 0 if timing.status == "failed" else max(0, goal - timing.rounds)
 
-    def _slowdowns(self) -> tuple[float, ...]:
-        """Of all rounds, earlier runs' too; empty where there are too few entries to tell."""
-        return next((timing.slowdowns for timing in levelled(self.timings).values() if timing.slowdowns), ())
+    def _slowdowns(self) -> list[float]:
+        """Of all rounds, earlier runs' too, to a usual one; empty where there are too few entries to tell."""
+        every = levelled(self.timings).values()
+        return to_usual(next((timing.slowdowns for timing in every if timing.slowdowns), ()))
 
 
 def _continued(before: Timing | None, timing: Timing, goal: int) -> Timing:

@@ -36,6 +36,8 @@ _LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
 # move the cheapest rows, or all that every network runs, by a share of their own.
 _CLEAR_ERRORS = 3.0
 _NETWORKS_PER_TERM = 3
+_SAYS_NOTHING = 1e-6  # singular value of terms beside those that are there
+_LEAST_SHARE = 0.1  # of what the scale makes of an op's time alone
 # A network is left out whose error, where it is not fitted, is above both.
 _OUTLIER_DEVIATIONS = 6.0
 _OUTLIER_SHARE = 0.15
@@ -69,14 +71,13 @@ class PriorLevel:
 
     Attributes:
         scale: milliseconds in a network over those alone.
-        frame_scale: the same for the frame, which is all that every network runs equally often, such as stem
-            and head.
-        call_ms: what a call of an op that is not of the frame costs alone, and not in a network, by
-            ``scale``; below zero: what it costs more there, where it finds nothing of its own in the caches.
+        fixed_scale: the same for the fixed ops, which every network runs equally often: stem and head.
+        call_ms: milliseconds taken off each of the other ops after scaling, ``scale · alone − call_ms``: what
+            a call costs alone. Below zero they are added: in a network an op finds nothing in the caches.
     """
 
     scale: float
-    frame_scale: float
+    fixed_scale: float
     call_ms: float
 
 
@@ -164,7 +165,7 @@ def _solved(
     """The solution, and each network's relative error when it is left out of it."""
     counts = count_matrix([network.counter for network in timed], keys)
     measured = np.array([network.timing.median_ms for network in timed])
-    prior, level = _levelled(counts, measured, np.array([prior_ms[key] for key in keys]))
+    prior, level = _scaled_prior(counts, measured, np.array([prior_ms[key] for key in keys]))
     # In units of the prior and of the measurements: all that follows is relative.
     shares = counts * prior / measured[:, None]
     alike = np.array([[float(one.spec.kind == other.spec.kind) for other in keys] for one in keys])
@@ -244,43 +245,50 @@ def independent_rows(matrix: Vector, size: Vector, limit: int | None = None) -> 
     return chosen
 
 
-def _levelled(counts: Vector, measured: Vector, alone: Vector) -> tuple[Vector, PriorLevel]:
-    """The prior brought to the networks' level: ``scale · alone − call``, and another scale for the frame.
+def _scaled_prior(counts: Vector, measured: Vector, alone: Vector) -> tuple[Vector, PriorLevel]:
+    """The prior brought to the networks' level: ``scale · alone − call``, and another scale for fixed ops.
 
-    Of the frame networks tell nothing but the sum, a constant in all of them. It may take quite another share
-    of its time alone than the rest: it has the largest activations. Under one scale for both, large networks
-    would be foretold too fast and small ones too slow, or the other way round. A call and a scale of the
-    frame's own are believed only where the networks show them clearly.
+    Of the ops that every network runs equally often, networks tell nothing but the sum, a constant in all of
+    them. It may be quite another share of their time alone than the rest's is: they have the largest
+    activations. Under one scale for both, large networks would be foretold too fast and small ones too slow,
+    or the other way round. A call and a scale of the fixed ops' own are believed only where the networks show
+    them clearly. No op is scaled to less than a tenth of what ``scale`` says.
     """
-    frame = (counts == counts[0]).all(axis=0) & (counts[0] > 0)
-    total, calls = counts @ alone, counts[:, ~frame].sum(axis=1)
+    fixed = (counts == counts[0]).all(axis=0) & (counts[0] > 0)
+    total, calls = counts @ alone, counts[:, ~fixed].sum(axis=1)
     # Shares of the time alone: of a share of the measured time, one folded network would decide the fit.
-    terms = np.stack([np.ones(len(total)), counts[:, frame] @ alone[frame] / total, -calls / total], axis=1)
-    scale, of_frame, call = _clear_terms(terms, measured / total)
-    levelled: Vector = np.where(frame, (scale + of_frame) * alone, scale * alone - call)
-    levelled = np.maximum(levelled, 0.1 * scale * alone)
+    terms = np.stack([np.ones(len(total)), counts[:, fixed] @ alone[fixed] / total, -calls / total], axis=1)
+    scale, of_fixed, call = _clear_terms(terms, measured / total)
+    fixed_scale = max(scale + of_fixed, _LEAST_SHARE * scale)
+    scaled: Vector = np.where(fixed, fixed_scale * alone, scale * alone - call)
+    scaled = np.maximum(scaled, _LEAST_SHARE * scale * alone)
     # Least squares leave the median network a little off, and rows that are held at a tenth leave all.
-    to_median = float(np.median(measured / (counts @ levelled)))
+    to_median = float(np.median(measured / (counts @ scaled)))
     level = PriorLevel(
         scale=float(to_median * scale),
-        frame_scale=float(to_median * (scale + of_frame)),
+        fixed_scale=float(to_median * fixed_scale),
         call_ms=float(to_median * call),
     )
-    return levelled * to_median, level
+    return scaled * to_median, level
 
 
 def _clear_terms(terms: Vector, wanted: Vector) -> Vector:
-    """Coefficients of least squares, without terms (columns, from the second on) that are not clear."""
+    """Coefficients of least squares, without terms (columns, from the second on) that are not clear.
+
+    Without any, the first is the median of ``wanted``, for it must be a column of ones.
+    """
     found = np.zeros(terms.shape[1])
-    kept = list(range(terms.shape[1]))
+    # Terms that say what those before them say already, or nothing, are none.
+    kept = [0]
+    for term in range(1, terms.shape[1]):
+        if np.linalg.matrix_rank(terms[:, [*kept, term]], tol=_SAYS_NOTHING) > len(kept):
+            kept.append(term)
+    kept = kept[: max(1, len(wanted) // _NETWORKS_PER_TERM)]
     while len(kept) > 1:
         design = terms[:, kept]
-        if len(wanted) < _NETWORKS_PER_TERM * len(kept) or np.linalg.matrix_rank(design) < len(kept):
-            kept.pop()
-            continue
         fitted = np.linalg.lstsq(design, wanted, rcond=None)[0]
         variance = float(np.sum((wanted - design @ fitted) ** 2)) / (len(wanted) - len(kept))
-        errors = np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design)))
+        errors = math.sqrt(variance) * np.linalg.norm(np.linalg.pinv(design), axis=1)
         clear = np.abs(fitted) > _CLEAR_ERRORS * errors
         if clear[1:].all() and fitted[0] > 0.0:
             found[kept] = fitted

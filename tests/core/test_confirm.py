@@ -207,7 +207,7 @@ def test_a_way_to_measure_needs_a_target_and_is_one():
 
 
 class Disturbed(FakeBackend):
-    """Something else runs at first: each reading takes a tenth longer than the one before. Then it has ended."""
+    """Something else runs at first: each reading takes a tenth longer than the one before. Then it ends."""
 
     varies = True
     processes = 1

@@ -7,7 +7,9 @@ import statistics
 import pytest
 
 from hwnas.latency.intervals import Intervals
+from hwnas.latency.solve import NetworkTiming, solve_rows
 from hwnas.latency.timing import Timing
+from hwnas.ops import OpKey, OpSpec
 
 
 def test_by_hand():
@@ -30,6 +32,13 @@ def test_a_solved_row_has_its_own_deviation():
     assert Intervals([timing]).of(timing) == pytest.approx((2.0 - half, 2.0 + half))
     certain = Timing(median_ms=2.0, spread_ms=0.0, count=3)
     assert Intervals([certain]).of(certain) == (2.0, 2.0)
+
+
+def test_rows_of_exact_milliseconds_have_no_moods():
+    key = OpKey(spec=OpSpec(kind="test.op"), input_shapes=((1, 4),))
+    network = NetworkTiming.of("n", {key: 2}, Timing(median_ms=3.0, spread_ms=0.0, count=1))
+    row = solve_rows([network], [key], {key: 1.0}).rows[key]
+    assert Intervals([row]).of(row) == pytest.approx((1.5, 1.5), rel=1e-5)
     assert Intervals([]).of(Timing(median_ms=0.1, spread_ms=0.5, count=3))[0] == 0.0
 
 

@@ -4,7 +4,10 @@ import math
 import random
 import statistics
 
-from hwnas.latency.levelling import levelled, slowdown_by_round
+import pytest
+
+from hwnas.latency.levelling import levelled, slowdown_by_round, to_usual
+from hwnas.latency.steadiness import unsteadiness
 from hwnas.latency.timing import Timing
 
 
@@ -41,6 +44,15 @@ def test_a_quiet_round_is_the_second_quickest_of_many():
     timings = levelled(drifting(20, [*[1.1] * 9, 1.0, *[1.05] * 5, 0.9]))
     assert timings[7].slowdowns[9] == 1.0
     assert slowdown_by_round(drifting(20, [1.1, 1.1, 1.1, 1.0]).values()) == [1.1, 1.1, 1.1, 1.0]
+    assert slowdown_by_round(drifting(20, [1.1, 1.1, 1.1, 1.1, 0.9]).values())[:2] == [1.0, 1.0]
+
+
+def test_a_few_quick_rounds_do_not_make_the_others_disturbed():
+    slowdowns = slowdown_by_round(drifting(20, [1.12] * 13 + [1.0] * 3).values())
+    assert slowdowns[0] == 1.12
+    assert to_usual(slowdowns) == pytest.approx([1.0] * 13 + [1 / 1.12] * 3)
+    assert unsteadiness(to_usual(slowdowns), 1.1) == []
+    assert to_usual([]) == []
 
 
 def test_few_entries_and_strangers_are_not_levelled():

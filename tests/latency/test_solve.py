@@ -9,6 +9,7 @@ from hwnas.latency.solve import (
     _clear_terms,
     _left_out,
     _prior_covariance,
+    _scaled_prior,
     count_matrix,
     independent_rows,
     solve_rows,
@@ -209,21 +210,21 @@ def test_what_every_network_runs_has_a_level_of_its_own():
     alone = {stem: 6.0, head: 4.0} | dict.fromkeys(rest, 1.0)
     random = np.random.default_rng(2)
 
-    def frame_and(counts):
+    def fixed_and(counts):
         run = {stem: 1, head: 1} | {k: int(n) for k, n in zip(rest, counts, strict=True) if n}
         return run, 5.0 + sum(n for k, n in run.items() if k in rest)
 
     networks = []
     for size in random.integers(4, 11, size=20):
-        run, ms = frame_and(np.bincount(random.integers(0, 10, size=size), minlength=10))
+        run, ms = fixed_and(np.bincount(random.integers(0, 10, size=size), minlength=10))
         ms *= random.normal(1.0, 0.01)
         networks.append(NetworkTiming.of("n", run, Timing(median_ms=ms, spread_ms=0.01 * ms, count=3)))
     solution = solve_rows(networks, list(alone), alone)
     assert solution.level.scale == pytest.approx(1.0, rel=0.05)
-    assert solution.level.frame_scale == pytest.approx(0.5, rel=0.05)
+    assert solution.level.fixed_scale == pytest.approx(0.5, rel=0.05)
     assert solution.level.call_ms == 0.0
     rows = solution.rows
-    run, ms = frame_and([6] * 10)
+    run, ms = fixed_and([6] * 10)
     assert sum(rows[k].median_ms * n for k, n in run.items()) == pytest.approx(ms, rel=0.04)
     # Nothing tells stem from head but their times alone.
     assert rows[stem].median_ms / rows[head].median_ms == pytest.approx(1.5, rel=0.01)
@@ -231,13 +232,13 @@ def test_what_every_network_runs_has_a_level_of_its_own():
 
 
 def test_terms_that_noise_explains_are_not_believed():
-    """A scale of the frame's and a cost of a call are fitted where they stand out, and only there."""
+    """A scale of the fixed ops' and a cost of a call are fitted where they stand out, and only there."""
     random = np.random.default_rng(4)
     terms = np.stack([np.ones(40), random.uniform(0.2, 0.6, 40), -random.uniform(3.0, 8.0, 40)], axis=1)
     noise = random.normal(0.0, 0.01, 40)
     assert _clear_terms(terms, 0.9 + noise).tolist() == [pytest.approx(0.9, abs=0.01), 0.0, 0.0]
-    scale, frame, call = _clear_terms(terms, terms @ [1.1, -0.3, 0.0] + noise)
-    assert (scale, frame) == (pytest.approx(1.1, abs=0.02), pytest.approx(-0.3, abs=0.05))
+    scale, fixed, call = _clear_terms(terms, terms @ [1.1, -0.3, 0.0] + noise)
+    assert (scale, fixed) == (pytest.approx(1.1, abs=0.02), pytest.approx(-0.3, abs=0.05))
     assert call == 0.0
     found = _clear_terms(terms, terms @ [1.1, -0.3, 0.02] + noise)
     assert found == pytest.approx([1.1, -0.3, 0.02], rel=0.25)
@@ -247,3 +248,34 @@ def test_terms_that_noise_explains_are_not_believed():
     assert _clear_terms(terms[:5], (terms @ [1.1, -0.3, 0.02])[:5])[1:].tolist() == [0.0, 0.0]
     # A term that another one already says is none.
     assert _clear_terms(terms[:, [0, 0]], 0.9 + noise)[1] == 0.0
+    # Nor is one that says nothing, or next to nothing; the other is found all the same.
+    for nothing in (0.0, 0.3, 0.3 + 1e-9 * random.normal(size=40)):
+        found = _clear_terms(
+            np.stack([terms[:, 0], nothing + 0 * terms[:, 1], terms[:, 2]], axis=1),
+            terms @ [1.1, 0.0, 0.02] + noise,
+        )
+        assert found == pytest.approx([1.1, 0.0, 0.02], abs=0.005)
+
+
+@pytest.mark.parametrize(("call", "least"), [(0.1, 0.0), (-0.1, 0.0), (0.6, 0.05)])
+@pytest.mark.parametrize("has_fixed", [True, False])
+def test_a_prior_is_scaled_by_its_terms(call, least, has_fixed):
+    """What a call costs alone is taken off, or added below zero; of the cheapest op a tenth is left."""
+    random = np.random.default_rng(6)
+    alone = np.array([8.0, 3.0, 2.0, 1.0, 0.5])
+    counts = random.integers(0, 5, size=(30, 5)).astype(float)
+    counts[:, 0] = 1.0 if has_fixed else counts[:, 0]
+    truth = np.maximum(alone - call, least)
+    truth[0] = 2.0 if has_fixed else truth[0]
+    # The other networks leave the cheapest op out where it is held, so that sums are exact.
+    counts[:, 4] *= call < 0.5
+    scaled, level = _scaled_prior(counts, counts @ truth, alone)
+    assert scaled == pytest.approx(truth, rel=1e-6)
+    assert (level.scale, level.call_ms) == (pytest.approx(1.0), pytest.approx(call))
+    assert level.fixed_scale == pytest.approx(0.25 if has_fixed else 1.0)
+
+
+def test_a_prior_of_fixed_ops_alone_has_one_scale():
+    scaled, level = _scaled_prior(np.ones((12, 3)), np.full(12, 3.0), np.array([1.0, 2.0, 3.0]))
+    assert scaled == pytest.approx([0.5, 1.0, 1.5])
+    assert (level.scale, level.fixed_scale, level.call_ms) == (pytest.approx(0.5), pytest.approx(0.5), 0.0)
