@@ -432,7 +432,7 @@ def markdown(summary: dict[str, Any]) -> str:
     ]
     levels = " and ".join(
         f"{level['fixed_scale']:.3f} for what every network runs, {level['scale']:.3f} for the rest and "
-        f"{-1000 * level['call_ms']:+.1f} µs a call"
+        f"{0.0 - 1000 * level['call_ms']:+.1f} µs a call"
         for level in builds["level"]
     )
     lines.append(f"Ops alone were brought to the networks' level, in the two builds, by {levels}.")
