@@ -51,7 +51,8 @@ def command(out: Path, backend: str, short: bool) -> None:
     machine = Machine(device="cpu", backend=backend)
     folder = RunFolder(out)
 
-    reading = reading_settings({}, allow_busy=True)
+    # Minutes count here more than milliseconds: no further rounds where the machine is not quiet.
+    reading = reading_settings({"most_rounds": 1}, allow_busy=True)
     table = profile_space(chosen.space, machine.make(), out / "table.json", settings=reading)
     run_search(
         Asked(chosen, table, images, open_data(chosen.space, images, config.device), config), out, resume=True

@@ -198,7 +198,9 @@ def _say(table: LatencyTable, path: Path, *, data: str | None = None, as_json: b
         f"{path}: {len(table.rows)} rows{solved} on {header.device.name}, {header.backend} "
         f"{header.precision}, batch {header.batch}",
         *header.remarks,
-        f"test it:         hwnas verify {path}",
+        f"test it:         hwnas verify {path}"
+        if table.current_verification is None
+        else f"tested:          {table.current_verification.calibrated}",
         f"search with it:  hwnas search {header.space.get('name', 'SPACE')} --lut {path}"
         + (f" --data {data}" if data else ""),
     ]

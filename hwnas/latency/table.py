@@ -172,8 +172,8 @@ class LatencyTable:
         if not said.is_good:
             return [
                 f"{name} failed its verification ({said.calibrated}): do not rely on its "
-                "predictions. Measure it again on a quiet machine, and verify it:  "
-                + self.header.command(self.path)
+                "predictions. Delete it (what is complete is never measured again), measure anew on a quiet "
+                "machine, and verify that:  " + self.header.command(self.path)
             ]
         return []
 

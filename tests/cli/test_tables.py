@@ -48,6 +48,10 @@ def test_verify_prints_what_programs_read_and_keeps_the_evidence(probed, tmp_pat
     assert table.verification is not None and len(table.verification.evidence) == 12
     shown = hwnas("table", "show", probed).output
     assert "8 networks: RMSPE 0.0" in shown
+    # What is complete is not measured again, and what was tested is said.
+    again = hwnas("profile", "chain", "--backend", "fake", "--out", probed, *SMALL).output
+    assert "tested:          RMSPE 0.0" in again and "test it" not in again
+    assert LatencyTable.load(probed).verification == table.verification
     # The space may be left out: the table says which it is for.
     assert "Kendall tau" in hwnas("verify", probed, "--samples", "4", "--calibrate", "3").output
 
