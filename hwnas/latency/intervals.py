@@ -13,7 +13,7 @@ from hwnas.latency.timing import Timing
 _POOLED_FREEDOM = 4
 # Relative standard deviation of a whole build: the clock and the neighbours of a shared machine change over
 # minutes, so that nothing within one build shows it. Builds in benchmarks/results differ as a whole by up to
-# 3 %.
+# 4 %.
 _OF_A_BUILD = 0.01
 # Relative deviation up to which a solved row is that of a formula.
 _CERTAIN = 1e-6
@@ -46,8 +46,8 @@ class Intervals:
     def of(self, timing: Timing) -> tuple[float, float]:
         """Lowest and highest milliseconds of the interval.
 
-        Of a solved row ± 1.96 deviations: its spread, and twice what moves a build, for each has its own. The
-        spread is not doubled, since most of it is what the networks leave open in either build.
+        Of a solved row ± 1.96 deviations: its spread, and √2 of what moves a build, for each has its own. The
+        spread counts once, since most of it is what the networks leave open in either build.
         """
         if not timing.readings_ms:
             # Milliseconds that were taken at their word have next to no deviation, and no moods.

@@ -270,6 +270,19 @@ def test_rounds_of_an_interrupted_run_are_judged_too(tmp_path):
     assert found.timings[4].rounds_by_process == (1, 2, 1)
 
 
+def test_a_few_quick_rounds_do_not_make_the_others_be_measured_again(tmp_path):
+    """Three of sixteen are an eighth quicker: what to level by, and no reason to throw the others away."""
+    settings = SETTINGS.model_copy(update={"rounds": 16, "tolerance": 1.1, "relative_error": 0.5})
+    rounds = [1.12] * 13 + [1.0] * 3
+    earlier = {
+        n: Timing.from_rounds([[speed * n] for speed in rounds], status="partial") for n in range(1, 21)
+    }
+    subjects = {n: OpSubject(key(n)) for n in earlier}
+    found = measure_subjects(subjects, Varying(tmp_path / "n"), settings, earlier=earlier)
+    assert found.busy == [] and not (tmp_path / "n").exists()
+    assert found.timings[4].median_ms == pytest.approx(4.0) and found.timings[4].rounds == 16
+
+
 class Restless(Varying):
     """Takes twice as long in every other visit."""
 

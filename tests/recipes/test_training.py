@@ -232,10 +232,15 @@ def test_a_teacher_teaches_where_it_is_asked_to(places, tmp_path):
     assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
-    # One convolution in the place of EfficientNet: what is tested is who trains when, and who teaches.
+@pytest.fixture
+def small_teacher(monkeypatch):
+    """One convolution in the place of EfficientNet: what is tested is who trains when, and who teaches."""
     monkeypatch.setattr(planning, "imagenet_weights", lambda: None)
     monkeypatch.setattr(training, "pretrained_teacher", lambda count, frozen: torch.nn.Conv2d(3, count, 1))
+
+
+@pytest.mark.usefixtures("small_teacher")
+def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
     seen = []
     fit = training.fit
 
@@ -260,9 +265,8 @@ def test_a_recipes_own_teacher_is_trained_first(places, tmp_path, monkeypatch):
         run(places, tmp_path / "b", recipe, teacher=torch.nn.Conv2d(3, 3, 1))
 
 
+@pytest.mark.usefixtures("small_teacher")
 def test_a_given_start_is_the_first_stages_and_not_the_teachers(places, tmp_path, monkeypatch):
-    monkeypatch.setattr(planning, "imagenet_weights", lambda: None)
-    monkeypatch.setattr(training, "pretrained_teacher", lambda count, frozen: torch.nn.Conv2d(3, count, 1))
     began = []
     fit = training.fit
 
