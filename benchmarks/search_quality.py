@@ -1,13 +1,19 @@
-"""How good is what a search chooses? Against every network of a small space, random search and evolution.
+"""How good is what a search chooses? Against the truth about a space's networks, random search, evolution.
 
-144 networks (two stages, each of 1, 3 or 5 wide kernels and one to four layers) that label CamVid's streets
-at 48×64. Every network is trained alike, which gives the best one under any budget; then search, random
-search and evolution choose under budgets, with several seeds, each at the cost of the search. Latency is a
-formula's, not a device's: the question is the choice. Stages keep their results in the work folder and go on
-where they stopped:
+Networks that label CamVid's streets at 48×64: stages, each of 1, 3 or 5 wide kernels and one to four layers.
+Search, random search and evolution choose under budgets, with several seeds, each at the cost of the search;
+and networks are trained alike, which tells what the choices are worth. Latency is a formula's, not a
+device's: the question is the choice. There are two spaces:
 
-    python benchmarks/search_quality.py truth --data DIR     # --seconds 500: again, until all is there
-    python benchmarks/search_quality.py choose --data DIR    # likewise
+- ``--space small``: two stages, 144 networks. All of them are trained: the best one is known.
+- ``--space large``: three stages, 1728 networks. Those that anything chose are trained, and a random sample.
+  Here no method can try a good part of the space.
+
+Stages keep their results in the work folder and go on where they stopped; several processes can share them:
+
+    python benchmarks/search_quality.py choose --data DIR    # --seconds 500: again, until all is there
+    python benchmarks/search_quality.py choose --data DIR --part 0/2     # and 1/2 beside it
+    python benchmarks/search_quality.py truth --data DIR     # likewise, after choose
     python benchmarks/search_quality.py result
     python benchmarks/search_quality.py page --of FILE.json  # page and plot anew, from a result's numbers
 """
@@ -15,12 +21,15 @@ where they stopped:
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
+import random
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +44,7 @@ from hwnas import (
     ArchParameters,
     BaselineConfig,
     FitConfig,
+    LatencyTable,
     MeanIoU,
     Op,
     RandomSearch,
@@ -51,6 +61,7 @@ from hwnas import (
 from hwnas.core.candidates import best_candidate
 from hwnas.latency.device import Device
 from hwnas.latency.fake import fake_table
+from hwnas.record import Recording
 from hwnas.search_spaces.chain import Chain
 from hwnas.segmentation import CamVid
 
@@ -116,9 +127,66 @@ class StreetChain(Chain):
         return MeanIoU(self.num_classes)
 
 
-SPACE = StreetChain(size=48, num_classes=11, stages=2, depth=4, channels=8, kernels=(1, 3, 5))
-RECORDING = SPACE.record()
-TABLE = fake_table(RECORDING.keys(), input_shape=SPACE.input_shape())
+@dataclass(frozen=True)
+class Question:
+    """A space, and how much of it is trained for the truth.
+
+    Attributes:
+        space: where is chosen.
+        sample: how many networks are trained besides those that were chosen; None: all there are.
+    """
+
+    space: StreetChain
+    sample: int | None = None
+
+    @functools.cached_property
+    def recording(self) -> Recording:
+        """The space's."""
+        return self.space.record()
+
+    @functools.cached_property
+    def table(self) -> LatencyTable:
+        """The formula's milliseconds."""
+        return fake_table(self.recording.keys(), input_shape=self.space.input_shape())
+
+    @functools.cached_property
+    def networks(self) -> dict[str, dict[str, int]]:
+        """Every network, by name: its option indices in the order of the choices."""
+        choices = self.space.choices()
+        options = [range(len(choice.options)) for choice in choices.values()]
+        every = (dict(zip(choices, values, strict=True)) for values in itertools.product(*options))
+        return {self.name_of(assignment): assignment for assignment in every}
+
+    def name_of(self, assignment: Mapping[str, int]) -> str:
+        """A network's name."""
+        return "".join(str(assignment[choice]) for choice in self.space.choices())
+
+    @functools.cached_property
+    def milliseconds(self) -> dict[str, float]:
+        """By network."""
+        return {name: self.predict_ms(assignment) for name, assignment in self.networks.items()}
+
+    def predict_ms(self, assignment: Mapping[str, int]) -> float:
+        """A network's milliseconds."""
+        return self.table.predict_ms(self.recording.count(assignment))
+
+    @functools.cached_property
+    def budgets_ms(self) -> list[float]:
+        """Within them are the shares :data:`BUDGETS` of all networks."""
+        sorted_ms = sorted(self.milliseconds.values())
+        return [sorted_ms[int(share * len(sorted_ms))] for share in BUDGETS]
+
+    def sampled(self) -> list[str]:
+        """The networks that methods are compared with."""
+        names = list(self.networks)
+        return names if self.sample is None else sorted(random.Random(0).sample(names, self.sample))
+
+
+def _street_chain(stages: int) -> StreetChain:
+    return StreetChain(size=48, num_classes=11, stages=stages, depth=4, channels=8, kernels=(1, 3, 5))
+
+
+QUESTIONS = {"small": Question(_street_chain(2)), "large": Question(_street_chain(3), sample=150)}
 
 
 class Images:
@@ -145,9 +213,8 @@ class Images:
             )
 
 
-def load(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
+def load(root: Path, size: tuple[int, int]) -> dict[str, tuple[Tensor, Tensor]]:
     """All labelled frames of CamVid's train and val: two of four to train, one to validate, one to test."""
-    size = SPACE.input_shape()[1:]
     frames = [frame for split in ("train", "val") for frame in CamVid(root, split, size=size)]
     images = torch.stack([image for image, _ in frames])
     labels = torch.stack([label for _, label in frames])
@@ -170,65 +237,71 @@ class Cache:
         append_line(self.path, [key, value])
 
 
-def assignments() -> list[dict[str, int]]:
-    """Every network of the space."""
-    choices = SPACE.choices()
-    options = [range(len(choice.options)) for choice in choices.values()]
-    return [dict(zip(choices, values, strict=True)) for values in itertools.product(*options)]
+@dataclass(frozen=True)
+class Share:
+    """What one process does of a stage: every ``of``-th piece of work, until it is late."""
+
+    place: int
+    of: int
+    until: float
+
+    def is_mine(self, number: int) -> bool:
+        """Whether a piece of work is this process's."""
+        return number % self.of == self.place
+
+    def is_late(self) -> bool:
+        """Whether to stop."""
+        return time.monotonic() > self.until
 
 
-def name_of(assignment: dict[str, int]) -> str:
-    """A network's name: its option indices in the order of the choices."""
-    return "".join(str(index) for index in assignment.values())
+def to_train(question: Question, chosen: Mapping[str, Any]) -> list[str]:
+    """The networks whose quality is wanted: the sampled, and those that anything chose."""
+    return sorted({*question.sampled(), *(piece["chosen"] for piece in chosen.values())})
 
 
-def truth(data: dict[str, tuple[Tensor, Tensor]], cache: Cache, until: float) -> bool:
-    """Train every network by the recipe and test it; True when all is there."""
-    for seed, assignment in itertools.product(TRUTH_SEEDS, assignments()):
-        key = f"{name_of(assignment)}/{seed}"
-        if key in cache.found:
+def truth(
+    question: Question,
+    data: dict[str, tuple[Tensor, Tensor]],
+    names: Collection[str],
+    cache: Cache,
+    share: Share,
+) -> bool:
+    """Train these networks by the recipe and test them; True when all is there."""
+    for number, (seed, name) in enumerate(itertools.product(TRUTH_SEEDS, names)):
+        key = f"{name}/{seed}"
+        if key in cache.found or not share.is_mine(number):
             continue
-        if time.monotonic() > until:
+        if share.is_late():
             return False
         began = time.process_time()
         torch.manual_seed(seed)
-        network = SPACE.build(SPACE.genotype(assignment))
+        network = question.space.build(question.space.genotype(question.networks[name]))
         fit(
             network,
             Images(*data["train"], training=True),
-            loss=SPACE.fit_loss,
+            loss=question.space.fit_loss,
             config=RECIPE.model_copy(update={"seed": seed}),
         )
-        cache.add(key, scores(network, data) | {"cpu_seconds": time.process_time() - began})
+        found = scores(question.space, network, data)
+        cache.add(key, found | {"cpu_seconds": time.process_time() - began})
     return True
 
 
-def scores(network: nn.Module, data: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Mean IoU in percent on the images to validate and to test, and the test's loss."""
+def scores(
+    space: StreetChain, network: nn.Module, data: dict[str, tuple[Tensor, Tensor]]
+) -> dict[str, float]:
+    """Mean IoU in percent on the images to validate and to test, and the losses there."""
     found = {}
     for part in ("val", "test"):
-        metric, losses = SPACE.metric(), []
+        metric, losses = space.metric(), []
         with torch.inference_mode():
             for images, labels in Images(*data[part], training=False):
                 outputs = network(images)
                 metric.update(outputs, labels)
-                losses.append(float(SPACE.loss(outputs, labels)))
+                losses.append(float(space.loss(outputs, labels)))
         found[f"{part}_miou"] = metric.compute()["miou"]
         found[f"{part}_loss"] = sum(losses) / len(losses)
     return found
-
-
-def milliseconds() -> dict[str, float]:
-    """The formula's milliseconds by network."""
-    return {
-        name_of(assignment): TABLE.predict_ms(RECORDING.count(assignment)) for assignment in assignments()
-    }
-
-
-def budgets() -> list[float]:
-    """Milliseconds within which the shares :data:`BUDGETS` of all networks are."""
-    sorted_ms = sorted(milliseconds().values())
-    return [sorted_ms[int(share * len(sorted_ms))] for share in BUDGETS]
 
 
 def costs(sizes: Mapping[str, int]) -> dict[str, float]:
@@ -258,7 +331,9 @@ def trials(sizes: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def within(found: SearchResult, data: SearchData, limit_ms: float, candidates: int, seed: int) -> str:
+def within(
+    question: Question, found: SearchResult, data: SearchData, limit_ms: float, candidates: int, seed: int
+) -> str:
     """The network that a search chooses under a budget: the best of its likeliest ones that keep it.
 
     The one place that enforces the budget of a search.
@@ -270,13 +345,15 @@ def within(found: SearchResult, data: SearchData, limit_ms: float, candidates: i
     )
     config = SEARCH.model_copy(update={"candidates": candidates, "seed": seed})
     chosen, _ = best_candidate(
-        SPACE, found.supernet, arch, data, config,
-        keeps=lambda assignment: TABLE.predict_ms(RECORDING.count(assignment)) <= limit_ms,
+        question.space, found.supernet, arch, data, config,
+        keeps=lambda assignment: question.predict_ms(assignment) <= limit_ms,
     )  # fmt: skip
-    return name_of({name: chosen[name] for name in SPACE.choices()})
+    return question.name_of(chosen)
 
 
-def choose(data: dict[str, tuple[Tensor, Tensor]], cache: Cache, work: Path, until: float) -> bool:
+def choose(
+    question: Question, data: dict[str, tuple[Tensor, Tensor]], cache: Cache, work: Path, share: Share
+) -> bool:
     """Let everything choose under every budget with every seed; True when all is there."""
     parts = {
         "train": Images(*data["train"], training=True),
@@ -285,33 +362,34 @@ def choose(data: dict[str, tuple[Tensor, Tensor]], cache: Cache, work: Path, unt
     both = SearchData(**parts)
     bilevel = SearchData(**parts, arch=Images(*data["val"], training=True))
     count = trials({name: len(labels) for name, (_, labels) in data.items()})
-    for seed in SEEDS:
+    space = question.space
+    for seed in filter(share.is_mine, SEEDS):
         if any(
             f"{name}/{seed}/{limit}" not in cache.found
             for name in ("search", "likeliest")
             for limit in BUDGETS
         ):
-            if time.monotonic() > until:
+            if share.is_late():
                 return False
             began = time.process_time()
             # Its choices learn from the images that all methods validate on, which train no weights.
-            found = search(SPACE, None, bilevel, SEARCH.model_copy(update={"seed": seed, "candidates": 1}))
+            found = search(space, None, bilevel, SEARCH.model_copy(update={"seed": seed, "candidates": 1}))
             seconds = time.process_time() - began
-            for limit, limit_ms in zip(BUDGETS, budgets(), strict=True):
+            for limit, limit_ms in zip(BUDGETS, question.budgets_ms, strict=True):
                 began = time.process_time()
-                chosen = within(found, both, limit_ms, SEARCH.candidates, seed)
+                chosen = within(question, found, both, limit_ms, SEARCH.candidates, seed)
                 scoring = time.process_time() - began
                 cache.add(f"search/{seed}/{limit}", {"chosen": chosen, "cpu_seconds": seconds + scoring})
-                likeliest = within(found, both, limit_ms, 1, seed)
+                likeliest = within(question, found, both, limit_ms, 1, seed)
                 cache.add(f"likeliest/{seed}/{limit}", {"chosen": likeliest, "cpu_seconds": seconds})
         for scoring, algorithm in itertools.product(
             ("shared", "trained"), (RandomSearch(), AgeingEvolution())
         ):
-            for limit, limit_ms in zip(BUDGETS, budgets(), strict=True):
+            for limit, limit_ms in zip(BUDGETS, question.budgets_ms, strict=True):
                 key = f"{algorithm.form}-{scoring}/{seed}/{limit}"
                 if key in cache.found:
                     continue
-                if time.monotonic() > until:
+                if share.is_late():
                     return False
                 began = time.process_time()
                 config = baseline_config(algorithm, scoring, count[scoring], limit_ms, seed)
@@ -321,12 +399,11 @@ def choose(data: dict[str, tuple[Tensor, Tensor]], cache: Cache, work: Path, unt
                 if scoring == "shared" and shared.exists():
                     # The same weights for both baselines and all budgets: trained once, counted each time.
                     shutil.copytree(shared, out / "supernet")
-                result = baseline(SPACE, TABLE, both, config, out=out)
+                result = baseline(space, question.table, both, config, out=out)
                 if scoring == "shared" and not shared.exists():
                     shutil.copytree(out / "supernet", shared)
                 shutil.rmtree(out)
-                genotype = SPACE.assignment(result.genotype)
-                chosen = name_of({name: genotype[name] for name in SPACE.choices()})
+                chosen = question.name_of(space.assignment(result.genotype))
                 cache.add(
                     key,
                     {
@@ -365,11 +442,12 @@ NAMES = {
 }
 
 
-def result(trained: Cache, chosen: Cache, out: Path) -> None:
+def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> None:
     """Write JSON, a page and a plot."""
+    milliseconds, sampled = question.milliseconds, question.sampled()
     quality = {
         name: statistics.fmean(trained.found[f"{name}/{seed}"]["test_miou"] for seed in TRUTH_SEEDS)
-        for name in milliseconds()
+        for name in to_train(question, chosen.found)
     }
     noise = math.sqrt(
         statistics.fmean(
@@ -379,14 +457,15 @@ def result(trained: Cache, chosen: Cache, out: Path) -> None:
     )
     rows: dict[str, dict[str, list[Any]]] = {}
     feasible_counts = []
-    for limit, limit_ms in zip(BUDGETS, budgets(), strict=True):
-        feasible = [name for name, ms in milliseconds().items() if ms <= limit_ms]
+    for limit, limit_ms in zip(BUDGETS, question.budgets_ms, strict=True):
+        # The best of the sample, not of all that were trained: methods would be measured by one another.
+        feasible = [name for name in sampled if milliseconds[name] <= limit_ms]
         best = max(quality[name] for name in feasible)
         feasible_counts.append(len(feasible))
         for method in NAMES:
             for seed in SEEDS:
                 found = chosen.found[f"{method}/{seed}/{limit}"]["chosen"]
-                assert milliseconds()[found] <= limit_ms, (method, seed, limit)
+                assert milliseconds[found] <= limit_ms, (method, seed, limit)
                 row = rows.setdefault(method, {"regret": [], "rank": [], "chosen": []})
                 row["regret"].append(best - quality[found])
                 better = sum(quality[name] > quality[found] for name in feasible)
@@ -404,13 +483,18 @@ def result(trained: Cache, chosen: Cache, out: Path) -> None:
     device = Device.find("cpu")
     date = today()
     summary: dict[str, Any] = {
-        "question": "quality of what is chosen, against every network of a small space",
+        "question": "quality of what is chosen, "
+        + ("against every network of a small space" if question.sample is None else "in a larger space"),
         "device": device.model_dump(mode="json"),
         "latency": "hwnas.latency.formula.default_formula: a formula, not a device",
         "torch": torch.__version__,
         "threads": 1,
         "date": date,
-        "space": {"name": SPACE.name, **SPACE.model_dump(mode="json"), "networks": len(quality)},
+        "space": {
+            "name": question.space.name,
+            **question.space.model_dump(mode="json"),
+            "networks": len(milliseconds),
+        },
         "images": sizes,
         "recipe": RECIPE.model_dump(mode="json"),
         "truth": {
@@ -419,10 +503,11 @@ def result(trained: Cache, chosen: Cache, out: Path) -> None:
             "best": max(quality.values()),
             "worst": min(quality.values()),
             "cpu_minutes": sum(one["cpu_seconds"] for one in trained.found.values()) / 60,
+            "sampled": sampled,
             "miou": quality,
-            "ms": milliseconds(),
+            "ms": {name: milliseconds[name] for name in quality},
         },
-        "budgets_ms": budgets(),
+        "budgets_ms": question.budgets_ms,
         "feasible": feasible_counts,
         "seeds": list(SEEDS),
         "search": SEARCH.model_dump(mode="json"),
@@ -460,7 +545,7 @@ def result(trained: Cache, chosen: Cache, out: Path) -> None:
             for method in NAMES
         },
     }
-    write(summary, out / f"search_quality_cpu_{date}")
+    write(summary, stem.with_name(f"{stem.name}_{date}"))
 
 
 def main() -> None:
@@ -469,10 +554,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=["truth", "choose", "result", "page"])
+    parser.add_argument("--space", choices=list(QUESTIONS), default="small")
     parser.add_argument("--data", type=Path, help="CamVid's folder.")
     parser.add_argument("--work", type=Path, default=Path("runs/search_quality"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--part", default="0/1", help="0/2 and 1/2: two processes share a stage.")
     parser.add_argument("--of", type=Path, help="The result file to make page and plot of.")
     options = parser.parse_args()
     if options.stage == "page":
@@ -481,16 +568,19 @@ def main() -> None:
         write_again(options.of)
         return
     torch.set_num_threads(1)
-    until = time.monotonic() + options.seconds
-    trained, chosen = Cache(options.work / "truth.jsonl"), Cache(options.work / "chosen.jsonl")
+    question, work = QUESTIONS[options.space], options.work / options.space
+    place, of = map(int, options.part.split("/"))
+    share = Share(place, of, time.monotonic() + options.seconds)
+    trained, chosen = Cache(work / "truth.jsonl"), Cache(work / "chosen.jsonl")
     if options.stage == "result":
-        result(trained, chosen, options.out)
+        result(question, trained, chosen, options.out / f"search_quality_{options.space}_cpu")
         return
-    data = load(options.data)
-    done = (
-        truth(data, trained, until) if options.stage == "truth" else choose(data, chosen, options.work, until)
-    )
-    print("all there" if done else "not yet all there", flush=True)
+    data = load(options.data, question.space.input_shape()[1:])
+    if options.stage == "choose":
+        done = choose(question, data, chosen, work, share)
+    else:
+        done = truth(question, data, to_train(question, chosen.found), trained, share)
+    print("all of this part is there" if done else "not yet all there", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,11 +65,17 @@ def write(summary: dict[str, Any], stem: Path) -> None:
     known = summary["truth"]
     summary["found_by_knowing"] = found_by_knowing(
         known["miou"],
-        [[name for name, ms in known["ms"].items() if ms <= limit] for limit in summary["budgets_ms"]],
+        [[name for name in sampled(known) if known["ms"][name] <= limit] for limit in summary["budgets_ms"]],
         known["deviation_of_one_training"] / math.sqrt(len(known["seeds"])),
     )
     plot(summary, stem.with_name(f"{stem.name}.png"))
     write_result_files(stem, summary, page(summary, f"{stem.name}.png"))
+
+
+def sampled(known: Mapping[str, Any]) -> Sequence[str]:
+    """The networks that choices are compared with: a sample, or all of the space."""
+    names: Sequence[str] = known.get("sampled", list(known["miou"]))
+    return names
 
 
 def write_again(path: Path) -> None:
@@ -86,17 +92,27 @@ def page(summary: dict[str, Any], picture: str) -> str:
     cost, count, known = summary["costs_in_training_images"], summary["trials"], summary["truth"]
     settings, images, recipe = summary["search"], summary["images"], summary["recipe"]
     deviation = known["deviation_of_one_training"]
+    space, size = summary["space"], len(sampled(known))
+    channels = [str(space["channels"] * 2**stage) for stage in range(space["stages"])]
+    is_all = size == space["networks"]
+    compared = "networks" if is_all else "sampled networks"
+    trained = (
+        "every network"
+        if is_all
+        else f"a random sample of {size} networks and those that a method chose, {len(known['miou'])} in all"
+    )
     paragraphs = [
         f"{summary['device']['name']}, one thread, torch {summary['torch']}, {summary['date']}. Latency is a "
         "formula's (`hwnas.latency.formula`), not a device's.",
-        f"**Space.** {summary['space']['networks']} networks: two stages, each with kernels of 1, 3 or 5 and "
-        "one to four layers, 8 and 16 channels; CamVid's 468 labelled frames at 48×64, 11 classes, dealt out "
+        f"**Space.** {space['networks']} networks: {('two', 'three')[space['stages'] - 2]} stages, each with "
+        f"kernels of 1, 3 or 5 and one to four layers, {', '.join(channels[:-1])} and {channels[-1]} "
+        "channels; CamVid's 468 labelled frames at 48×64, 11 classes, dealt out "
         f"in turn: {images['train']} train, {images['val']} validate, {images['test']} test. Neighbouring "
         "frames are alike, so scores are higher than on new streets.",
-        f"**Truth.** Every network trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
-        f"({known['cpu_minutes']:.0f} CPU minutes); its quality is the mean mIoU on the test frames, "
-        f"{known['worst']:.1f} to {known['best']:.1f} %. One training deviates by {deviation:.1f}, so this "
-        f"mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: differences of a few tenths mean "
+        f"**Truth.** Trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
+        f"({known['cpu_minutes']:.0f} CPU minutes): {trained}. A network's quality is its mean mIoU on the "
+        f"test frames, {known['worst']:.1f} to {known['best']:.1f} %. One training deviates by "
+        f"{deviation:.1f}, so this mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: differences of a few tenths mean "
         "little.",
         "**Cost.** In images that go forward and back; one that only goes forward counts a third. The search "
         f"takes {cost['search']:,.0f}: {settings['epochs']} epochs of shared weights, a forward step of the "
@@ -106,11 +122,13 @@ def page(summary: dict[str, Any], picture: str) -> str:
         "and evolution "
         f"train the same supernet on uniform draws and score {count['shared']} networks with it, or train "
         f"{count['trained']} networks for {summary['short']['epochs']} epochs.",
-        "**Regret**: test mIoU of the best network within the budget minus that of the chosen one. **Rank**: "
-        "share of the networks within the budget that are better than the chosen one. Means over "
-        f"{len(summary['seeds'])} seeds and all budgets, 95 % intervals over seeds. The last columns: rank "
-        "under each budget (networks within it). Settings were found with other seeds, on the same networks.",
-        "**The best network itself**: what would be read for whoever always chose it, since the truth is as "
+        f"**Regret**: test mIoU of the best of the {compared} within the budget minus that of the chosen "
+        f"one. **Rank**: share of the {compared} within the budget that are better than the chosen one. "
+        f"Means over {len(summary['seeds'])} seeds and all budgets, 95 % intervals over seeds. The last "
+        f"columns: rank under each budget ({compared} within it). Settings were found with other seeds, on "
+        f"{'the same networks' if is_all else 'the space of two stages'}.",
+        f"**The best {'network itself' if is_all else 'of the sample'}**: what would be read for whoever "
+        "always chose it, since the truth is as "
         "noisy as it is (simulated: qualities brought towards their mean, and noise put on again). That is "
         "an average: on this one truth a method may be read lower, by luck.",
     ]
@@ -119,19 +137,31 @@ def page(summary: dict[str, Any], picture: str) -> str:
     for paragraph in paragraphs:
         lines += [*textwrap.wrap(paragraph, 120, break_long_words=False), ""]
     lines += [
-        "| | regret [% mIoU] | rank [%] | rank minus the search's | " + " | ".join(heads) + " |",
-        "|---|---|---|---|" + "---|" * len(heads),
+        "| | regret [% mIoU] | minus the search's | rank [%] | minus the search's | "
+        + " | ".join(heads)
+        + " |",
+        "|---|---|---|---|---|" + "---|" * len(heads),
     ]
     for method, found in summary["methods"].items():
-        other = "" if method == "search" else shown(found["minus_search"]["rank"], sign="+")
-        cells = " | ".join(shown(budget["rank"]) for budget in found["by_budget"])
-        row = f"{found['name']} | {shown(found['regret'], 2)} | {shown(found['rank'])} | {other} | {cells}"
-        lines.append(f"| {row} |")
+        regret, rank = (
+            ("", "")
+            if method == "search"
+            else (
+                shown(found["minus_search"][what], digits, "+")
+                for what, digits in (("regret", 2), ("rank", 1))
+            )
+        )
+        cells = [
+            found["name"],
+            *(shown(found["regret"], 2), regret),
+            *(shown(found["rank"]), rank),
+            *(shown(budget["rank"]) for budget in found["by_budget"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     knowing = summary["found_by_knowing"]
-    cells = " | ".join(f"{budget['rank']:.1f}" for budget in knowing["by_budget"])
-    lines.append(
-        f"| the best network itself | {knowing['regret']:.2f} | {knowing['rank']:.1f} |  | {cells} |"
-    )
+    by_budget = " | ".join(f"{budget['rank']:.1f}" for budget in knowing["by_budget"])
+    best = "the best network itself" if is_all else "the best of the sample"
+    lines.append(f"| {best} | {knowing['regret']:.2f} |  | {knowing['rank']:.1f} |  | {by_budget} |")
     return "\n".join([*lines, "", f"![truth and choices]({picture})", ""])
 
 
@@ -150,7 +180,9 @@ def plot(summary: dict[str, Any], path: Path) -> None:
             ".",
             color="#bbbbbb",
             markersize=4,
-            label="all networks",
+            label="all networks"
+            if len(sampled(summary["truth"])) == len(ms)
+            else "a sample, and what was chosen",
         )
         for limit_ms in summary["budgets_ms"]:
             axes.axvline(limit_ms, color="#888888", linewidth=0.8)

@@ -50,6 +50,10 @@ class LatencyBackend(ABC):
     """Among how many processes a measurement's rounds are divided unless it says otherwise. Fewer where
     preparing takes long, for each prepares everything anew."""
 
+    first_counts: bool = False
+    """Whether the first reading, after others' work, is as quick as the next. One that is long enough to end
+    a visit is then kept, and nothing read before it: a whole network costs half."""
+
     def __init__(
         self, device: Device | str = "auto", precision: Precision = "fp32", threads: int = 1
     ) -> None:

@@ -85,6 +85,7 @@ def measure_interleaved(
     earlier: Mapping[K, Sequence[Sequence[float]]] | None = None,
     on_visit: Callable[[K, list[list[float]]], None] | None = None,
     watch: RoundWatch | None = None,
+    first_counts: bool = False,
 ) -> dict[K, Timing]:
     """Time all ``readers`` in rounds, each round in a new random order; one :class:`Timing` for each.
 
@@ -100,6 +101,7 @@ def measure_interleaved(
         earlier: readings of rounds that an interrupted run finished; only the missing rounds are measured.
         on_visit: called with an entry and its readings so far, by round, whenever they change.
         watch: what tells disturbed rounds, and how many of them to measure again.
+        first_counts: see :attr:`hwnas.latency.backend.LatencyBackend.first_counts`.
     """
     rule, watch = rule or StoppingRule(), watch or RoundWatch()
     before = {key: [list(values) for values in (earlier or {}).get(key, ())] for key in readers}
@@ -119,7 +121,7 @@ def measure_interleaved(
         watch.begin_round()
         for number, key in enumerate(due, start=1):
             try:
-                visits[key] = visit(readers[key], rule)
+                visits[key] = visit(readers[key], rule, first_counts=first_counts)
             except Interrupted:
                 raise
             except HwnasError as error:

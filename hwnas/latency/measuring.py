@@ -369,7 +369,7 @@ def estimate_seconds(
         except HwnasError:
             continue
         ready = time.perf_counter()
-        measure_interleaved({"": reader}, settings.rule, 1)
+        measure_interleaved({"": reader}, settings.rule, 1, first_counts=backend.first_counts)
         measuring += time.perf_counter() - ready
         preparing += ready - began
         tried += 1

@@ -120,6 +120,7 @@ def measure_here(
         earlier={position: job.earlier[position] for position in readers},
         on_visit=read,
         watch=watch,
+        first_counts=job.backend.first_counts,
     )
     seconds = time.perf_counter() - began
     return Outcome(

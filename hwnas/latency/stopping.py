@@ -94,8 +94,20 @@ def _checked(value: float) -> float:
     return float(value)
 
 
-def visit(reader: Reader, rule: StoppingRule, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+def visit(
+    reader: Reader,
+    rule: StoppingRule,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    first_counts: bool = False,
+) -> list[float]:
     """Read once through: warm-up, then readings (milliseconds) until ``rule`` is content.
+
+    Args:
+        reader: what to read.
+        rule: when to end.
+        clock: seconds.
+        first_counts: see :attr:`hwnas.latency.backend.LatencyBackend.first_counts`.
 
     Raises:
         MeasurementFailed: the reader raised, or a reading was not a finite number above 0.
@@ -105,7 +117,9 @@ def visit(reader: Reader, rule: StoppingRule, clock: Callable[[], float] = time.
         for warmup in range(rule.warmup_readings):
             if warmup and clock() - start > rule.warmup_seconds:
                 break
-            _checked(reader())
+            reading = _checked(reader())
+            if first_counts and not warmup and rule.is_enough([reading], clock() - start):
+                return [reading]
         readings: list[float] = []
         start = clock()
         while not readings or not rule.is_enough(readings, clock() - start):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -328,3 +329,25 @@ def test_further_rounds_that_were_interrupted_are_completed(tmp_path):
     found = measure_subjects(BOTH, Varying(tmp_path / "n"), SETTINGS, earlier=earlier)
     assert [(timing.status, timing.rounds) for timing in found.timings.values()] == [("ok", 6), ("ok", 6)]
     assert [name for _, name in notes_of(tmp_path / "n")] == ["Conv"]
+
+
+class Sleeping(FakeBackend):
+    """Readings that take longer than a visit, numbered."""
+
+    def prepare(self, module, inputs):
+        readings = itertools.count(1.0)
+
+        def read():
+            time.sleep(0.006)
+            return next(readings)
+
+        return read
+
+
+@pytest.mark.parametrize(("first_counts", "kept"), [(False, ((2.0,), (4.0,))), (True, ((1.0,), (2.0,)))])
+def test_a_backend_says_whether_the_first_reading_counts(first_counts, kept):
+    backend = Sleeping()
+    backend.first_counts = first_counts
+    subjects = {"net": ModuleSubject(nn.ReLU(), (torch.ones(1, 1, 2, 2),))}
+    found = measure_subjects(subjects, backend, ProfileSettings(rounds=2, processes=1))
+    assert tuple(map(tuple, found.timings["net"].readings_ms)) == kept
