@@ -112,8 +112,8 @@ def page(summary: dict[str, Any], picture: str) -> str:
         f"**Truth.** Trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
         f"({known['cpu_minutes']:.0f} CPU minutes): {trained}. A network's quality is its mean mIoU on the "
         f"test frames, {known['worst']:.1f} to {known['best']:.1f} %. One training deviates by "
-        f"{deviation:.1f}, so this mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: differences of a few tenths mean "
-        "little.",
+        f"{deviation:.1f}, so this mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: "
+        "differences of a few tenths mean little.",
         "**Cost.** In images that go forward and back; one that only goes forward counts a third. The search "
         f"takes {cost['search']:,.0f}: {settings['epochs']} epochs of shared weights, a forward step of the "
         f"choices beside each from epoch {settings['arch_from_epoch']} on, and {settings['candidates']} "
