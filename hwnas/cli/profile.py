@@ -161,7 +161,7 @@ def command(
     path = out or default_table_path(chosen.space, measuring, batch, protocol)
     if only_estimate:
         preparing, taking = estimate(
-            chosen.space, measuring, batch=batch, protocol=protocol, settings=reading
+            chosen.space, measuring, batch=batch, protocol=protocol, path=path, settings=reading
         )
         result(
             {"preparing_seconds": preparing, "measuring_seconds": taking},

@@ -121,6 +121,8 @@ def values(said: Verification) -> dict[str, object]:
 
 def lines(said: Verification) -> list[str]:
     """The same for people."""
+    from hwnas.latency.verification import GOOD_KENDALL_TAU, GOOD_RMSPE_PERCENT
+
     calibration = said.calibration
     shown = [
         f"{said.calibrated.networks} networks in no fit",
@@ -131,6 +133,10 @@ def lines(said: Verification) -> list[str]:
         + f", from {calibration.networks} networks",
         f"95 % of the networks took {said.low_percent:+.1f} to {said.high_percent:+.1f} % of the prediction",
     ]
+    shown.append(
+        f"{'good' if said.is_good else 'not good'} enough to search by: calibrated, an RMSPE of at most "
+        f"{GOOD_RMSPE_PERCENT:g} % and a Kendall tau of at least {GOOD_KENDALL_TAU:g}"
+    )
     if said.repeat_kendall_tau is not None:
         shown.append(
             f"the measurements' own Kendall tau, process against process: {said.repeat_kendall_tau:.3f}"

@@ -67,11 +67,15 @@ def estimate(
     *,
     batch: int = 1,
     protocol: TableProtocol = DEFAULT_PROTOCOL,
+    path: str | Path | None = None,
     settings: ProfileSettings | None = None,
 ) -> tuple[float, float]:
     """About how long :func:`profile` will take: seconds of preparing, and of measuring. Measures a sample.
 
+    What ``path`` holds complete takes no time; what is begun counts as if it was not.
+
     Raises:
+        CorruptTable: ``path`` holds something that cannot be trusted.
         MeasurementFailed: none of the sample could be timed.
         BackendUnavailable: the backend cannot run here.
     """
@@ -80,7 +84,14 @@ def estimate(
     ]
     if protocol == "probe":
         subjects.append({name: network.subject for name, network in probe_subjects(space, batch).items()})
-    seconds = [estimate_seconds(group, backend, settings) for group in subjects]
+    there: set[str] = set()
+    if path is not None and Path(path).exists():
+        table = LatencyTable.load(path)
+        timed = {str(key): timing for key, timing in (table.isolated or table.rows).items()}
+        timed |= {network.name: network.timing for network in table.networks}
+        there = {name for name, timing in timed.items() if timing.status == "ok"}
+    left = [{name: subject for name, subject in group.items() if name not in there} for group in subjects]
+    seconds = [estimate_seconds(group, backend, settings) for group in left if group]
     return sum(preparing for preparing, _ in seconds), sum(measuring for _, measuring in seconds)
 
 

@@ -51,8 +51,8 @@ class LatencyBackend(ABC):
     preparing takes long, for each prepares everything anew."""
 
     first_counts: bool = False
-    """Whether the first reading, after others' work, is as quick as the next. One that is long enough to end
-    a visit is then kept, and nothing read before it: a whole network costs half."""
+    """Whether a long first reading, after others' work, is as quick as the next. One that lasts as long as a
+    visit may is then kept, and nothing read before it: a whole network costs half."""
 
     def __init__(
         self, device: Device | str = "auto", precision: Precision = "fp32", threads: int = 1

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from hwnas.latency.timing import Timing
 
-# With fewer entries a round's speed cannot be told from their own scatter.
-_ENTRIES_TO_LEVEL = 20
+ENTRIES_TO_LEVEL = 20
+"""Of fewer entries a round's speed cannot be told from their own scatter."""
 # Of so many rounds, the quickest may be a fluke.
 _ROUNDS_FOR_A_FLUKE = 5
 _POLISHES = 4  # the medians no longer move after two or three
@@ -73,7 +73,7 @@ def levelled(timings: Mapping[K, Timing]) -> dict[K, Timing]:
     """
     chosen = _of_one_shape(timings.values())
     slowdowns = slowdown_by_round(chosen)
-    if len(chosen) < _ENTRIES_TO_LEVEL or set(slowdowns) == {1.0}:
+    if len(chosen) < ENTRIES_TO_LEVEL or set(slowdowns) == {1.0}:
         return dict(timings)
     shape = _shape(chosen[0])
     return {

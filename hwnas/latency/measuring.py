@@ -21,15 +21,12 @@ from torch import Tensor, nn
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.interleaving import measure_interleaved
-from hwnas.latency.levelling import levelled, to_usual
+from hwnas.latency.levelling import ENTRIES_TO_LEVEL, levelled, to_usual
 from hwnas.latency.measuring_process import Job, Outcome, Progress, measure_apart, measure_here
-from hwnas.latency.steadiness import causes, unsteadiness
-from hwnas.latency.stopping import StoppingRule, typical_error
+from hwnas.latency.steadiness import causes, restlessness, unsteadiness
+from hwnas.latency.stopping import ROUNDS_THAT_TELL, StoppingRule, typical_error
 from hwnas.latency.subjects import ModuleSubject, Subject
 from hwnas.latency.timing import Timing
-
-# Fewer rounds do not tell how much they differ.
-_ROUNDS_THAT_TELL = 4
 
 K = TypeVar("K")
 
@@ -168,6 +165,7 @@ class _Measurement(Generic[K]):
         self.models = models
         self.processes = settings.processes_for(backend)
         self.remarks: list[str] = []
+        self.restless: list[str] = []
         self.outcomes: list[Outcome] = []
         self.repeated = 0
         self.done = 0
@@ -237,7 +235,7 @@ class _Measurement(Generic[K]):
     def read_on(self) -> None:
         """Measure further rounds, a process's share at a time, while entries are not known well enough."""
         settings = self.settings
-        if not self.backend.varies or settings.rounds < _ROUNDS_THAT_TELL:
+        if not self.backend.varies or settings.rounds < ROUNDS_THAT_TELL:
             return
         # What an interrupted run had begun of them is completed first: entries must have equal rounds.
         goal = max((timing.rounds for timing in self.timings.values()), default=0)
@@ -251,7 +249,11 @@ class _Measurement(Generic[K]):
             self.remarks.append(
                 f"Visits to one entry differed much: {goal - settings.rounds} further rounds were measured."
             )
-        if (error := self._error()) > settings.relative_error:
+        error = self._error()
+        # Of a few entries what disturbs all alike is not taken out: they differ more, and are no worse.
+        if len(self.timings) >= ENTRIES_TO_LEVEL:
+            self.restless = restlessness(error, settings.relative_error)
+        if error > settings.relative_error and not self.restless:
             self.remarks.append(
                 f"A typical entry is known to {100 * error:.1f} % only: visits to it differed, as if "
                 "something used this machine in bursts."
@@ -272,7 +274,7 @@ class _Measurement(Generic[K]):
         if self.repeated:
             remarks.append(f"Disturbed rounds that were measured again: {self.repeated}.")
         tolerance = self.settings.tolerance
-        busy = [*unsteadiness(within, tolerance), *unsteadiness(across, tolerance)]
+        busy = [*unsteadiness(within, tolerance), *unsteadiness(across, tolerance), *self.restless]
         borne = max(sum(value > tolerance for value in values) for values in (within, across))
         if borne and not busy:
             remarks.append(f"Rounds that ran slower than usual, few enough to be borne: {borne}.")

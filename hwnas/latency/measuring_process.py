@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend, host_clock
 from hwnas.latency.device import DeviceState
@@ -251,6 +253,8 @@ def main() -> None:
         if job is None:
             say(unusable=True)
             return
+        # More threads would build and export no faster, and beside other work mostly wait for one another.
+        torch.set_num_threads(job.backend.threads)
         outcome = measure_here(
             job,
             lambda position, timing: say(visited=position, readings=timing.readings_ms),

@@ -18,6 +18,7 @@ _CANARY_PASSES = 800
 _CANARY_READS = 3
 
 _BUSY_SHARE = 0.2  # of a core, from which another process is named
+_HOPELESS = 3.0  # times the error that is wanted
 _BORNE_SHARE = 0.25  # of the rounds; an entry's usual round bears twice as many that are slow
 
 
@@ -53,6 +54,25 @@ def unsteadiness(slowdowns: Sequence[float], tolerance: float) -> list[str]:
         return []
     listed = ", ".join(f"{value:.2f}" for value in slowdowns)
     return [f"Rounds ran at unequal speed, as a ratio to the usual: {listed}."]
+
+
+def restlessness(error: float, wanted: float) -> list[str]:
+    """That visits to one entry differed too much for numbers to be believed, in a sentence; or empty.
+
+    Two tables that are known so badly lie further apart than a few percent: with every core of a machine
+    hogged a typical entry was known to 3.4 and 4.0 %, and the rows of the two were 2.9 % apart in the median
+    (``benchmarks/table_fidelity.py``).
+
+    Args:
+        error: to what share of its milliseconds a typical entry is known.
+        wanted: to what share it should be.
+    """
+    if error <= _HOPELESS * wanted:
+        return []
+    return [
+        f"A typical entry is known to {100 * error:.1f} % only, where {100 * wanted:g} % are wanted: visits "
+        "to it differed."
+    ]
 
 
 def causes(device: Device, before: DeviceState, after: DeviceState) -> list[str]:

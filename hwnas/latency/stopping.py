@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from hwnas.errors import HwnasError, MeasurementFailed
 from hwnas.latency.timing import Reader, Timing, quantile
 
+ROUNDS_THAT_TELL = 4
+"""Fewer do not tell how much they differ."""
+
 
 class StoppingRule(BaseModel):
     """When one visit to one reader has read enough.
@@ -118,7 +121,7 @@ def visit(
             if warmup and clock() - start > rule.warmup_seconds:
                 break
             reading = _checked(reader())
-            if first_counts and not warmup and rule.is_enough([reading], clock() - start):
+            if first_counts and not warmup and clock() - start >= rule.max_seconds and rule.min_readings == 1:
                 return [reading]
         readings: list[float] = []
         start = clock()

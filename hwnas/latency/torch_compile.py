@@ -65,6 +65,7 @@ class TorchCompileBackend(TorchBackend):
                 "For CUDA graphs use cuda_graph=True."
             )
         self.mode: Mode = mode
+        self.first_counts = False  # not looked into
 
     def check(self) -> None:
         """Raise unless the device is here, and so is what inductor compiles with.

@@ -53,7 +53,8 @@ def test_verify_prints_what_programs_read_and_keeps_the_evidence(probed, tmp_pat
     assert "tested:          RMSPE 0.0" in again and "test it" not in again
     assert LatencyTable.load(probed).verification == table.verification
     # The space may be left out: the table says which it is for.
-    assert "Kendall tau" in hwnas("verify", probed, "--samples", "4", "--calibrate", "3").output
+    shown = hwnas("verify", probed, "--samples", "4", "--calibrate", "3").output
+    assert "\ngood enough to search by: calibrated, an RMSPE of at most 5 % and a Kendall tau of" in shown
 
 
 def test_verifying_what_cannot_be_verified_is_refused(probed):
@@ -67,6 +68,13 @@ def test_an_estimate_measures_a_sample_and_writes_nothing(tmp_path):
     found = said("profile", "chain", "--backend", "fake", "--out", path, "--estimate", *SMALL)
     assert found["preparing_seconds"] > 0 and found["measuring_seconds"] > 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("protocol", ["probe", "isolated"])
+def test_an_estimate_leaves_out_what_is_there(protocol, tmp_path):
+    table = ("chain", "--backend", "fake", "--protocol", protocol, "--out", tmp_path / "t.json", *SMALL)
+    hwnas("profile", *table)
+    assert said("profile", *table, "--estimate") == {"preparing_seconds": 0, "measuring_seconds": 0}
 
 
 def test_two_tables_are_compared_and_merged(probed, tmp_path):

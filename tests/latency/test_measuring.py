@@ -127,6 +127,21 @@ def test_what_another_process_cannot_import_is_measured_here(tmp_path):
     assert found.remarks[0].startswith("Measured in one process")
 
 
+class Threaded(Varying):
+    """Writes down with how many threads it prepares."""
+
+    def prepare(self, module, inputs):
+        Path(f"{self.notes}.threads").write_text(str(torch.get_num_threads()))
+        return super().prepare(module, inputs)
+
+
+def test_a_process_prepares_with_the_threads_that_it_times_with(tmp_path):
+    backend = Threaded(tmp_path / "n")
+    backend.threads = 3
+    measure_subjects({"two": OpSubject(key(2))}, backend, SETTINGS)
+    assert (tmp_path / "n.threads").read_text() == "3"
+
+
 def test_only_missing_rounds_are_measured(tmp_path):
     earlier = {"four": Timing.from_rounds([[1.0], [1.0], [1.0]], status="partial")}
     found = measure_subjects(
@@ -314,6 +329,27 @@ def test_further_rounds_are_measured_until_entries_are_known_well_enough(most, e
     assert len(left) == (rounds == most)
 
 
+@pytest.mark.parametrize(("entries", "refused"), [(24, True), (4, False)])
+def test_entries_that_stay_unknown_are_refused_where_they_are_many(entries, refused, tmp_path):
+    """Fault: every core is hogged. All rounds are alike then, and none of them is good."""
+    settings = SETTINGS.model_copy(update={"most_rounds": 1})
+
+    def half_of_the_visits_are_slow(n):
+        return Timing.from_rounds([[n * (1.0 + 0.5 * ((n + visit) % 2))] for visit in range(4)])
+
+    earlier = {n: half_of_the_visits_are_slow(n) for n in range(1, entries + 1)}
+    subjects = {n: OpSubject(key(n)) for n in earlier}
+    found = measure_subjects(subjects, Varying(tmp_path / "n"), settings, earlier=earlier)
+    told = [line for line in found.busy if line.startswith("A typical entry is known to ")]
+    remarked = [line for line in found.remarks if line.startswith("A typical entry is known to ")]
+    assert (len(told), len(remarked)) == ((1, 0) if refused else (0, 1))
+    if refused:
+        assert told[0].endswith(" % only, where 1 % are wanted: visits to it differed.")
+        with pytest.raises(MeasurementFailed, match=r"the machine was not steady: A typical entry is known"):
+            found.require_quiet(settings, "Nothing was kept.")
+    found.require_quiet(settings.model_copy(update={"busy": "remark"}), "")
+
+
 def test_few_rounds_do_not_tell_whether_further_ones_are_needed(tmp_path):
     settings = SETTINGS.model_copy(update={"rounds": 3})
     found = measure_subjects(BOTH, Restless(tmp_path / "n"), settings)
@@ -338,7 +374,7 @@ class Sleeping(FakeBackend):
         readings = itertools.count(1.0)
 
         def read():
-            time.sleep(0.006)
+            time.sleep(StoppingRule().max_seconds)
             return next(readings)
 
         return read
