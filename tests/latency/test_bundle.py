@@ -429,6 +429,37 @@ def test_an_unsteady_machine_is_remarked_or_refused(tmp_path, measure):
         import_bundle(tmp_path / "refuse")
 
 
+def test_two_quick_rounds_of_ten_do_not_condemn_the_others(tmp_path, measure):
+    def quick_in_two_rounds(content):
+        for entry in content["entries"].values():
+            for place in (3, 7):
+                entry["rounds_ms"][place] = [0.7 * value for value in entry["rounds_ms"][place]]
+
+    export(tmp_path / "b", settings=QUICK.model_copy(update={"rounds": 10, "busy": "refuse"}))
+    assert measure(tmp_path / "b")[0] == 0
+    rewritten(tmp_path / "b" / "results.json", quick_in_two_rounds)
+    assert import_bundle(tmp_path / "b").table.header.remarks == ()
+
+
+def test_many_entries_that_stay_unknown_are_refused(tmp_path, measure):
+    """Fault: every core of the device is hogged, so that no round is quiet."""
+
+    def half_of_the_visits_are_slow(content):
+        for place, entry in enumerate(content["entries"].values()):
+            rounds = enumerate(entry["rounds_ms"])
+            entry["rounds_ms"] = [[v * (1 + 0.5 * ((n + place) % 2)) for v in values] for n, values in rounds]
+
+    keys = [OpKey(spec=Conv(3, channels).spec, input_shapes=((1, *SHAPE),)) for channels in range(1, 25)]
+    settings = QUICK.model_copy(update={"rounds": 4, "busy": "refuse"})
+    export_bundle(tmp_path / "b", keys, input_shape=SHAPE, settings=settings)
+    assert measure(tmp_path / "b")[0] == 0
+    rewritten(tmp_path / "b" / "results.json", half_of_the_visits_are_slow)
+    with pytest.raises(MeasurementFailed, match=r"not steady: A typical entry is known to .*on Cortex-A76"):
+        import_bundle(tmp_path / "b")
+    (remark,) = import_bundle(tmp_path / "b", allow_busy=True).table.header.remarks
+    assert remark.endswith(" % only, where 1 % are wanted: visits to it differed.")
+
+
 # In a process of its own, in ONNX Runtime
 
 ALONE = """
