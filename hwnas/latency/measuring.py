@@ -280,11 +280,9 @@ class _Measurement(Generic[K]):
             remarks.append(f"Rounds that ran slower than usual, few enough to be borne: {borne}.")
         if busy:
             # Of the processes that measured: it is they that may have been pushed off their cores.
-            causes_found = [
-                cause for outcome in self.outcomes for cause in causes(self.backend.device, *outcome.states)
-            ]
+            causes_found = causes(self.backend.device, [outcome.states for outcome in self.outcomes])
             busy.append(
-                f"Likely causes: {'; '.join(dict.fromkeys(causes_found))}."
+                f"Likely causes: {'; '.join(causes_found)}."
                 if causes_found
                 else "What disturbed them does not show."
             )

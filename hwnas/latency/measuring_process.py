@@ -82,7 +82,7 @@ class Outcome:
     slowdowns: list[float]
     repeated: int
     remarks: list[str]
-    states: list[DeviceState]
+    states: tuple[DeviceState, DeviceState]
     measuring_seconds: float
 
 
@@ -133,7 +133,7 @@ def measure_here(
         watch.slowdowns if job.backend.varies else [],
         watch.repeated,
         job.backend.remarks(),
-        [before, DeviceState.read(job.backend.device)],
+        (before, DeviceState.read(job.backend.device)),
         seconds,
     )
 
@@ -202,7 +202,10 @@ def measure_apart(job: Job, visited: Visited, progressed: Progress) -> Outcome |
                     said["slowdowns"],
                     said["repeated"],
                     said["remarks"],
-                    [DeviceState.model_validate(state) for state in said["states"]],
+                    (
+                        DeviceState.model_validate(said["states"][0]),
+                        DeviceState.model_validate(said["states"][1]),
+                    ),
                     said["measuring_seconds"],
                 )
         raise MeasurementFailed(

@@ -75,32 +75,53 @@ def restlessness(error: float, wanted: float) -> list[str]:
     ]
 
 
-def causes(device: Device, before: DeviceState, after: DeviceState) -> list[str]:
-    """What may have disturbed a measurement on ``device`` between two moments, in words.
+def causes(device: Device, spans: Sequence[tuple[DeviceState, DeviceState]]) -> list[str]:
+    """What may have disturbed a measurement on ``device``, in words: each kind of thing once, at its worst.
 
     Never fails; what cannot be read is not named.
+
+    Args:
+        device: what was measured on.
+        spans: of each process that measured, the machine before its first reading and after its last.
     """
     found = []
-    if after.gpu_processes is not None and after.gpu_processes > 1:
-        found.append(f"{after.gpu_processes} processes compute on the GPU")
-    held = list(dict.fromkeys((*before.held_down_by, *after.held_down_by)))
+    computing = max((after.gpu_processes or 0 for _, after in spans), default=0)
+    if computing > 1:
+        found.append(f"{computing} processes compute on the GPU")
+    held = dict.fromkeys(reason for span in spans for state in span for reason in state.held_down_by)
     if held:
         found.append(f"the GPU's clocks are held down by {' and '.join(held)}")
-    if before.gpu_mhz and after.gpu_mhz and abs(after.gpu_mhz / before.gpu_mhz - 1) > 0.05:
-        found.append(f"the GPU's clock went from {before.gpu_mhz:.0f} to {after.gpu_mhz:.0f} MHz")
-    if before.cpu_mhz and after.cpu_mhz and abs(after.cpu_mhz / before.cpu_mhz - 1) > 0.1:
-        found.append(f"the CPU's clock went from {before.cpu_mhz:.0f} to {after.cpu_mhz:.0f} MHz")
-    seconds = after.seconds - before.seconds
-    if after.involuntary_switches is not None and before.involuntary_switches is not None and seconds > 0:
-        rate = (after.involuntary_switches - before.involuntary_switches) / seconds
-        if rate > 20:
-            found.append(f"this process was pushed off its core {rate:.0f} times a second")
+    found += _clock_change("GPU", [(before.gpu_mhz, after.gpu_mhz) for before, after in spans], 0.05)
+    found += _clock_change("CPU", [(before.cpu_mhz, after.cpu_mhz) for before, after in spans], 0.1)
+    rate = max((_switches_a_second(before, after) for before, after in spans), default=0.0)
+    if rate > 20:
+        found.append(f"this process was pushed off its core {rate:.0f} times a second")
     others = busy_processes()
+    load = max((after.load_average or 0.0 for _, after in spans), default=0.0)
     if others:
         found.append(f"other processes are at work: {', '.join(others)}")
-    elif after.load_average is not None and after.load_average > (os.cpu_count() or 1):
-        found.append(f"the load average is {after.load_average:.1f} on {os.cpu_count()} cores")
+    elif load > (os.cpu_count() or 1):
+        found.append(f"the load average is {load:.1f} on {os.cpu_count()} cores")
     return found
+
+
+def _clock_change(what: str, spans: Sequence[tuple[float | None, float | None]], borne: float) -> list[str]:
+    """The largest change of a clock, where it is more than what is borne."""
+    known = [(before, after) for before, after in spans if before and after]
+    if not known:
+        return []
+    before, after = max(known, key=lambda span: abs(span[1] / span[0] - 1))
+    if abs(after / before - 1) <= borne:
+        return []
+    return [f"the {what}'s clock went from {before:.0f} to {after:.0f} MHz"]
+
+
+def _switches_a_second(before: DeviceState, after: DeviceState) -> float:
+    """How often a process was pushed off its core; 0 where that is not known."""
+    seconds = after.seconds - before.seconds
+    if after.involuntary_switches is None or before.involuntary_switches is None or seconds <= 0:
+        return 0.0
+    return (after.involuntary_switches - before.involuntary_switches) / seconds
 
 
 def busy_processes(seconds: float = 0.2, limit: int = 4) -> list[str]:

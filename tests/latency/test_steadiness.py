@@ -41,18 +41,28 @@ def quiet(monkeypatch):
     ],
 )
 def test_causes(before, after, text):
-    found = causes(GPU, state(**before), state(10.0, **after))
+    found = causes(GPU, [(state(**before), state(10.0, **after))])
     assert len(found) == 1 and found[0].startswith(text)
 
 
 def test_idling_is_no_cause():
     quiet_state = state(10.0, gpu_throttle_reasons=0x01, gpu_processes=1, load_average=0.0)
-    assert causes(GPU, state(), quiet_state) == []
+    assert causes(GPU, [(state(), quiet_state)]) == []
+    assert causes(GPU, []) == []
 
 
 def test_other_processes_are_named(monkeypatch):
     monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", lambda: ["make (12, 90 %)"])
-    assert causes(GPU, state(), state(1.0)) == ["other processes are at work: make (12, 90 %)"]
+    assert causes(GPU, [(state(), state(1.0))]) == ["other processes are at work: make (12, 90 %)"]
+
+
+def test_each_cause_is_named_once_at_its_worst():
+    calm = (state(cpu_mhz=3000, involuntary_switches=0), state(10.0, cpu_mhz=2900, involuntary_switches=300))
+    worse = (state(cpu_mhz=3000, involuntary_switches=0), state(10.0, cpu_mhz=2000, involuntary_switches=900))
+    assert causes(GPU, [calm, worse, calm]) == [
+        "the CPU's clock went from 3000 to 2000 MHz",
+        "this process was pushed off its core 90 times a second",
+    ]
 
 
 class Process:
