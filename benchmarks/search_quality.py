@@ -28,7 +28,7 @@ import random
 import shutil
 import statistics
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,9 +67,6 @@ from hwnas.segmentation import CamVid
 
 BATCH = 8
 RECIPE = FitConfig(epochs=20, lr=0.05, warmup_epochs=1, device="cpu")
-TRUTH_SEEDS = (0, 1, 2)
-SEEDS = tuple(range(10, 20))
-"""Not those that the settings below were found with (0 to 2)."""
 BUDGETS = (0.3, 0.5, 0.75)
 """Shares of the networks that are within each budget."""
 WEIGHTS = SearchConfig(
@@ -133,10 +130,14 @@ class Question:
 
     Attributes:
         space: where is chosen.
+        seeds: of what chooses; not those that the settings were found with (0 to 2).
+        truth_seeds: of the trainings.
         sample: how many networks are trained besides those that were chosen; None: all there are.
     """
 
     space: StreetChain
+    seeds: Sequence[int]
+    truth_seeds: Sequence[int]
     sample: int | None = None
 
     @functools.cached_property
@@ -186,7 +187,10 @@ def _street_chain(stages: int) -> StreetChain:
     return StreetChain(size=48, num_classes=11, stages=stages, depth=4, channels=8, kernels=(1, 3, 5))
 
 
-QUESTIONS = {"small": Question(_street_chain(2)), "large": Question(_street_chain(3), sample=150)}
+QUESTIONS = {
+    "small": Question(_street_chain(2), seeds=range(10, 20), truth_seeds=(0, 1, 2)),
+    "large": Question(_street_chain(3), seeds=range(10, 16), truth_seeds=(0, 1), sample=100),
+}
 
 
 class Images:
@@ -267,7 +271,7 @@ def truth(
     share: Share,
 ) -> bool:
     """Train these networks by the recipe and test them; True when all is there."""
-    for number, (seed, name) in enumerate(itertools.product(TRUTH_SEEDS, names)):
+    for number, (seed, name) in enumerate(itertools.product(question.truth_seeds, names)):
         key = f"{name}/{seed}"
         if key in cache.found or not share.is_mine(number):
             continue
@@ -363,7 +367,7 @@ def choose(
     bilevel = SearchData(**parts, arch=Images(*data["val"], training=True))
     count = trials({name: len(labels) for name, (_, labels) in data.items()})
     space = question.space
-    for seed in filter(share.is_mine, SEEDS):
+    for seed in filter(share.is_mine, question.seeds):
         if any(
             f"{name}/{seed}/{limit}" not in cache.found
             for name in ("search", "likeliest")
@@ -446,12 +450,12 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
     """Write JSON, a page and a plot."""
     milliseconds, sampled = question.milliseconds, question.sampled()
     quality = {
-        name: statistics.fmean(trained.found[f"{name}/{seed}"]["test_miou"] for seed in TRUTH_SEEDS)
+        name: statistics.fmean(trained.found[f"{name}/{seed}"]["test_miou"] for seed in question.truth_seeds)
         for name in to_train(question, chosen.found)
     }
     noise = math.sqrt(
         statistics.fmean(
-            statistics.variance(trained.found[f"{name}/{seed}"]["test_miou"] for seed in TRUTH_SEEDS)
+            statistics.variance(trained.found[f"{name}/{seed}"]["test_miou"] for seed in question.truth_seeds)
             for name in quality
         )
     )
@@ -463,7 +467,7 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
         best = max(quality[name] for name in feasible)
         feasible_counts.append(len(feasible))
         for method in NAMES:
-            for seed in SEEDS:
+            for seed in question.seeds:
                 found = chosen.found[f"{method}/{seed}/{limit}"]["chosen"]
                 assert milliseconds[found] <= limit_ms, (method, seed, limit)
                 row = rows.setdefault(method, {"regret": [], "rank": [], "chosen": []})
@@ -471,10 +475,11 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
                 better = sum(quality[name] > quality[found] for name in feasible)
                 row["rank"].append(100 * better / len(feasible))
                 row["chosen"].append(found)
+    seeds = len(question.seeds)
     # A seed's three budgets hang together: its mean is one value.
     by_seed = {
         method: {
-            what: [statistics.fmean(row[what][place :: len(SEEDS)]) for place in range(len(SEEDS))]
+            what: [statistics.fmean(row[what][place::seeds]) for place in range(seeds)]
             for what in ("regret", "rank")
         }
         for method, row in rows.items()
@@ -498,7 +503,7 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
         "images": sizes,
         "recipe": RECIPE.model_dump(mode="json"),
         "truth": {
-            "seeds": list(TRUTH_SEEDS),
+            "seeds": list(question.truth_seeds),
             "deviation_of_one_training": noise,
             "best": max(quality.values()),
             "worst": min(quality.values()),
@@ -509,7 +514,7 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
         },
         "budgets_ms": question.budgets_ms,
         "feasible": feasible_counts,
-        "seeds": list(SEEDS),
+        "seeds": list(question.seeds),
         "search": SEARCH.model_dump(mode="json"),
         "short": SHORT.model_dump(mode="json"),
         "costs_in_training_images": costs(sizes),
@@ -526,13 +531,13 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
                 },
                 "by_budget": [
                     {
-                        what: interval(rows[method][what][place * len(SEEDS) : (place + 1) * len(SEEDS)])
+                        what: interval(rows[method][what][place * seeds : (place + 1) * seeds])
                         for what in ("regret", "rank")
                     }
                     for place in range(len(BUDGETS))
                 ],
                 "chosen": [
-                    rows[method]["chosen"][place * len(SEEDS) : (place + 1) * len(SEEDS)]
+                    rows[method]["chosen"][place * seeds : (place + 1) * seeds]
                     for place in range(len(BUDGETS))
                 ],
             }
