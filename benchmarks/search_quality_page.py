@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from result_files import write_result_files
 
-T_95 = {4: 2.776, 5: 2.571, 9: 2.262}
+T_95 = {4: 2.776, 7: 2.365, 9: 2.262}
 """Quantiles of Student's t for 95 % intervals, by degrees of freedom."""
 
 
