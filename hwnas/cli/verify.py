@@ -134,8 +134,8 @@ def lines(said: Verification) -> list[str]:
         f"95 % of the networks took {said.low_percent:+.1f} to {said.high_percent:+.1f} % of the prediction",
     ]
     shown.append(
-        f"{'good' if said.is_good else 'not good'} enough to search by: calibrated, an RMSPE of at most "
-        f"{GOOD_RMSPE_PERCENT:g} % and a Kendall tau of at least {GOOD_KENDALL_TAU:g}"
+        f"{'good' if said.is_good else 'not good'} enough to search by (calibrated: RMSPE of at most "
+        f"{GOOD_RMSPE_PERCENT:g} %, Kendall tau of at least {GOOD_KENDALL_TAU:g})"
     )
     if said.repeat_kendall_tau is not None:
         shown.append(

@@ -11,9 +11,10 @@ from hwnas.latency.formula import default_formula
 from hwnas.latency.header import TableProtocol
 from hwnas.latency.measuring import ProfileSettings, estimate_seconds
 from hwnas.latency.measuring_process import Progress
-from hwnas.latency.profile import NetworkSubject, profile_keys
+from hwnas.latency.profile import NetworkSubject, left_to_measure, profile_keys
 from hwnas.latency.subjects import OpSubject, Subject
 from hwnas.latency.table import LatencyTable
+from hwnas.ops import OpKey
 
 DEFAULT_PROTOCOL: TableProtocol = "probe"
 """Measured side by side in benchmarks/table_fidelity.py."""
@@ -72,26 +73,28 @@ def estimate(
 ) -> tuple[float, float]:
     """About how long :func:`profile` will take: seconds of preparing, and of measuring. Measures a sample.
 
-    What ``path`` holds complete takes no time; what is begun counts as if it was not.
+    What ``path`` holds complete is left out; what it holds in part counts in full.
 
     Raises:
+        TableMismatch: ``path`` holds a table measured under other conditions.
         CorruptTable: ``path`` holds something that cannot be trusted.
         MeasurementFailed: none of the sample could be timed.
         BackendUnavailable: the backend cannot run here.
     """
-    subjects: list[dict[str, Subject]] = [
-        {str(key): OpSubject(key) for key in space.record(batch=batch).keys()}  # noqa: SIM118 - no mapping
+    networks = probe_subjects(space, batch) if protocol == "probe" else {}
+    left = left_to_measure(
+        space.record(batch=batch).keys(),
+        backend,
+        batch=batch,
+        input_shape=space.input_shape(),
+        path=path,
+        networks=networks,
+    )
+    groups: list[dict[str, Subject]] = [
+        {str(key): OpSubject(key) for key in left if isinstance(key, OpKey)},
+        {name: networks[name].subject for name in left if isinstance(name, str)},
     ]
-    if protocol == "probe":
-        subjects.append({name: network.subject for name, network in probe_subjects(space, batch).items()})
-    there: set[str] = set()
-    if path is not None and Path(path).exists():
-        table = LatencyTable.load(path)
-        timed = {str(key): timing for key, timing in (table.isolated or table.rows).items()}
-        timed |= {network.name: network.timing for network in table.networks}
-        there = {name for name, timing in timed.items() if timing.status == "ok"}
-    left = [{name: subject for name, subject in group.items() if name not in there} for group in subjects]
-    seconds = [estimate_seconds(group, backend, settings) for group in left if group]
+    seconds = [estimate_seconds(group, backend, settings) for group in groups if group]
     return sum(preparing for preparing, _ in seconds), sum(measuring for _, measuring in seconds)
 
 

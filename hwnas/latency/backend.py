@@ -50,10 +50,6 @@ class LatencyBackend(ABC):
     """Among how many processes a measurement's rounds are divided unless it says otherwise. Fewer where
     preparing takes long, for each prepares everything anew."""
 
-    first_counts: bool = False
-    """Whether a long first reading, after others' work, is as quick as the next. One that lasts as long as a
-    visit may is then kept, and nothing read before it: a whole network costs half."""
-
     def __init__(
         self, device: Device | str = "auto", precision: Precision = "fp32", threads: int = 1
     ) -> None:
@@ -79,6 +75,15 @@ class LatencyBackend(ABC):
             ExportError: the module cannot be brought to this runtime.
             BackendUnavailable: the runtime cannot run as asked.
         """
+
+    @property
+    def first_counts(self) -> bool:
+        """Whether a long first reading, after others' work, is as quick as the next.
+
+        One as long as a visit may last (``StoppingRule.max_seconds``) is then the visit: whole networks cost
+        half. A backend that says so says it in its :meth:`settings` too.
+        """
+        return False
 
     @abstractmethod
     def check(self) -> None:

@@ -33,12 +33,11 @@ from hwnas.latency.device import CPU_FLAGS, Device, DeviceState
 from hwnas.latency.edge_runner import SCHEMA_VERSION
 from hwnas.latency.export import OPSET, input_names, onnx_bytes
 from hwnas.latency.header import TableHeader
-from hwnas.latency.levelling import ENTRIES_TO_LEVEL, levelled, slowdown_by_round, to_usual
+from hwnas.latency.levelling import levelled, slowdown_by_round, to_usual
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.profile import NetworkSubject
 from hwnas.latency.solve import NetworkTiming
-from hwnas.latency.steadiness import restlessness, unsteadiness
-from hwnas.latency.stopping import ROUNDS_THAT_TELL, typical_error
+from hwnas.latency.steadiness import uncertainty, unsteadiness
 from hwnas.latency.subjects import OpSubject, plausible_inputs
 from hwnas.latency.table import LatencyTable, check_batch
 from hwnas.latency.timing import Timing
@@ -356,12 +355,11 @@ def import_bundle(
         for entry in manifest.entries
         if entry.counts is not None
     ]
-    busy: list[str] = []
-    if len(timings) > 2:
-        asked = manifest.settings
-        busy += unsteadiness(to_usual(slowdown_by_round(list(timings.values()))), asked.tolerance)
-        if len(timings) >= ENTRIES_TO_LEVEL and asked.rounds >= ROUNDS_THAT_TELL:
-            busy += restlessness(typical_error(timings.values()), asked.relative_error)
+    slowdown = to_usual(slowdown_by_round(list(timings.values()))) if len(timings) > 2 else []
+    busy = [
+        *unsteadiness(slowdown, manifest.settings.tolerance),
+        *uncertainty(timings.values(), manifest.settings.relative_error),
+    ]
     if busy and manifest.settings.busy == "refuse" and not allow_busy:
         raise MeasurementFailed(
             f"the machine was not steady: {' '.join(busy)} End what else runs on {conditions.device}, delete "

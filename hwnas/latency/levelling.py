@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from hwnas.latency.timing import Timing
 
-ENTRIES_TO_LEVEL = 20
-"""Of fewer entries a round's speed cannot be told from their own scatter."""
+# With fewer entries a round's speed cannot be told from their own scatter.
+_ENTRIES_TO_LEVEL = 20
 # Of so many rounds, the quickest may be a fluke.
 _ROUNDS_FOR_A_FLUKE = 5
 _POLISHES = 4  # the medians no longer move after two or three
@@ -64,6 +64,11 @@ def to_usual(slowdowns: Sequence[float]) -> list[float]:
     return [slowdown / usual for slowdown in slowdowns]
 
 
+def can_level(timings: Iterable[Timing]) -> bool:
+    """Whether a round's speed can be told by its entries: from twenty of one number of rounds on."""
+    return len(_of_one_shape(timings)) >= _ENTRIES_TO_LEVEL
+
+
 def levelled(timings: Mapping[K, Timing]) -> dict[K, Timing]:
     """The same timings with each round brought to the speed of a quiet one (:func:`slowdown_by_round`).
 
@@ -73,7 +78,7 @@ def levelled(timings: Mapping[K, Timing]) -> dict[K, Timing]:
     """
     chosen = _of_one_shape(timings.values())
     slowdowns = slowdown_by_round(chosen)
-    if len(chosen) < ENTRIES_TO_LEVEL or set(slowdowns) == {1.0}:
+    if not can_level(chosen) or set(slowdowns) == {1.0}:
         return dict(timings)
     shape = _shape(chosen[0])
     return {

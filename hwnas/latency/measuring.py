@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.interleaving import measure_interleaved
-from hwnas.latency.levelling import ENTRIES_TO_LEVEL, levelled, to_usual
+from hwnas.latency.levelling import levelled, to_usual
 from hwnas.latency.measuring_process import Job, Outcome, Progress, measure_apart, measure_here
-from hwnas.latency.steadiness import causes, restlessness, unsteadiness
+from hwnas.latency.steadiness import causes, uncertainty, unsteadiness
 from hwnas.latency.stopping import ROUNDS_THAT_TELL, StoppingRule, typical_error
 from hwnas.latency.subjects import ModuleSubject, Subject
 from hwnas.latency.timing import Timing
@@ -56,7 +56,8 @@ class ProfileSettings(BaseModel):
     extra_rounds: int = Field(default=6, ge=0)
     """How many disturbed rounds each process may measure again."""
     busy: Literal["refuse", "remark"] = "refuse"
-    """On a machine that is still not quiet: refuse the numbers, or keep them and say so in the header."""
+    """On a machine that is still not quiet, or where a typical entry of many is known neither to 3 % nor to
+    ``relative_error``: refuse the numbers, or keep them and say so in the header."""
 
     def processes_for(self, backend: LatencyBackend) -> int:
         """How many processes measure with ``backend``: one where readings never differ."""
@@ -165,7 +166,7 @@ class _Measurement(Generic[K]):
         self.models = models
         self.processes = settings.processes_for(backend)
         self.remarks: list[str] = []
-        self.restless: list[str] = []
+        self.uncertain: list[str] = []
         self.outcomes: list[Outcome] = []
         self.repeated = 0
         self.done = 0
@@ -249,11 +250,9 @@ class _Measurement(Generic[K]):
             self.remarks.append(
                 f"Visits to one entry differed much: {goal - settings.rounds} further rounds were measured."
             )
+        self.uncertain = uncertainty(levelled(self.timings).values(), settings.relative_error)
         error = self._error()
-        # Of a few entries what disturbs all alike is not taken out: they differ more, and are no worse.
-        if len(self.timings) >= ENTRIES_TO_LEVEL:
-            self.restless = restlessness(error, settings.relative_error)
-        if error > settings.relative_error and not self.restless:
+        if error > settings.relative_error and not self.uncertain:
             self.remarks.append(
                 f"A typical entry is known to {100 * error:.1f} % only: visits to it differed, as if "
                 "something used this machine in bursts."
@@ -274,7 +273,7 @@ class _Measurement(Generic[K]):
         if self.repeated:
             remarks.append(f"Disturbed rounds that were measured again: {self.repeated}.")
         tolerance = self.settings.tolerance
-        busy = [*unsteadiness(within, tolerance), *unsteadiness(across, tolerance), *self.restless]
+        busy = [*unsteadiness(within, tolerance), *unsteadiness(across, tolerance), *self.uncertain]
         borne = max(sum(value > tolerance for value in values) for values in (within, across))
         if borne and not busy:
             remarks.append(f"Rounds that ran slower than usual, few enough to be borne: {borne}.")

@@ -256,7 +256,7 @@ def main() -> None:
         if job is None:
             say(unusable=True)
             return
-        # More threads would build and export no faster, and beside other work mostly wait for one another.
+        # Beside other work, more threads mostly wait for one another: decision 7.
         torch.set_num_threads(job.backend.threads)
         outcome = measure_here(
             job,

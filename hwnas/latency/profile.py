@@ -75,7 +75,39 @@ def profile_keys(
         Interrupted: Ctrl-C; what was measured is in ``path``. Without ``path``, KeyboardInterrupt passes
             through.
     """
-    settings = settings or ProfileSettings()
+    filling = _begun(keys, backend, batch, input_shape, path, space, settings, networks)
+    filling.run(on_progress)
+    return filling.table
+
+
+def left_to_measure(
+    keys: Iterable[OpKey],
+    backend: LatencyBackend,
+    *,
+    batch: int = 1,
+    input_shape: tuple[int, ...],
+    path: str | Path | None = None,
+    space: Mapping[str, Any] | None = None,
+    networks: Mapping[str, NetworkSubject] | None = None,
+) -> list[OpKey | str]:
+    """The ops and the names of the networks that :func:`profile_keys` would measure, some of them begun.
+
+    For arguments and errors see there. Nothing is measured or written.
+    """
+    return _begun(keys, backend, batch, input_shape, path, space, None, networks).missing()
+
+
+def _begun(
+    keys: Iterable[OpKey],
+    backend: LatencyBackend,
+    batch: int,
+    input_shape: tuple[int, ...],
+    path: str | Path | None,
+    space: Mapping[str, Any] | None,
+    settings: ProfileSettings | None,
+    networks: Mapping[str, NetworkSubject] | None,
+) -> _Filling:
+    """What :func:`profile_keys` goes on with."""
     wanted = list(dict.fromkeys(keys))
     for key in wanted:
         check_batch(key, batch)
@@ -96,8 +128,7 @@ def profile_keys(
         ),
         Path(path) if path is not None else None,
     )
-    _Filling(table, wanted, dict(networks or {}), backend, settings).run(on_progress)
-    return table
+    return _Filling(table, wanted, dict(networks or {}), backend, settings or ProfileSettings())
 
 
 def _opened(header: TableHeader, path: Path | None) -> LatencyTable:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from hwnas.latency.device import Device, DeviceState
-from hwnas.latency.timing import Reader
+from hwnas.latency.levelling import can_level
+from hwnas.latency.stopping import ROUNDS_THAT_TELL, typical_error
+from hwnas.latency.timing import Reader, Timing
 
 # In the first-level cache, so that what ran before leaves no trace: a larger one took a quarter longer
 # behind a network than behind itself.
@@ -18,7 +20,7 @@ _CANARY_PASSES = 800
 _CANARY_READS = 3
 
 _BUSY_SHARE = 0.2  # of a core, from which another process is named
-_HOPELESS = 3.0  # times the error that is wanted
+_UNCERTAIN = 0.03  # without hogs 0.7 to 2.5 %, with every core hogged 3.4 to 5.2: decision 7
 _BORNE_SHARE = 0.25  # of the rounds; an entry's usual round bears twice as many that are slow
 
 
@@ -56,18 +58,20 @@ def unsteadiness(slowdowns: Sequence[float], tolerance: float) -> list[str]:
     return [f"Rounds ran at unequal speed, as a ratio to the usual: {listed}."]
 
 
-def restlessness(error: float, wanted: float) -> list[str]:
+def uncertainty(timings: Collection[Timing], wanted: float) -> list[str]:
     """That visits to one entry differed too much for numbers to be believed, in a sentence; or empty.
 
-    Two tables that are known so badly lie further apart than a few percent: with every core of a machine
-    hogged a typical entry was known to 3.4 and 4.0 %, and the rows of the two were 2.9 % apart in the median
-    (``benchmarks/table_fidelity.py``).
+    Of few entries what disturbs all of them alike is not taken out: they differ more, and are no worse. Nor
+    do few rounds tell.
 
     Args:
-        error: to what share of its milliseconds a typical entry is known.
-        wanted: to what share it should be.
+        timings: of all entries, levelled.
+        wanted: to what share of its milliseconds a typical entry should be known.
     """
-    if error <= _HOPELESS * wanted:
+    if not can_level(timings) or max(timing.rounds for timing in timings) < ROUNDS_THAT_TELL:
+        return []
+    error = typical_error(timings)
+    if error <= max(_UNCERTAIN, wanted):
         return []
     return [
         f"A typical entry is known to {100 * error:.1f} % only, where {100 * wanted:g} % are wanted: visits "
@@ -95,7 +99,7 @@ def causes(device: Device, spans: Sequence[tuple[DeviceState, DeviceState]]) -> 
     found += _clock_change("CPU", [(before.cpu_mhz, after.cpu_mhz) for before, after in spans], 0.1)
     rate = max((_switches_a_second(before, after) for before, after in spans), default=0.0)
     if rate > 20:
-        found.append(f"this process was pushed off its core {rate:.0f} times a second")
+        found.append(f"a measuring process was pushed off its core {rate:.0f} times a second")
     others = busy_processes()
     load = max((after.load_average or 0.0 for _, after in spans), default=0.0)
     if others:

@@ -65,7 +65,11 @@ class TorchCompileBackend(TorchBackend):
                 "For CUDA graphs use cuda_graph=True."
             )
         self.mode: Mode = mode
-        self.first_counts = False  # not looked into
+
+    @property
+    def first_counts(self) -> bool:
+        """Not known of compiled networks, so no."""
+        return False
 
     def check(self) -> None:
         """Raise unless the device is here, and so is what inductor compiles with.

@@ -54,7 +54,7 @@ def test_verify_prints_what_programs_read_and_keeps_the_evidence(probed, tmp_pat
     assert LatencyTable.load(probed).verification == table.verification
     # The space may be left out: the table says which it is for.
     shown = hwnas("verify", probed, "--samples", "4", "--calibrate", "3").output
-    assert "\ngood enough to search by: calibrated, an RMSPE of at most 5 % and a Kendall tau of" in shown
+    assert "\ngood enough to search by (calibrated: RMSPE of at most 5 %, Kendall tau of at least" in shown
 
 
 def test_verifying_what_cannot_be_verified_is_refused(probed):
@@ -75,6 +75,16 @@ def test_an_estimate_leaves_out_what_is_there(protocol, tmp_path):
     table = ("chain", "--backend", "fake", "--protocol", protocol, "--out", tmp_path / "t.json", *SMALL)
     hwnas("profile", *table)
     assert said("profile", *table, "--estimate") == {"preparing_seconds": 0, "measuring_seconds": 0}
+    path = tmp_path / "t.json"
+    begun = LatencyTable.load(path)
+    timings = begun.isolated if protocol == "probe" else begun.rows
+    key = next(iter(timings))
+    timings[key] = timings[key].model_copy(update={"status": "partial"})
+    begun.save(path)
+    assert min(said("profile", *table, "--estimate").values()) > 0
+    other = "isolated" if protocol == "probe" else "probe"
+    refused = hwnas("profile", *table, "--estimate", "--protocol", other)
+    assert refused.exit_code == EXIT_ERROR and "other conditions" in refused.stderr
 
 
 def test_two_tables_are_compared_and_merged(probed, tmp_path):

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -367,23 +366,20 @@ def test_further_rounds_that_were_interrupted_are_completed(tmp_path):
     assert [name for _, name in notes_of(tmp_path / "n")] == ["Conv"]
 
 
-class Sleeping(FakeBackend):
-    """Readings that take longer than a visit, numbered."""
+class Lengthening(FakeBackend):
+    """Readings that are longer than a visit, each a millisecond longer than the one before."""
+
+    first_counts = False
 
     def prepare(self, module, inputs):
-        readings = itertools.count(1.0)
-
-        def read():
-            time.sleep(StoppingRule().max_seconds)
-            return next(readings)
-
-        return read
+        return itertools.count(31.0).__next__
 
 
-@pytest.mark.parametrize(("first_counts", "kept"), [(False, ((2.0,), (4.0,))), (True, ((1.0,), (2.0,)))])
+@pytest.mark.parametrize(("first_counts", "kept"), [(False, [32.0, 34.0]), (True, [31.0, 32.0])])
 def test_a_backend_says_whether_the_first_reading_counts(first_counts, kept):
-    backend = Sleeping()
+    backend = Lengthening()
     backend.first_counts = first_counts
     subjects = {"net": ModuleSubject(nn.ReLU(), (torch.ones(1, 1, 2, 2),))}
-    found = measure_subjects(subjects, backend, ProfileSettings(rounds=2, processes=1))
-    assert tuple(map(tuple, found.timings["net"].readings_ms)) == kept
+    rule = StoppingRule(warmup_readings=1, max_readings=1)
+    found = measure_subjects(subjects, backend, ProfileSettings(rounds=2, processes=1, rule=rule))
+    assert [reading for (reading,) in found.timings["net"].readings_ms] == kept

@@ -35,7 +35,7 @@ def quiet(monkeypatch):
         (
             {"involuntary_switches": 100},
             {"involuntary_switches": 900},
-            "this process was pushed off its core 80 times a second",
+            "a measuring process was pushed off its core 80 times a second",
         ),
         ({}, {"load_average": 500.0}, "the load average is 500.0 on"),
     ],
@@ -61,7 +61,7 @@ def test_each_cause_is_named_once_at_its_worst():
     worse = (state(cpu_mhz=3000, involuntary_switches=0), state(10.0, cpu_mhz=2000, involuntary_switches=900))
     assert causes(GPU, [calm, worse, calm]) == [
         "the CPU's clock went from 3000 to 2000 MHz",
-        "this process was pushed off its core 90 times a second",
+        "a measuring process was pushed off its core 90 times a second",
     ]
 
 

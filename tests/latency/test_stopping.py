@@ -29,12 +29,19 @@ def test_warm_up_is_short_where_readings_are_long(seconds, thrown_away):
     assert visit(itertools.count(1).__next__, rule, itertools.count().__next__) == [thrown_away + 1]
 
 
-@pytest.mark.parametrize(("step", "kept"), [(1.0, [1]), (0.4, [5, 6, 7])])
-def test_where_the_first_reading_counts_a_long_one_is_all(step, kept):
-    rule = StoppingRule(warmup_readings=4, warmup_seconds=9.0, min_seconds=0.5, max_seconds=1.0)
-    # The clock gains a step with each look: a first reading of 0.4 seconds would not end a visit.
-    clock = itertools.count(0.0, step).__next__
-    assert visit(itertools.count(1).__next__, rule, clock, first_counts=True) == kept
+@pytest.mark.parametrize(
+    ("counts", "first_ms", "readings", "kept"),
+    [
+        (True, 25.0, 1, [25.0]),
+        (True, 24.0, 1, [26.0, 27.0]),  # short, though the next is not
+        (True, 25.0, 2, [27.0, 28.0]),  # more than one is asked for
+        (False, 25.0, 1, [27.0, 28.0]),
+    ],
+)
+def test_where_the_first_reading_counts_a_long_one_is_the_visit(counts, first_ms, readings, kept):
+    rule = StoppingRule(warmup_readings=2, min_readings=readings, max_readings=2, max_seconds=0.025)
+    numbers = itertools.count(first_ms)
+    assert visit(lambda: next(numbers), rule, lambda: 0.0, first_counts=counts) == kept
 
 
 def test_rule_with_crossed_limits():

@@ -74,8 +74,10 @@ def test_inputs_that_do_not_fit_are_told():
 
 
 def test_settings_and_versions_head_the_table():
-    assert TorchBackend("cpu", threads=2).settings() == {"clock": "wall"}
-    assert set(TorchBackend("cpu", "bf16").settings()) == {"clock", "bf16"}
+    first = {"first_reading": "kept where it is long"}
+    assert TorchBackend("cpu", threads=2).settings() == {"clock": "wall", **first}
+    assert set(TorchBackend("cpu", "bf16").settings()) == {"clock", "first_reading", "bf16"}
+    assert TorchBackend("cpu").first_counts and not TorchBackend(GPU).first_counts
     assert TorchBackend("cpu").versions() == {"torch": torch.__version__}
     assert TorchBackend("cpu").remarks() == []
     graph = TorchBackend(GPU, cuda_graph=True).settings()

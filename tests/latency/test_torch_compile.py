@@ -82,6 +82,11 @@ def test_settings_keep_compiled_and_eager_apart():
     assert set(TorchCompileBackend(GPU).versions()) == {"torch", "triton"}
 
 
+def test_a_first_reading_of_a_compiled_network_does_not_count():
+    backend = TorchCompileBackend("cpu")
+    assert not backend.first_counts and "first_reading" not in backend.settings()
+
+
 def test_modes_with_graphs_of_their_own_are_refused():
     with pytest.raises(InvalidInput, match=r'got "reduce-overhead"\. For CUDA graphs use cuda_graph=True'):
         TorchCompileBackend(GPU, mode="reduce-overhead")
