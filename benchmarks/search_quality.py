@@ -28,6 +28,7 @@ import random
 import shutil
 import statistics
 import time
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +130,8 @@ class Question:
     """A space, and how much of it is trained for the truth.
 
     Attributes:
-        space: where is chosen.
-        seeds: of what chooses; not those that the settings were found with (0 to 2).
+        space: the networks to choose from.
+        seeds: of the searches and the baselines; not those that the settings were found with (0 to 2).
         truth_seeds: of the trainings.
         sample: how many networks are trained besides those that were chosen; None: all there are.
     """
@@ -243,15 +244,18 @@ class Cache:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process does of a stage: every ``of``-th piece of work, until it is late."""
+    """What one process does of a stage: about every ``of``-th piece of work, until it is late.
+
+    ``until`` is a moment of ``time.monotonic()``.
+    """
 
     place: int
     of: int
     until: float
 
-    def is_mine(self, number: int) -> bool:
-        """Whether a piece of work is this process's."""
-        return number % self.of == self.place
+    def is_mine(self, key: str) -> bool:
+        """Whether a piece of work is this process's, whatever pieces there are besides."""
+        return zlib.crc32(key.encode()) % self.of == self.place
 
     def is_late(self) -> bool:
         """Whether to stop."""
@@ -259,7 +263,14 @@ class Share:
 
 
 def to_train(question: Question, chosen: Mapping[str, Any]) -> list[str]:
-    """The networks whose quality is wanted: the sampled, and those that anything chose."""
+    """The networks whose quality is wanted: the sampled, and those that anything chose.
+
+    Raises:
+        SystemExit: not everything has chosen.
+    """
+    wanted = itertools.product(NAMES, question.seeds, BUDGETS)
+    if missing := sum(f"{method}/{seed}/{limit}" not in chosen for method, seed, limit in wanted):
+        raise SystemExit(f"{missing} choices are not made yet: run `choose` to its end first.")
     return sorted({*question.sampled(), *(piece["chosen"] for piece in chosen.values())})
 
 
@@ -271,9 +282,9 @@ def truth(
     share: Share,
 ) -> bool:
     """Train these networks by the recipe and test them; True when all is there."""
-    for number, (seed, name) in enumerate(itertools.product(question.truth_seeds, names)):
+    for seed, name in itertools.product(question.truth_seeds, names):
         key = f"{name}/{seed}"
-        if key in cache.found or not share.is_mine(number):
+        if key in cache.found or not share.is_mine(key):
             continue
         if share.is_late():
             return False
@@ -367,7 +378,7 @@ def choose(
     bilevel = SearchData(**parts, arch=Images(*data["val"], training=True))
     count = trials({name: len(labels) for name, (_, labels) in data.items()})
     space = question.space
-    for seed in filter(share.is_mine, question.seeds):
+    for seed in question.seeds[share.place :: share.of]:
         if any(
             f"{name}/{seed}/{limit}" not in cache.found
             for name in ("search", "likeliest")
@@ -575,6 +586,8 @@ def main() -> None:
     torch.set_num_threads(1)
     question, work = QUESTIONS[options.space], options.work / options.space
     place, of = map(int, options.part.split("/"))
+    if not 0 <= place < of:
+        parser.error("--part wants I/N, I from 0 to N - 1")
     share = Share(place, of, time.monotonic() + options.seconds)
     trained, chosen = Cache(work / "truth.jsonl"), Cache(work / "chosen.jsonl")
     if options.stage == "result":

@@ -65,17 +65,19 @@ def write(summary: dict[str, Any], stem: Path) -> None:
     known = summary["truth"]
     summary["found_by_knowing"] = found_by_knowing(
         known["miou"],
-        [[name for name in sampled(known) if known["ms"][name] <= limit] for limit in summary["budgets_ms"]],
+        [
+            [name for name in known["sampled"] if known["ms"][name] <= limit]
+            for limit in summary["budgets_ms"]
+        ],
         known["deviation_of_one_training"] / math.sqrt(len(known["seeds"])),
     )
     plot(summary, stem.with_name(f"{stem.name}.png"))
     write_result_files(stem, summary, page(summary, f"{stem.name}.png"))
 
 
-def sampled(known: Mapping[str, Any]) -> Sequence[str]:
-    """The networks that choices are compared with: a sample, or all of the space."""
-    names: Sequence[str] = known.get("sampled", list(known["miou"]))
-    return names
+def is_all_trained(summary: Mapping[str, Any]) -> bool:
+    """Whether choices are compared with every network of the space, and not with a sample."""
+    return len(summary["truth"]["sampled"]) == int(summary["space"]["networks"])
 
 
 def write_again(path: Path) -> None:
@@ -92,14 +94,14 @@ def page(summary: dict[str, Any], picture: str) -> str:
     cost, count, known = summary["costs_in_training_images"], summary["trials"], summary["truth"]
     settings, images, recipe = summary["search"], summary["images"], summary["recipe"]
     deviation = known["deviation_of_one_training"]
-    space, size = summary["space"], len(sampled(known))
+    space, size = summary["space"], len(known["sampled"])
     channels = [str(space["channels"] * 2**stage) for stage in range(space["stages"])]
-    is_all = size == space["networks"]
+    is_all = is_all_trained(summary)
     compared = "networks" if is_all else "sampled networks"
     trained = (
-        "every network"
+        "All networks"
         if is_all
-        else f"a random sample of {size} networks and those that a method chose, {len(known['miou'])} in all"
+        else f"A random sample of {size} networks, and those that a method chose, {len(known['miou'])} in all"
     )
     paragraphs = [
         f"{summary['device']['name']}, one thread, torch {summary['torch']}, {summary['date']}. Latency is a "
@@ -109,8 +111,8 @@ def page(summary: dict[str, Any], picture: str) -> str:
         "channels; CamVid's 468 labelled frames at 48×64, 11 classes, dealt out "
         f"in turn: {images['train']} train, {images['val']} validate, {images['test']} test. Neighbouring "
         "frames are alike, so scores are higher than on new streets.",
-        f"**Truth.** Trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
-        f"({known['cpu_minutes']:.0f} CPU minutes): {trained}. A network's quality is its mean mIoU on the "
+        f"**Truth.** {trained}, each trained for {recipe['epochs']} epochs with {len(known['seeds'])} seeds "
+        f"({known['cpu_minutes']:.0f} CPU minutes). A network's quality is its mean mIoU on the "
         f"test frames, {known['worst']:.1f} to {known['best']:.1f} %. One training deviates by "
         f"{deviation:.1f}, so this mean does by {deviation / math.sqrt(len(known['seeds'])):.1f}: "
         "differences of a few tenths mean little.",
@@ -122,7 +124,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
         "and evolution "
         f"train the same supernet on uniform draws and score {count['shared']} networks with it, or train "
         f"{count['trained']} networks for {summary['short']['epochs']} epochs.",
-        f"**Regret**: test mIoU of the best of the {compared} within the budget minus that of the chosen "
+        f"**Regret**: test mIoU of the best of the {compared} within the budget, minus that of the chosen "
         f"one. **Rank**: share of the {compared} within the budget that are better than the chosen one. "
         f"Means over {len(summary['seeds'])} seeds and all budgets, 95 % intervals over seeds. The last "
         f"columns: rank under each budget ({compared} within it). Settings were found with other seeds, on "
@@ -137,7 +139,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
     for paragraph in paragraphs:
         lines += [*textwrap.wrap(paragraph, 120, break_long_words=False), ""]
     lines += [
-        "| | regret [% mIoU] | minus the search's | rank [%] | minus the search's | "
+        "| | regret [% mIoU] | regret minus the search's | rank [%] | rank minus the search's | "
         + " | ".join(heads)
         + " |",
         "|---|---|---|---|---|" + "---|" * len(heads),
@@ -180,9 +182,7 @@ def plot(summary: dict[str, Any], path: Path) -> None:
             ".",
             color="#bbbbbb",
             markersize=4,
-            label="all networks"
-            if len(sampled(summary["truth"])) == len(ms)
-            else "a sample, and what was chosen",
+            label="all networks" if is_all_trained(summary) else "a sample, and what was chosen",
         )
         for limit_ms in summary["budgets_ms"]:
             axes.axvline(limit_ms, color="#888888", linewidth=0.8)
