@@ -35,7 +35,7 @@ SCENES = {"length": 96}
 @click.option("--backend", default="onnxruntime", show_default=True)
 @click.option("--short", is_flag=True, help="One epoch on a dozen scenes: to see that everything works.")
 def command(out: Path, backend: str, short: bool) -> None:
-    """Profile this CPU, search a small AutoRTNet on drawn scenes, train it, measure it: about two minutes.
+    """Profile this CPU, search a small AutoRTNet on drawn scenes, train it, measure it: two to four minutes.
 
     Run again, it goes on where it stopped.
     """
