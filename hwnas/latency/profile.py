@@ -87,14 +87,19 @@ def left_to_measure(
     batch: int = 1,
     input_shape: tuple[int, ...],
     path: str | Path | None = None,
-    space: Mapping[str, Any] | None = None,
     networks: Mapping[str, NetworkSubject] | None = None,
 ) -> list[OpKey | str]:
     """The ops and the names of the networks that :func:`profile_keys` would measure, some of them begun.
 
-    For arguments and errors see there. Nothing is measured or written.
+    Nothing is measured or written. For the arguments see there.
+
+    Raises:
+        TableMismatch: ``path`` holds a table of other conditions.
+        CorruptTable: ``path`` holds something that cannot be trusted.
+        InvalidInput: a key of another batch size.
+        BackendUnavailable: the backend cannot run here.
     """
-    return _begun(keys, backend, batch, input_shape, path, space, None, networks).missing()
+    return _begun(keys, backend, batch, input_shape, path, None, None, networks).missing()
 
 
 def _begun(

@@ -76,7 +76,7 @@ class TorchBackend(LatencyBackend):
         self.require_here()
 
     def settings(self) -> dict[str, str]:
-        """On CUDA: graph replay, algorithm choice, TF32. On a CPU: the clock."""
+        """On CUDA: graph replay, algorithm choice, TF32. On a CPU: clock, which first readings count."""
         if self.device.kind != "cuda":
             clock = {"clock": host_clock(self.threads)[0]}
             if self.first_counts:

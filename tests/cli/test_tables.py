@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hwnas.cli.app import EXIT_ERROR
+from hwnas.cli.verify import lines
 from hwnas.latency import packaged
 from hwnas.latency.packaged import packaged_tables
 from hwnas.latency.table import LatencyTable
@@ -45,6 +46,9 @@ def test_verify_prints_what_programs_read_and_keeps_the_evidence(probed, tmp_pat
         assert found[kind]["bias"] == pytest.approx(1.0)
     assert (tmp_path / "p.png").stat().st_size > 1000
     table = LatencyTable.load(probed)
+    off = table.verification.calibrated.model_copy(update={"rmspe_percent": 9.0})
+    told = lines(table.verification.model_copy(update={"calibrated": off}))
+    assert any(line.startswith("not good enough to search by (calibrated: RMSPE") for line in told)
     assert table.verification is not None and len(table.verification.evidence) == 12
     shown = hwnas("table", "show", probed).output
     assert "8 networks: RMSPE 0.0" in shown
