@@ -250,8 +250,9 @@ class _Measurement(Generic[K]):
             self.remarks.append(
                 f"Visits to one entry differed much: {goal - settings.rounds} further rounds were measured."
             )
-        self.uncertain = uncertainty(levelled(self.timings).values(), settings.relative_error)
-        error = self._error()
+        every = levelled(self.timings).values()
+        self.uncertain = uncertainty(every, settings.relative_error)
+        error = typical_error(every)
         if error > settings.relative_error and not self.uncertain:
             self.remarks.append(
                 f"A typical entry is known to {100 * error:.1f} % only: visits to it differed, as if "
