@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 import torch
 from result_files import append_line, read_lines, today
-from search_quality_page import interval, write, write_again
+from search_quality_page import write, write_again
 from torch import Tensor, nn
 
 from hwnas import (
@@ -82,6 +82,8 @@ SEARCH = WEIGHTS.model_copy(
 )  # fmt: skip
 SHORT = RECIPE.model_copy(update={"epochs": 5})
 """How the baselines train networks one by one: a quarter of the recipe, so that they can try more of them."""
+SIZES = {"train": 234, "val": 117, "test": 117}
+"""Images by part."""
 FORWARD = 1 / 3
 """Cost of an image that only goes forward, where one that trains weights costs 1."""
 
@@ -225,7 +227,10 @@ def load(root: Path, size: tuple[int, int]) -> dict[str, tuple[Tensor, Tensor]]:
     labels = torch.stack([label for _, label in frames])
     place = torch.arange(len(labels)) % 4
     parts = {"train": place < 2, "val": place == 2, "test": place == 3}
-    return {name: (images[rows], labels[rows]) for name, rows in parts.items()}
+    found = {name: (images[rows], labels[rows]) for name, rows in parts.items()}
+    if (sizes := {name: len(part) for name, (_, part) in found.items()}) != SIZES:
+        raise SystemExit(f"{root} should give {SIZES} images, and gives {sizes}: is it all of CamVid?")
+    return found
 
 
 class Cache:
@@ -319,13 +324,13 @@ def scores(
     return found
 
 
-def costs(sizes: Mapping[str, int]) -> dict[str, float]:
+def costs() -> dict[str, float]:
     """What things cost, in images that train weights (one that only goes forward counts a third).
 
-    ``sizes``: images by part. Batches are whole, so a pass trains on ``len(train) // BATCH * BATCH`` images.
+    Batches are whole, so a pass trains on fewer images than there are.
     """
-    a_pass = sizes["train"] // BATCH * BATCH
-    scoring = FORWARD * (WEIGHTS.statistics_batches * BATCH + sizes["val"])
+    a_pass = SIZES["train"] // BATCH * BATCH
+    scoring = FORWARD * (WEIGHTS.statistics_batches * BATCH + SIZES["val"])
     moving = SEARCH.epochs - SEARCH.arch_from_epoch
     return {
         "recipe": RECIPE.epochs * a_pass,
@@ -333,13 +338,13 @@ def costs(sizes: Mapping[str, int]) -> dict[str, float]:
         # Each step of the architecture is one batch, forward alone; twice the likeliest network is validated.
         "search": WEIGHTS.epochs * a_pass + FORWARD * moving * a_pass + (SEARCH.candidates + 1) * scoring,
         "score_shared": scoring,
-        "score_trained": SHORT.epochs * a_pass + FORWARD * sizes["val"],
+        "score_trained": SHORT.epochs * a_pass + FORWARD * SIZES["val"],
     }
 
 
-def trials(sizes: Mapping[str, int]) -> dict[str, int]:
+def trials() -> dict[str, int]:
     """How many networks the baselines may try at the cost of one search."""
-    cost = costs(sizes)
+    cost = costs()
     return {
         "shared": int((cost["search"] - cost["weights"]) / cost["score_shared"]),
         "trained": int(cost["search"] / cost["score_trained"]),
@@ -376,7 +381,7 @@ def choose(
     }
     both = SearchData(**parts)
     bilevel = SearchData(**parts, arch=Images(*data["val"], training=True))
-    count = trials({name: len(labels) for name, (_, labels) in data.items()})
+    count = trials()
     space = question.space
     for seed in question.seeds[share.place :: share.of]:
         if any(
@@ -459,49 +464,16 @@ NAMES = {
 
 def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> None:
     """Write JSON, a page and a plot."""
-    milliseconds, sampled = question.milliseconds, question.sampled()
-    quality = {
-        name: statistics.fmean(trained.found[f"{name}/{seed}"]["test_miou"] for seed in question.truth_seeds)
+    milliseconds = question.milliseconds
+    scores = {
+        name: [trained.found[f"{name}/{seed}"]["test_miou"] for seed in question.truth_seeds]
         for name in to_train(question, chosen.found)
     }
-    noise = math.sqrt(
-        statistics.fmean(
-            statistics.variance(trained.found[f"{name}/{seed}"]["test_miou"] for seed in question.truth_seeds)
-            for name in quality
-        )
-    )
-    rows: dict[str, dict[str, list[Any]]] = {}
-    feasible_counts = []
-    for limit, limit_ms in zip(BUDGETS, question.budgets_ms, strict=True):
-        # The best of the sample, not of all that were trained: methods would be measured by one another.
-        feasible = [name for name in sampled if milliseconds[name] <= limit_ms]
-        best = max(quality[name] for name in feasible)
-        feasible_counts.append(len(feasible))
-        for method in NAMES:
-            for seed in question.seeds:
-                found = chosen.found[f"{method}/{seed}/{limit}"]["chosen"]
-                assert milliseconds[found] <= limit_ms, (method, seed, limit)
-                row = rows.setdefault(method, {"regret": [], "rank": [], "chosen": []})
-                row["regret"].append(best - quality[found])
-                better = sum(quality[name] > quality[found] for name in feasible)
-                row["rank"].append(100 * better / len(feasible))
-                row["chosen"].append(found)
-    seeds = len(question.seeds)
-    # A seed's three budgets hang together: its mean is one value.
-    by_seed = {
-        method: {
-            what: [statistics.fmean(row[what][place::seeds]) for place in range(seeds)]
-            for what in ("regret", "rank")
-        }
-        for method, row in rows.items()
-    }
-    sizes = {"train": 234, "val": 117, "test": 117}
-    device = Device.find("cpu")
     date = today()
     summary: dict[str, Any] = {
         "question": "quality of what is chosen, "
         + ("against every network of a small space" if question.sample is None else "in a larger space"),
-        "device": device.model_dump(mode="json"),
+        "device": Device.find("cpu").model_dump(mode="json"),
         "latency": "hwnas.latency.formula.default_formula: a formula, not a device",
         "torch": torch.__version__,
         "threads": 1,
@@ -511,45 +483,30 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
             **question.space.model_dump(mode="json"),
             "networks": len(milliseconds),
         },
-        "images": sizes,
+        "images": SIZES,
         "recipe": RECIPE.model_dump(mode="json"),
         "truth": {
             "seeds": list(question.truth_seeds),
-            "deviation_of_one_training": noise,
-            "best": max(quality.values()),
-            "worst": min(quality.values()),
+            "deviation_of_one_training": math.sqrt(
+                statistics.fmean(map(statistics.variance, scores.values()))
+            ),
             "cpu_minutes": sum(one["cpu_seconds"] for one in trained.found.values()) / 60,
-            "sampled": sampled,
-            "miou": quality,
-            "ms": {name: milliseconds[name] for name in quality},
+            "sampled": question.sampled(),
+            "miou": {name: statistics.fmean(values) for name, values in scores.items()},
+            "ms": {name: milliseconds[name] for name in scores},
         },
         "budgets_ms": question.budgets_ms,
-        "feasible": feasible_counts,
         "seeds": list(question.seeds),
         "search": SEARCH.model_dump(mode="json"),
         "short": SHORT.model_dump(mode="json"),
-        "costs_in_training_images": costs(sizes),
-        "trials": trials(sizes),
+        "costs_in_training_images": costs(),
+        "trials": trials(),
         "methods": {
             method: {
                 "name": name,
-                **{what: interval(by_seed[method][what]) for what in ("regret", "rank")},
-                "minus_search": {
-                    what: interval(
-                        [a - b for a, b in zip(by_seed[method][what], by_seed["search"][what], strict=True)]
-                    )
-                    for what in ("regret", "rank")
-                },
-                "by_budget": [
-                    {
-                        what: interval(rows[method][what][place * seeds : (place + 1) * seeds])
-                        for what in ("regret", "rank")
-                    }
-                    for place in range(len(BUDGETS))
-                ],
                 "chosen": [
-                    rows[method]["chosen"][place * seeds : (place + 1) * seeds]
-                    for place in range(len(BUDGETS))
+                    [chosen.found[f"{method}/{seed}/{limit}"]["chosen"] for seed in question.seeds]
+                    for limit in BUDGETS
                 ],
             }
             for method, name in NAMES.items()

@@ -61,31 +61,72 @@ def found_by_knowing(
 
 
 def write(summary: dict[str, Any], stem: Path) -> None:
-    """The result file, the page and the plot; what follows from the numbers is computed anew."""
+    """The result file, the page and the plot; what follows from truth and choices is computed anew."""
     known = summary["truth"]
+    quality = known["miou"]
+    known["best"], known["worst"] = max(quality.values()), min(quality.values())
+    within = feasible(summary)
+    summary["feasible"] = [len(names) for names in within]
     summary["found_by_knowing"] = found_by_knowing(
-        known["miou"],
-        [
-            [name for name in known["sampled"] if known["ms"][name] <= limit]
-            for limit in summary["budgets_ms"]
-        ],
-        known["deviation_of_one_training"] / math.sqrt(len(known["seeds"])),
+        quality, within, known["deviation_of_one_training"] / math.sqrt(len(known["seeds"]))
     )
-    likeliest = regrets_by_seed(summary, "likeliest")
+    by_budget = {method: compared(summary, method) for method in summary["methods"]}
+    # A seed's budgets hang together: its mean is one value.
+    by_seed = {
+        method: {
+            what: [statistics.fmean(values) for values in zip(*(row[what] for row in rows), strict=True)]
+            for what in ("regret", "rank")
+        }
+        for method, rows in by_budget.items()
+    }
+
+    def minus(method: str, other: str, what: str) -> dict[str, float]:
+        pairs = zip(by_seed[method][what], by_seed[other][what], strict=True)
+        return interval([one - two for one, two in pairs])
+
     for method, found in summary["methods"].items():
-        pairs = zip(regrets_by_seed(summary, method), likeliest, strict=True)
-        found["regret_minus_likeliest"] = interval([one - other for one, other in pairs])
+        found |= {what: interval(by_seed[method][what]) for what in ("regret", "rank")}
+        found["minus_search"] = {what: minus(method, "search", what) for what in ("regret", "rank")}
+        found["by_budget"] = [
+            {what: interval(row[what]) for what in ("regret", "rank")} for row in by_budget[method]
+        ]
+        found["regret_minus_likeliest"] = minus(method, "likeliest", "regret")
     plot(summary, stem.with_name(f"{stem.name}.png"))
     write_result_files(stem, summary, page(summary, f"{stem.name}.png"))
 
 
-def regrets_by_seed(summary: Mapping[str, Any], method: str) -> list[float]:
-    """A method's regret, the mean over the budgets, by seed."""
-    known, by_budget = summary["truth"], []
-    for limit, chosen in zip(summary["budgets_ms"], summary["methods"][method]["chosen"], strict=True):
-        best = max(known["miou"][name] for name in known["sampled"] if known["ms"][name] <= limit)
-        by_budget.append([best - known["miou"][name] for name in chosen])
-    return [statistics.fmean(regrets) for regrets in zip(*by_budget, strict=True)]
+def feasible(summary: Mapping[str, Any]) -> list[list[str]]:
+    """The networks within each budget that choices are compared with.
+
+    Those of the sample, not all that were trained: methods would be measured by one another.
+    """
+    known = summary["truth"]
+    return [
+        [name for name in known["sampled"] if known["ms"][name] <= limit] for limit in summary["budgets_ms"]
+    ]
+
+
+def compared(summary: Mapping[str, Any], method: str) -> list[dict[str, list[float]]]:
+    """A method's regrets and ranks by seed, under each budget.
+
+    Raises:
+        ValueError: it chose a network that breaks a budget.
+    """
+    known = summary["truth"]
+    quality, rows = known["miou"], []
+    budgets = zip(summary["budgets_ms"], feasible(summary), summary["methods"][method]["chosen"], strict=True)
+    for limit_ms, names, chosen in budgets:
+        if slow := [name for name in chosen if known["ms"][name] > limit_ms]:
+            raise ValueError(f"{method} chose {slow} under a budget of {limit_ms} ms.")
+        best = max(quality[name] for name in names)
+        better = [sum(quality[name] > quality[one] for name in names) for one in chosen]
+        rows.append(
+            {
+                "regret": [best - quality[one] for one in chosen],
+                "rank": [100.0 * count / len(names) for count in better],
+            }
+        )
+    return rows
 
 
 def is_all_trained(summary: Mapping[str, Any]) -> bool:

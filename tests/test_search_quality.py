@@ -40,3 +40,18 @@ def test_the_page_that_is_kept_is_what_its_numbers_give(space, tmp_path):
     assert ours == theirs
     assert shown.with_suffix(".md").read_text() == kept.with_suffix(".md").read_text()
     assert shown.with_suffix(".png").is_file()
+
+
+def test_a_choice_that_breaks_its_budget_is_no_result():
+    truth = {"miou": {"a": 1.0, "b": 3.0}, "ms": {"a": 1.0, "b": 2.0}, "sampled": ["a", "b"]}
+    summary = {"truth": truth, "budgets_ms": [1.5], "methods": {"search": {"chosen": [["a", "b"]]}}}
+    with pytest.raises(ValueError, match=r"search chose \['b'\] under a budget of 1.5 ms"):
+        benchmark.compared(summary, "search")
+
+
+def test_regret_and_rank_are_against_the_sample_within_the_budget():
+    quality = {"a": 1.0, "b": 3.0, "c": 4.0, "d": 2.0}
+    truth = {"miou": quality, "ms": {"a": 1.0, "b": 1.0, "c": 9.0, "d": 1.0}, "sampled": ["a", "b", "c"]}
+    summary = {"truth": truth, "budgets_ms": [2.0], "methods": {"search": {"chosen": [["a", "b", "d"]]}}}
+    # Within 2 ms the sample has a and b.
+    assert benchmark.compared(summary, "search") == [{"regret": [2.0, 0.0, 1.0], "rank": [50.0, 0.0, 50.0]}]
