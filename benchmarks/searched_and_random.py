@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from camvid_zoo import CPU_RECIPES, SPACE, TARGETS_MS, cpu_recipe, say
-from paper_shapes_page import interval
+from paper_shapes_numbers import interval
 from result_files import append_line, read_lines, slug, today, write_result_files
 
 from hwnas import Genotype, LatencyTable, OnnxRuntimeBackend

@@ -8,6 +8,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import paper_shapes_numbers
 import paper_shapes_page
 import paper_shapes_runs
 from paper_shapes_runs import BASE, FIELDS, SWEEP, Bench, WithoutAggregation, depths
@@ -101,7 +102,7 @@ def test_noise_is_what_seeds_do_not_do_to_all(bench):
     for name, mious in (("a", (30.0, 32.0)), ("b", (30.0, 34.0)), ("c", (50.0,))):
         for seed, miou in enumerate(mious):
             trained(bench, name, seed, miou)
-    noise = paper_shapes_page.noise(bench)
+    noise = paper_shapes_numbers.noise(bench)
     assert noise["freedom"] == 1
     assert noise["seed_moves"] == pytest.approx(3)
     assert noise["std"] == pytest.approx(1)
@@ -110,7 +111,7 @@ def test_noise_is_what_seeds_do_not_do_to_all(bench):
 
 def test_only_equal_seeds_are_compared():
     rows = [{"miou_by_seed": {0: 30.0, 1: 36.0}}, {"miou_by_seed": {0: 31.0}}]
-    assert paper_shapes_page.compared(rows) == [0]
+    assert paper_shapes_numbers.compared(rows) == [0]
     assert [one["miou"] for one in rows] == [30.0, 31.0]
 
 
@@ -120,7 +121,7 @@ def test_a_shape_that_does_not_hold_is_told(bench):
     ):
         searched(bench, what, (1, 1, 1), ms=float(ms))
         trained(bench, what.network, 0, float(miou))
-    sweep = paper_shapes_page.sweep_result(bench)
+    sweep = paper_shapes_numbers.sweep_result(bench)
     assert sweep["falls"]["ms"] == [True, False, True]
     assert sweep["falls"]["penalised_ms"] == [False] * 3  # the same network four times
     assert sweep["falls"]["miou"] == [True, True, True]
