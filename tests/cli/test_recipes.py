@@ -185,6 +185,19 @@ def test_a_network_of_the_zoo_is_fine_tuned_in_a_folder_of_its_own(folders, tmp_
     assert said(*packed)["data"] == f"folders; began with the weights of {learnt}"
 
 
+def test_an_architecture_of_the_zoo_is_trained_from_scratch_too(folders, tmp_path):
+    name, mine = "autortnet-c-camvid", tmp_path / "mine"
+    how = settings(epochs=1, device="cpu", **{"data.batch": 2})
+    result = hwnas("fit", name, "--out", mine, "--data", folders, *how)
+    assert result.exit_code == 0, result.output
+    assert "begins with the weights" not in result.stderr
+    assert RunSetup.load(mine).began_with is None
+    assert "start" not in read_json(mine / "fit.json")["data"]
+    ours, theirs = RunFolder(mine).genotype, zoo.find(name).genotype
+    assert ours.choices == theirs.choices
+    assert ours.fields["num_classes"] == 3
+
+
 def test_a_transferred_run_knows_its_data_before_it_is_a_run(searched, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
