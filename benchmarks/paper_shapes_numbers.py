@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from intervals import half_width
 from paper_shapes_runs import BASE, RIVALS, SEARCH, STABILITY, SWEEP, Bench
 from scipy import stats
 
@@ -39,14 +40,6 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[int]:
     for one in rows:
         one["miou"] = statistics.fmean(one["miou_by_seed"][seed] for seed in seeds) if seeds else None
     return seeds
-
-
-def interval(values: list[float]) -> float | None:
-    """Half-width of the 95 % interval of the mean of independent values (Student's t)."""
-    if len(values) < 2:
-        return None
-    t = float(stats.t.ppf(0.975, len(values) - 1))
-    return t * statistics.stdev(values) / len(values) ** 0.5
 
 
 def noise(bench: Bench) -> dict[str, Any]:
@@ -111,7 +104,7 @@ def random_result(bench: Bench) -> dict[str, Any] | None:
         "drawn": bench.found["rivals"]["drawn"],
         "mean": statistics.fmean(mious),
         "std": statistics.stdev(mious),
-        "half_width": interval(mious),
+        "half_width": half_width(mious),
         "margin": margin,
         # One more draw of the random networks' distribution would lie within this of their mean.
         "one_more": float(stats.t.ppf(0.975, len(mious) - 1))

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from intervals import half_width
 from result_files import write_result_files
-
-T_95 = {4: 2.776, 7: 2.365, 9: 2.262}
-"""Quantiles of Student's t for 95 % intervals, by degrees of freedom."""
 
 
 def interval(values: list[float]) -> dict[str, float]:
-    """Mean and half-width of its 95 % interval, of independent values."""
-    half = T_95[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values))
+    """Mean and half-width of its 95 % interval, of two independent values or more."""
+    half = half_width(values)
+    assert half is not None
     return {"mean": statistics.fmean(values), "half_width": half}
 
 

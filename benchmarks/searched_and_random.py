@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from camvid_zoo import CPU_RECIPES, SPACE, TARGETS_MS, cpu_recipe, say
-from paper_shapes_numbers import interval
+from intervals import half_width
 from result_files import append_line, read_lines, slug, today, write_result_files
 
 from hwnas import Genotype, LatencyTable, OnnxRuntimeBackend
@@ -174,7 +174,7 @@ def page(summary: dict[str, Any], gains: list[float]) -> str:
             f"| {net['median_ms']:.2f} ± {net['spread_ms']:.2f} | {scores} |"
         )
     titles = [f"seed {seed}" for seed in seeds]
-    half = interval(gains)
+    half = half_width(gains)
     said = "No seed has been trained for all of them."
     if gains:
         said = f"Searched less the mean of the random ones: {statistics.fmean(gains):+.2f} mIoU" + (
