@@ -192,7 +192,7 @@ def _street_chain(stages: int) -> StreetChain:
 
 QUESTIONS = {
     "small": Question(_street_chain(2), seeds=range(10, 20), truth_seeds=(0, 1, 2)),
-    "large": Question(_street_chain(3), seeds=range(10, 18), truth_seeds=(0, 1), sample=100),
+    "large": Question(_street_chain(3), seeds=range(10, 26), truth_seeds=(0, 1), sample=100),
 }
 
 
@@ -464,11 +464,11 @@ NAMES = {
 
 def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> None:
     """Write JSON, a page and a plot."""
-    milliseconds = question.milliseconds
-    scores = {
-        name: [trained.found[f"{name}/{seed}"]["test_miou"] for seed in question.truth_seeds]
-        for name in to_train(question, chosen.found)
-    }
+    milliseconds, names = question.milliseconds, to_train(question, chosen.found)
+    trainings = {name: [f"{name}/{seed}" for seed in question.truth_seeds] for name in names}
+    if missing := sum(key not in trained.found for keys in trainings.values() for key in keys):
+        raise SystemExit(f"{missing} networks are not trained yet: run `truth` to its end first.")
+    scores = {name: [trained.found[key]["test_miou"] for key in keys] for name, keys in trainings.items()}
     date = today()
     summary: dict[str, Any] = {
         "question": "quality of what is chosen, "
