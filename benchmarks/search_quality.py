@@ -467,8 +467,8 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
     milliseconds, names = question.milliseconds, to_train(question, chosen.found)
     trainings = {name: [f"{name}/{seed}" for seed in question.truth_seeds] for name in names}
     if missing := sum(key not in trained.found for keys in trainings.values() for key in keys):
-        raise SystemExit(f"{missing} networks are not trained yet: run `truth` to its end first.")
-    scores = {name: [trained.found[key]["test_miou"] for key in keys] for name, keys in trainings.items()}
+        raise SystemExit(f"{missing} trainings are missing: run `truth` to its end first.")
+    measured = {name: [trained.found[key]["test_miou"] for key in keys] for name, keys in trainings.items()}
     date = today()
     summary: dict[str, Any] = {
         "question": "quality of what is chosen, "
@@ -488,12 +488,12 @@ def result(question: Question, trained: Cache, chosen: Cache, stem: Path) -> Non
         "truth": {
             "seeds": list(question.truth_seeds),
             "deviation_of_one_training": math.sqrt(
-                statistics.fmean(map(statistics.variance, scores.values()))
+                statistics.fmean(map(statistics.variance, measured.values()))
             ),
             "cpu_minutes": sum(one["cpu_seconds"] for one in trained.found.values()) / 60,
             "sampled": question.sampled(),
-            "miou": {name: statistics.fmean(values) for name, values in scores.items()},
-            "ms": {name: milliseconds[name] for name in scores},
+            "miou": {name: statistics.fmean(values) for name, values in measured.items()},
+            "ms": {name: milliseconds[name] for name in measured},
         },
         "budgets_ms": question.budgets_ms,
         "seeds": list(question.seeds),
