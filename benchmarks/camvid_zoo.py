@@ -8,6 +8,7 @@ for one of the three is copied for those that want the same.
 
     python benchmarks/camvid_zoo.py search a --data DIR --lut TABLE
     python benchmarks/camvid_zoo.py fit a --data DIR
+    python benchmarks/camvid_zoo.py fit a --data DIR --from-zoo          (the stages that the zoo's lacks)
     python benchmarks/camvid_zoo.py fit a --data DIR --scale gpu         (the recipe for hours on a GPU)
     python benchmarks/camvid_zoo.py fit a --data DIR --split train       (a twin that is scored on val)
     python benchmarks/camvid_zoo.py fit a --data DIR --held-out 0006R0   (one that is scored on a drive)
@@ -15,7 +16,8 @@ for one of the three is copied for those that want the same.
 
 DIR holds the folders camvid, idd_lite and tiny_imagenet; the teacher's weights come with the extra "teacher".
 "result" measures the three and whatever ONNX files lie in ONNX_DIR in the same rounds, packs the zoo's
-entries, and writes page and plot.
+entries, and writes page and plot. With --measured RESULT.json the milliseconds are that result's, which new
+weights of the same networks do not change.
 Peers are exported from their authors' definitions, with fresh weights, and named like the keys of PUBLISHED
 in camvid_zoo_page.py.
 """
@@ -45,7 +47,7 @@ from hwnas import (
     search,
 )
 from hwnas.cli.folder import RunFolder
-from hwnas.files import read_json, write_atomically
+from hwnas.files import read_json, write_atomically, write_json
 from hwnas.latency.device import Device
 from hwnas.latency.export import with_batch
 from hwnas.latency.measuring import measure_all
@@ -58,7 +60,7 @@ from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, ope
 from hwnas.segmentation.metrics import named_metric
 from hwnas.segmentation.registry import labelling
 from hwnas.zoo import load
-from hwnas.zoo.cards import Latency
+from hwnas.zoo.cards import Card, Latency
 from hwnas.zoo.entry import Entry
 from hwnas.zoo.packing import pack, twin_score
 
@@ -119,17 +121,20 @@ def cpu_recipe(
     streets: int,
     crops: int,
     taught: int,
+    longer: int,
     teacher: int,
     soft_targets: SoftTargetConfig | None,
 ) -> Recipe:
     """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
-    teacher.
+    teacher: as many of both, and later, when most is learnt, more of the target and of its labels.
 
     Args:
         pictures: the stage.
         streets: epochs of IDD-lite.
         crops: of CamVid; 0 leaves the stage out.
         taught: of CamVid and as many images of IDD-lite, whose labels are left out.
+        longer: of CamVid and a quarter as many of IDD-lite, with the teacher's word a third of what it was; 0
+            leaves the stage out.
         teacher: of the teacher, on CamVid.
         soft_targets: how it is asked once; None: in each step.
     """
@@ -141,6 +146,13 @@ def cpu_recipe(
         "augmentation": JointAugmentation(crop=(240, 320), scale=(0.75, 1.75), rare=RARE, rare_share=0.3),
     }
     fit = {"lr": 0.05, "warmup_epochs": 1, "average_decay": 0.998, "validate_every": 20, "compiled": True}
+    with_teacher = {"unlabelled": ("idd_lite",), "soft_targets": soft_targets, **images}
+    longer_stage = Stage(
+        name="longer",
+        unlabelled_share=0.2,
+        fit=FitConfig(**fit, **QUICK, epochs=max(1, longer), distillation_weight=1.0),
+        **with_teacher,
+    )
     stages = (
         pictures,
         of_streets.model_copy(
@@ -152,11 +164,10 @@ def cpu_recipe(
         *([Stage(name="crops", fit=FitConfig(**fit, **QUICK, epochs=crops), **images)] if crops else []),
         Stage(
             name="taught",
-            unlabelled=("idd_lite",),
-            soft_targets=soft_targets,
             fit=FitConfig(**fit, **QUICK, epochs=taught, distillation_weight=3.0),
-            **images,
+            **with_teacher,
         ),
+        *([longer_stage] if longer else []),
     )
     return Recipe(
         about="images of all sorts, other streets, then the target with a teacher: hours on one CPU core",
@@ -189,6 +200,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "streets": 6,
         "crops": 90,
         "taught": 45,
+        "longer": 0,
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
@@ -197,6 +209,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "streets": 8,
         "crops": 0,
         "taught": 60,
+        "longer": 0,
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
@@ -205,11 +218,21 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "streets": 8,
         "crops": 0,
         "taught": 80,
+        "longer": 0,
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
 }
 """What :func:`cpu_recipe` takes for each."""
+
+
+BEFORE = "began_with.json"
+"""In the folder of a training that goes on from the zoo's weights: their card."""
+
+
+def entry_name(name: str) -> str:
+    """What the zoo calls network a, b or c."""
+    return f"autortnet-{name}-camvid"
 
 
 def recipe_for(name: str, scale: str) -> Recipe:
@@ -284,19 +307,39 @@ def take_stages(source: Path, out: Path, recipe: Recipe) -> None:
             copy_whole(folder, out / stage.name)
 
 
+def still_to_do(recipe: Recipe, card: Card) -> Recipe:
+    """The stages of a recipe that a network of the zoo has not been through.
+
+    Raises:
+        SystemExit: it has been through all, or was trained otherwise.
+    """
+    done = Recipe.model_validate({"about": "", **card.recipe})
+    count = len(done.stages)
+    if recipe.stages[:count] != done.stages or recipe.teacher != done.teacher:
+        raise SystemExit(f"{card.name} did not begin as this recipe does: leave --from-zoo out")
+    if count == len(recipe.stages):
+        raise SystemExit(f"{card.name} has been through all stages of this recipe: there is nothing to do")
+    return recipe.model_copy(update={"stages": recipe.stages[count:]})
+
+
 def stage_fit(name: str, options: argparse.Namespace) -> None:
     """Train one of the three by the recipe; its folder gets the weights and, if images are held out, a score.
 
     Frames of one drive are alike, so a score is to be of a drive (sequence) that neither the weights nor the
     teacher's have seen; the search has seen them all.
     """
-    genotype = Genotype.load(options.work / name / "genotype.json")
+    before = Entry(options.zoo / entry_name(name)) if options.from_zoo else None
+    genotype = before.genotype if before else Genotype.load(options.work / name / "genotype.json")
     held_out, split = options.held_out, options.split
     is_final = split == "train+val" and held_out is None
     out = options.work / (name if is_final else f"{name}-{held_out or split}")
     out.mkdir(parents=True, exist_ok=True)
     genotype.save(out / "genotype.json")
     recipe = recipe_for(name, options.scale)
+    if before is not None:
+        recipe = still_to_do(recipe, before.card)
+        # The entry is replaced by what this ends with.
+        write_json(out / BEFORE, before.card)
     is_begun = (out / "recipe.json").exists()
     if not is_final:
         take_stages(options.work / name, out, recipe)
@@ -313,6 +356,7 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
         splits={"target": split},
         val=None if split == "train+val" else "val",
         options={"target": {"exclude_sequences": (held_out,)}} if held_out else None,
+        start=before.network() if before else None,
         # What was copied was begun.
         resume=is_begun or any((out / stage.name).exists() for stage in recipe.all_stages),
         on_progress=lambda stage, progress: say(f"{name} {stage.name}")(progress),
@@ -340,7 +384,7 @@ def measured(work: Path, peers: Path | None) -> dict[str, Latency]:
     subjects: dict[str, Subject] = {}
     for name in TARGETS_MS:
         is_trained = (work / name / "weights.pt").is_file()
-        network = RunFolder(work / name).network() if is_trained else load(f"autortnet-{name}-camvid")
+        network = RunFolder(work / name).network() if is_trained else load(entry_name(name))
         subjects[name] = ModuleSubject(network, tuple(example))
     for path in sorted(peers.glob("*.onnx")) if peers else ():
         subjects[path.stem] = ModelSubject(with_batch(path.read_bytes(), 1), tuple(example))
@@ -363,6 +407,16 @@ def measured(work: Path, peers: Path | None) -> dict[str, Latency]:
     }
 
 
+def measured_before(result: dict[str, Any], device: Device) -> dict[str, Latency]:
+    """What an earlier result of the same machine says of the three networks and the peers."""
+    if (theirs := result["device"]["name"]) != device.name:
+        raise SystemExit(f"the milliseconds are of {theirs}, and this is {device.name}: measure here")
+    return {
+        name: Latency.model_validate(found["latency"])
+        for name, found in {**result["networks"], **result["peers"]}.items()
+    }
+
+
 def packed(
     name: str, latency: Latency, options: argparse.Namespace, samples: torch.Tensor, device: Device
 ) -> Entry:
@@ -372,7 +426,7 @@ def packed(
     twin = options.work / f"{name}-train"
     return pack(
         run,
-        f"autortnet-{name}-camvid",
+        entry_name(name),
         out=options.zoo,
         about=f"street scenes at 360x480, searched for {TARGETS_MS[name]:g} ms on one thread of ONNX Runtime",
         data="CamVid (SegNet's version, 11 classes); pre-trained on Tiny ImageNet and IDD-lite; taught by "
@@ -384,26 +438,30 @@ def packed(
         samples=samples,
         scores=(twin_score(run, twin),) if (twin / "eval.json").is_file() else (),
         training_device=options.training_device or device.name,
+        before=Card.load(run / BEFORE) if (run / BEFORE).is_file() else None,
     )
 
 
 def stage_result(options: argparse.Namespace) -> None:
     """Measure, pack, and write the result file, its page and its plot."""
-    latencies = measured(options.work, options.peers)
+    device = Device.find("auto")
+    earlier = read_json(options.measured) if options.measured else None
+    latencies = measured_before(earlier, device) if earlier else measured(options.work, options.peers)
     place = f"camvid:{options.data / 'camvid'}"
     train = open_dataset(place, "train")
     places = torch.linspace(0, len(train) - 1, 16).tolist()
     samples = torch.stack([train[round(index)][0] for index in places])
-    device = Device.find("auto")
     networks: dict[str, Any] = {}
     for name in TARGETS_MS:
-        if (options.work / name / "weights.pt").is_file():
-            entry = packed(name, latencies[name], options, samples, device)
-            predicted = json.loads((options.work / name / "result.json").read_text())["predicted_ms"]
-            networks[name] = described(entry, latencies[name], TARGETS_MS[name], predicted)
-        else:
-            entry = Entry(options.zoo / f"autortnet-{name}-camvid")
-            networks[name] = described(entry, latencies[name], TARGETS_MS[name])
+        is_trained = (options.work / name / "weights.pt").is_file()
+        entry = (
+            packed(name, latencies[name], options, samples, device)
+            if is_trained
+            else Entry(options.zoo / entry_name(name))
+        )
+        searched = options.work / name / "result.json"
+        said = read_json(searched) if searched.is_file() else earlier["networks"][name] if earlier else {}
+        networks[name] = described(entry, latencies[name], TARGETS_MS[name], said.get("predicted_ms"))
     peers = {
         name: described_peer(name, latency) for name, latency in latencies.items() if name not in TARGETS_MS
     }
@@ -415,6 +473,7 @@ def stage_result(options: argparse.Namespace) -> None:
         "recipe": {
             name: Entry(options.zoo / network["entry"]).card.recipe for name, network in networks.items()
         },
+        "measured": options.measured.name if earlier else None,
         "remark": options.remark,
         "networks": networks,
         "peers": peers,
@@ -441,7 +500,11 @@ def main() -> None:
         choices=["0001TP", "0006R0", "0016E5"],
         help="Train on train and val without this sequence, and score on it (eval.json).",
     )
+    parser.add_argument(
+        "--from-zoo", action="store_true", help="Begin with the zoo's weights: what the recipe has besides."
+    )
     parser.add_argument("--peers", type=Path)
+    parser.add_argument("--measured", type=Path, help="Take the milliseconds of this result of this machine.")
     parser.add_argument("--training-device", help="What it was trained on, if not on this machine.")
     parser.add_argument("--remark", help="What a reader of the result should know besides.")
     parser.add_argument("--zoo", type=Path, default=Path("hwnas/zoo"))
@@ -449,6 +512,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.held_out and options.split != "train+val":
         parser.error("--held-out leaves a drive out of train and val: give no --split with it")
+    if options.from_zoo and (options.held_out or options.split != "train+val"):
+        parser.error("--from-zoo begins with weights that have seen train and val: no score could be told")
     if options.stage == "result":
         stage_result(options)
     elif options.network is None:

@@ -62,6 +62,7 @@ def page(summary: dict[str, Any], picture: str) -> str:
         f"{summary['device']['name']}, {summary['backend']}, {summary['date']}. All measured in the same",
         "rounds. What each was trained on and how, its card says. Seconds are wall time of all",
         "stages, the teacher's among them, which one training serves all with.",
+        *([f"The milliseconds are those of {summary['measured']}."] if summary.get("measured") else []),
         *([summary["remark"]] if summary["remark"] else []),
         "",
         "| network | ms | of CGNet | asked ms | predicted ms | depths | parameters M | MiB fp16 | trained on "

@@ -32,6 +32,23 @@ def test_the_zoos_networks_were_trained_by_these_recipes(name):
     ).model_copy(update={"about": card.recipe.get("about", "")})
 
 
+def test_what_is_left_of_a_recipe_is_what_the_zoos_network_has_not_been_through():
+    recipe = benchmark.recipe_for("c", "cpu")
+    *done, last = recipe.stages
+    card = hwnas.zoo.card("autortnet-c-camvid")
+
+    def of(stages, **other):
+        told = recipe.model_copy(update={"stages": tuple(stages), **other})
+        return card.model_copy(update={"recipe": told.model_dump(mode="json")})
+
+    left = benchmark.still_to_do(recipe, of(done))
+    assert (left.stages, left.teacher) == ((last,), recipe.teacher)
+    with pytest.raises(SystemExit, match="has been through all stages"):
+        benchmark.still_to_do(recipe, of(recipe.stages))
+    with pytest.raises(SystemExit, match="did not begin as this recipe does"):
+        benchmark.still_to_do(recipe, of(done[1:]))
+
+
 def test_a_finished_teacher_is_copied_where_split_and_training_are_the_same(tmp_path):
     teacher = benchmark.recipe_for("c", "cpu").teacher
     longer = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"epochs": 99})})

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def pack(
     samples: Tensor,
     scores: Sequence[Score] = (),
     training_device: str,
+    before: Card | None = None,
 ) -> Entry:
     """Make ``out/name`` of a run's folder; an entry that is there already is replaced.
 
@@ -64,9 +65,12 @@ def pack(
         samples: normalised images, ``[N, 3, H, W]``, on which the fp16 weights are compared.
         scores: evaluations; a twin's (:func:`twin_score`), where the network was trained on everything.
         training_device: what the training ran on.
+        before: of the network whose weights the run's first stage began with, if they are to be told of as
+            one training: its stages and its seconds come before the run's.
 
     Raises:
-        InvalidInput: a name that is none, weights beyond fp16's range, or too large.
+        InvalidInput: a name that is none, weights beyond fp16's range, or too large; ``before`` is of another
+            architecture, or it or the run has no recipe with stages.
         GenotypeError, CheckpointError, DataError: the run's folder lacks a file, or has a damaged one.
     """
     from safetensors.torch import save
@@ -90,6 +94,9 @@ def pack(
     put_weights(rounded, weights, name)
     fitted = _read(run / "fit.json")
     recipe = _read(run / "recipe.json") if (run / "recipe.json").is_file() else {"fit": fitted["config"]}
+    seconds = _seconds(run, recipe)
+    if before is not None:
+        recipe, seconds = _one_training(before, genotype, run, recipe)
     if not scores and (run / "eval.json").is_file():
         scores = [_score(run / "eval.json", split)]
     latency = _read(run / "measure.json") if (run / "measure.json").is_file() else None
@@ -107,7 +114,7 @@ def pack(
             seed=fitted["config"]["seed"],
             recipe=recipe,
             training_device=training_device,
-            training_seconds=round(_seconds(run, recipe), 2),
+            training_seconds=round(seconds, 2),
             scores=tuple(scores),
             latency=Latency.model_validate(latency) if latency is not None else None,
             fp16_agreement_percent=agreement_percent(network, rounded, samples),
@@ -187,6 +194,39 @@ def _score(path: Path, split: str) -> Score:
     return score
 
 
+def _one_training(
+    before: Card, genotype: Genotype, run: Path, recipe: dict[str, Any]
+) -> tuple[dict[str, Any], float]:
+    """Recipe and seconds of two trainings of which one went on with the other's weights."""
+    if before.genotype != genotype.short_id:
+        raise InvalidInput(
+            f"{run} cannot have begun with the weights of {before.name}: its architecture is "
+            f"{genotype.short_id}, theirs {before.genotype}."
+        )
+    if "stages" not in recipe or "stages" not in before.recipe:
+        raise InvalidInput(f"{run} and {before.name} are one training only if both were trained by recipes.")
+    ours, theirs = _recipe(run / "recipe.json", recipe), _recipe(before.name, before.recipe)
+    stages = [stage.model_dump(mode="json") for stage in (*theirs.stages, *ours.stages)]
+    whole = {**recipe, "stages": stages}
+    _recipe(f"{before.name} and then {run / 'recipe.json'}", whole)
+    # A teacher that both have was trained once.
+    own = {**recipe, "teacher": None} if ours.teacher == theirs.teacher else recipe
+    return whole, before.training_seconds + _seconds(run, own)
+
+
+def _recipe(place: str | Path, values: Mapping[str, Any]) -> Recipe:
+    """A run's, or a card's.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        # What an earlier version did not write has the value that was then meant.
+        return Recipe.model_validate({"about": "", **values})
+    except ValidationError as error:
+        raise DataError(f"{place} is not a recipe:\n{refusals(error)}") from error
+
+
 def _seconds(run: Path, recipe: dict[str, Any]) -> float:
     """Of all epochs; what is trained before the last stage, a teacher too, has folders of its own.
 
@@ -195,11 +235,7 @@ def _seconds(run: Path, recipe: dict[str, Any]) -> float:
     """
     folders = [run]
     if "stages" in recipe:
-        try:
-            # What an earlier version did not write has the value that was then meant.
-            stages = Recipe.model_validate({"about": "", **recipe}).all_stages
-        except ValidationError as error:
-            raise DataError(f"{run / 'recipe.json'} is not a recipe:\n{refusals(error)}") from error
+        stages = _recipe(run / "recipe.json", recipe).all_stages
         folders = [*(run / stage.name for stage in stages[:-1]), run]
     events = [event for folder in folders for event in read_log(folder / "fit.log.jsonl")]
     seconds: float = sum(event.get("seconds", 0.0) for event in events if event["event"] == "epoch")

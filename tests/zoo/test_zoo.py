@@ -13,6 +13,7 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import find_net
 from hwnas.core.weights import save_weights
 from hwnas.errors import CheckpointError, DataError, GenotypeError, InvalidInput
+from hwnas.recipes import Recipe
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import SyntheticScenes
 from hwnas.segmentation.labels import Labelling
@@ -125,6 +126,41 @@ def test_a_teachers_training_counts(run):
     (run / "recipe.json").write_text(json.dumps(recipe | {"stages": []}))
     with pytest.raises(DataError, match=r"recipe\.json is not a recipe:\n  stages"):
         packed(run)
+
+
+def test_a_training_that_goes_on_from_an_entry_is_told_as_one(run):
+    def trained(stage, **recipe):
+        stages = [{"name": stage, "fit": {"distillation_weight": 1}}]
+        (run / "recipe.json").write_text(json.dumps({"about": "x", "stages": stages, **recipe}))
+
+    teacher = {"teacher": {"batch": 4}}
+    (run / "teacher").mkdir()
+    (run / "teacher/fit.log.jsonl").write_text(json.dumps({"event": "epoch", "seconds": 100}) + "\n")
+    trained("first", **teacher)
+    first = packed(run).card
+    assert first.training_seconds == 103.25
+    trained("second", **teacher)
+    card = packed(run, before=first).card
+    assert [stage["name"] for stage in card.recipe["stages"]] == ["first", "second"]
+    assert Recipe.model_validate(card.recipe).teacher.batch == 4
+    # The teacher, which both have, was trained once.
+    assert card.training_seconds == 103.25 + 3.25
+    trained("second", teacher={"batch": 5})
+    assert packed(run, before=first).card.training_seconds == 103.25 + 103.25
+
+
+def test_what_cannot_be_one_training_is_refused(run):
+    stages = [{"name": "first"}]
+    (run / "recipe.json").write_text(json.dumps({"about": "x", "stages": stages}))
+    first = packed(run).card
+    with pytest.raises(DataError, match=r"tiny-scenes and then .*recipe\.json is not a recipe:"):
+        packed(run, before=first)  # two stages of one name
+    other = first.model_copy(update={"genotype": "0" * 8})
+    with pytest.raises(InvalidInput, match=r"cannot have begun with the weights of tiny-scenes: its archit"):
+        packed(run, before=other)
+    (run / "recipe.json").unlink()
+    with pytest.raises(InvalidInput, match="one training only if both were trained by recipes"):
+        packed(run, before=first)
 
 
 def test_a_score_on_training_images_is_no_score(run):
