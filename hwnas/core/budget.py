@@ -288,8 +288,9 @@ class Budget:
 
     @property
     def _slack(self) -> float:
-        # As far above the lower end of what is accepted when measured as the target is below the upper end.
-        return max(0.0, self.config.below - self.config.above)
+        # As far above the lower end of what is accepted when measured as the target is below the upper end; but
+        # some room there must be, or no prediction would be near the target, and any below it would do.
+        return max(self.config.below / 2, self.config.below - self.config.above)
 
     def _limits(self, correction: float, least: float, most: float) -> list[Limit]:
         """The limits, latency's between two shares of the target by corrected predictions."""

@@ -154,6 +154,7 @@ def confirmed(
     earlier: Sequence[Attempt] = (),
     keep: Callable[[dict[str, int], BudgetOutcome], object] | None = None,
     choose: Choose | None = None,
+    between: Callable[[], object] | None = None,
 ) -> tuple[dict[str, int], BudgetOutcome]:
     """The network that a search ends with: the best that keeps the budget, also when it is measured.
 
@@ -168,12 +169,13 @@ def confirmed(
     Args:
         budget: with a target, if there is anything to measure.
         arch: whose probabilities.
-        measure: milliseconds of a network; None: predictions have to do.
-        earlier: attempts of an interrupted confirmation, which are not measured again.
+        measure: milliseconds of a network; None: predictions have to do, and ``earlier``.
+        earlier: attempts of a confirmation that was interrupted, or done; they are not measured again.
         keep: called with the assignment that would be taken and what is known of it, at first from the
-            prediction alone, then after each measurement.
+            prediction alone, then after each measurement; never with less than ``earlier`` knows.
         choose: which network keeps the budget best, by a correction of predictions, and without those that
             were measured; default: the likeliest.
+        between: called after each measurement, once it is kept; may raise to stop here.
     """
     if choose is None:
 
@@ -188,9 +190,10 @@ def confirmed(
         if keep is not None and processes().is_first:
             keep(assignment, outcome)
 
-    kept(taken, outcome)
+    if not earlier:
+        kept(taken, outcome)
     can_measure = told_by_first(lambda: measure is not None)
-    if not can_measure or budget.target_ms is None:
+    if budget.target_ms is None:
         return taken, outcome
     lowest_ms = (1.0 - budget.config.below) * budget.target_ms
     highest_ms = (1.0 + budget.config.above) * budget.target_ms
@@ -200,7 +203,10 @@ def confirmed(
     while found is not None:
         genotype = budget.space.genotype(found.assignment)
         attempt = known.get(genotype.short_id)
+        is_new = attempt is None
         if attempt is None:
+            if not can_measure:
+                break
             table_ms = budget.costs(found.assignment)["latency_ms"]
             try:
                 attempt = told_by_first(
@@ -214,7 +220,10 @@ def confirmed(
         assignments.append(found.assignment)
         best = min(range(len(attempts)), key=lambda index: _order(attempts[index].measured_ms, highest_ms))
         taken, outcome = assignments[best], _outcome(budget, assignments[best], attempts[best], attempts)
-        kept(taken, outcome)
+        if is_new or len(attempts) >= len(known):
+            kept(taken, outcome)
+        if is_new and between is not None:
+            between()
         if lowest_ms <= attempt.measured_ms <= highest_ms or (outcome.met and not found.near):
             break
         found = _next(budget, choose, outcome, assignments)

@@ -258,8 +258,11 @@ class Run:
         if processes().is_first:
             save_checkpoint(self.checkpoint_path, state)
 
-    def stop_if_asked(self, *, save: bool = False) -> None:
-        """Raise :class:`Interrupted` if Ctrl-C or SIGTERM came; with ``save``, after a checkpoint."""
+    def stop_if_asked(self, *, save: bool = False, doing: str | None = None) -> None:
+        """Raise :class:`Interrupted` if Ctrl-C or SIGTERM came; with ``save``, after a checkpoint.
+
+        ``doing`` says what the run is at; None: its epochs.
+        """
         if not any_of_them(self._stop.requested):
             return
         if save:
@@ -267,7 +270,8 @@ class Run:
         saved = (
             f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
         )
-        raise Interrupted(f"stopped in epoch {self._epoch + 1} after {self.step} steps; saved in {saved}.")
+        where = f"in epoch {self._epoch + 1}" if doing is None else doing
+        raise Interrupted(f"stopped {where} after {self.step} steps; saved in {saved}.")
 
     def __enter__(self) -> Self:
         self._stop = self._stack.enter_context(stoppable())

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def search(
             report(Progress(epoch, config.epochs, run.step, True, values))
         # By the first: it alone has the file, and writes it anew meanwhile.
         earlier = told_by_first(lambda: earlier_attempts(out)) if resume else ()
-        result = _result(space, net, arch, lut, cost, data, config, out, budget, measure, earlier)
+        result = _result(space, net, arch, lut, cost, data, config, out, budget, measure, earlier, run)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
 
@@ -384,6 +385,7 @@ def _result(
     budget: Budget | None,
     measure: Measure | None,
     earlier: Sequence[Attempt],
+    run: Run,
 ) -> SearchResult:
     expected_ms = cost.total(arch.probabilities()) if cost is not None else None
     probabilities = arch.by_name(arch.probabilities())
@@ -405,7 +407,15 @@ def _result(
         result = found(best, None, scores)
     else:
         choose = WithinBudget(space, net, budget, arch, data, config)
-        best, outcome = confirmed(budget, arch, measure, earlier=earlier, keep=found, choose=choose)
+        best, outcome = confirmed(
+            budget,
+            arch,
+            measure,
+            earlier=earlier,
+            keep=found,
+            choose=choose,
+            between=partial(run.stop_if_asked, doing="while networks were measured for the target,"),
+        )
         result = found(best, outcome, choose.scores(best) if data.val is not None else None)
     net.cpu()
     return result

@@ -178,6 +178,39 @@ def test_attempts_of_an_interrupted_confirmation_are_not_measured_again(tmp_path
     assert len(measured) == 4
 
 
+def test_what_was_measured_outlasts_a_resume_where_nothing_can_be_measured():
+    budget, arch = prepared()
+    kept = []
+    whole = confirmed(budget, arch, lambda genotype: 1.3 * table_ms(genotype))
+    attempts = whole[1].attempts
+    assert len(attempts) == 2
+    assert confirmed(budget, arch, None, earlier=attempts, keep=lambda *what: kept.append(what)) == whole
+    # Never with less than was known before: whoever is stopped meanwhile loses nothing.
+    assert kept == [whole]
+    _, half = confirmed(budget, arch, None, earlier=attempts[:1])
+    assert (half.attempts, half.met) == (attempts[:1], False)
+
+
+def test_it_can_be_stopped_after_each_measurement():
+    budget, arch = prepared()
+    kept, calls = [], itertools.count()
+
+    def stop():
+        next(calls)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        confirmed(
+            budget, arch, lambda genotype: 1.3 * table_ms(genotype),
+            keep=lambda *what: kept.append(what), between=stop,
+        )  # fmt: skip
+    assert len(kept[-1][1].attempts) == 1
+    # What is not measured anew is no time to stop at.
+    attempts = confirmed(budget, arch, lambda genotype: 1.3 * table_ms(genotype))[1].attempts
+    confirmed(budget, arch, table_ms, earlier=attempts, between=stop)
+    assert next(calls) == 1
+
+
 def test_a_damaged_record_of_attempts_is_named(tmp_path):
     assert earlier_attempts(None) == earlier_attempts(tmp_path) == ()
     (tmp_path / "result.json").write_text('{"budget": {"asked": 3}}')

@@ -173,6 +173,17 @@ def test_stopped_while_measuring_for_a_target(tmp_path):
     assert len(measured) == 2
 
 
+def test_asked_to_stop_while_measuring_for_a_target(tmp_path):
+    def measure(genotype):
+        signal.raise_signal(signal.SIGTERM)
+        return 0.017
+
+    with pytest.raises(Interrupted, match=r"stopped while networks were measured for the target, after"):
+        resumable.run(tmp_path, 0, target_ms=0.0142, measure=measure)
+    found = resumable.run(tmp_path, 0, target_ms=0.0142, measure=lambda genotype: 0.014, resume=True)
+    assert [attempt.measured_ms for attempt in found.budget.attempts] == [0.017, 0.014]
+
+
 def test_another_config_is_refused_with_the_difference(tmp_path):
     with pytest.raises(Interrupted):
         resumable.run(tmp_path, 0, on_progress=resumable.signal_at(2, signal.SIGTERM))
