@@ -141,9 +141,12 @@ def shared(batches: Iterable[Any]) -> Iterable[Any]:
     """
     if processes().size == 1 or isinstance(getattr(batches, "batch_sampler", None), SharedBatches):
         return batches
-    if isinstance(getattr(batches, "sampler", None), DistributedSampler):
-        return batches
-    return _parts(batches)
+    return batches if is_divided(batches) else _parts(batches)
+
+
+def is_divided(batches: Iterable[Any]) -> bool:
+    """Whether a loader yields to each process other data, by torch's DistributedSampler."""
+    return isinstance(getattr(batches, "sampler", None), DistributedSampler)
 
 
 def _parts(batches: Iterable[Any]) -> Iterator[Any]:

@@ -159,8 +159,9 @@ class Asked:
         if begun or not processes().is_first:
             return []
         # Before the first step, so that an interrupted run can be resumed with nothing but its folder.
+        # What is said of the table is said of the user's file: the copy is the run's, and may not change.
         if self.table is not None:
-            self.table.save(out / "table.json")
+            self.table.save_copy(out / "table.json")
         RunSetup(data=self.images, preset=self.chosen.preset_name).save(out)
         return self.table.doubts() if self.table is not None else []
 

@@ -14,6 +14,7 @@ from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.nets import is_of_the_zoo, refuse_zoo
 from hwnas.cli.settings import changed, parse, sort_out, validated
+from hwnas.core.checkpoint import seed_all
 from hwnas.core.fit import FitConfig, fit
 from hwnas.core.weights import digest, transfer_weights
 from hwnas.errors import InvalidInput
@@ -154,15 +155,13 @@ def run_fit(
     resume: bool,
 ) -> dict[str, Any]:
     """Train, watched; the last evaluation, empty where no images are held out."""
-    import torch
-
     space = folder.space
     size = image_shape(space)[1:]
     train = images.training(images.train, size, config.device)
     dataset: Any = train.dataset
     require_maps(space, dataset.num_classes)
     held_out = _held_out(images)
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     network = folder.network(trained=False)
     began: dict[str, Any] = {}
     if start is not None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from hwnas.core.arch import ArchParameters
 from hwnas.core.budget import BudgetConfig
+from hwnas.core.checkpoint import seed_all
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.fit import FitConfig, fit
 from hwnas.core.progress import Progress
@@ -438,7 +439,7 @@ def _tried(
     else:
         how_fit = config.scoring.fit
         folder = out / "trials" / genotype.short_id if out is not None else None
-        torch.manual_seed(how_fit.seed)
+        seed_all(how_fit.seed)
         network = space.build(genotype)
         begun = told_by_first(lambda: folder is not None and (folder / "fit.json").exists())
         try:

@@ -288,8 +288,8 @@ class Budget:
 
     @property
     def _slack(self) -> float:
-        # As far above the lower end of what is accepted when measured as the target is below the upper end; but
-        # some room there must be, or no prediction would be near the target, and any below it would do.
+        # As far above the lower end of what is accepted when measured as the target is below the upper end;
+        # but some room there must be, or no prediction would be near it, and any below the target would do.
         return max(self.config.below / 2, self.config.below - self.config.above)
 
     def _limits(self, correction: float, least: float, most: float) -> list[Limit]:

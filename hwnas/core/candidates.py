@@ -88,16 +88,8 @@ def validate(
         data: its ``val``, which must be there, and ``train`` for batch norms' statistics.
         device: where ``net`` is.
         config: of the search.
-
-    Raises:
-        InvalidInput: the space has no metric.
     """
     assert data.val is not None
-    if space.metric() is None:
-        raise InvalidInput(
-            f'{type(space).__name__} has no metric, so validation data mean nothing to it: leave "val" out, '
-            "or give the space a metric()."
-        )
     return shared_scores(
         space, net, space.genotype(assignment), data.train, data.val,
         statistics_batches=config.statistics_batches, device=device, seed=config.seed,
@@ -192,11 +184,7 @@ class WithinBudget:
         return max(candidates, key=lambda found: by_loss(self.scores(found.assignment)))
 
     def scores(self, assignment: Mapping[str, int]) -> dict[str, Any]:
-        """What :func:`validate` says of a network, computed once for each. There must be validation data.
-
-        Raises:
-            InvalidInput: the space has no metric.
-        """
+        """What :func:`validate` says of a network, computed once for each. There must be validation data."""
         name = tuple(sorted(self._budget.programme.live(assignment).items()))
         if name not in self._known:
             self._known[name] = self._validate(assignment=assignment)

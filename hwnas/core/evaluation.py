@@ -11,7 +11,8 @@ from torch import nn
 from hwnas.core.distributed import Additive, add_up_metric
 from hwnas.core.space import Metric
 from hwnas.core.training import TrainingPrecision, autocast, batch_to, torch_device
-from hwnas.processes import ALONE, processes
+from hwnas.errors import InvalidInput
+from hwnas.processes import ALONE, is_divided, processes
 
 
 def evaluate(
@@ -32,7 +33,7 @@ def evaluate(
         precision: "bf16" for bfloat16 matrix work.
 
     Raises:
-        InvalidInput: no such torch device here, or batches that are no pairs.
+        InvalidInput: no such torch device here, batches that are no pairs, or none at all.
     """
     where = torch_device(device)
     found = evaluate_with(network.to(where), data, metric, device=where, precision=precision)
@@ -54,8 +55,17 @@ def evaluate_with(
 
     With ``shared``, all processes call this, each computes every so-many-th batch, and all get the result; a
     metric whose sums cannot be added up sees all batches in each of them.
+
+    Raises:
+        InvalidInput: what :func:`evaluate` raises; or several processes share data that are divided already.
     """
+    if shared and processes().size > 1 and is_divided(data):
+        raise InvalidInput(
+            "the validation data have a DistributedSampler, which shows each process a part of them and "
+            "repeats some to fill it up: pass a loader of all of them, and the processes will share it."
+        )
     metric.reset()
+    number = -1
     here = processes() if shared and isinstance(metric, Additive) else ALONE
     training = network.training
     network.eval()
@@ -69,6 +79,11 @@ def evaluate_with(
                     metric.update(outputs.float() if outputs.is_floating_point() else outputs, targets)
     finally:
         network.train(training)
+    if number < 0:
+        raise InvalidInput(
+            "the data to evaluate on yield no batches (or none any more: an iterator is used up); pass a "
+            "DataLoader or a list, with at least one batch."
+        )
     if here.size > 1:
         add_up_metric(metric, device)
     return dict(metric.compute())

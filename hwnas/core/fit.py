@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from hwnas.core.checkpoint import seed_all
 from hwnas.core.distributed import global_loss, trained_as_one
 from hwnas.core.evaluation import evaluate_with
 from hwnas.core.guidance import AuxiliaryHeads, SoftTargets, distillation_loss, frozen_teacher
@@ -163,7 +164,7 @@ def fit(
     steps = len(train) if isinstance(train, Sized) else 0
     if steps == 0:
         raise InvalidInput("fit() got no training batches; is the data set smaller than one batch?")
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     device = torch_device(config.device)
     network.to(device)
     if config.channels_last:

@@ -24,7 +24,8 @@ class RunLog:
         path: the file; its folder is made. None keeps no log.
         resume_at: length in bytes of what is to be kept: what an interrupted run wrote after its last
             checkpoint will be written again. None begins a new file.
-        tensorboard: also write numbers as TensorBoard scalars into ``<folder>/tensorboard``.
+        tensorboard: also write numbers as TensorBoard scalars into ``<folder>/tensorboard/<run>``, where
+            what is to be written again is taken back, too.
     """
 
     def __init__(self, path: Path | None, *, resume_at: int | None = None, tensorboard: bool = True) -> None:
@@ -44,7 +45,11 @@ class RunLog:
             with self._board_may_fail():
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._board = SummaryWriter(log_dir=str(path.parent / "tensorboard"))
+                self._board = SummaryWriter(
+                    # Runs of one folder, such as a search and a training, count their steps each from 0.
+                    log_dir=str(path.parent / "tensorboard" / path.name.partition(".")[0]),
+                    purge_step=None if resume_at is None else _steps_in(path),
+                )
                 self._stack.enter_context(_silent_writer_thread())
 
     def write(self, event: str, **values: Any) -> None:
@@ -134,6 +139,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             ) from error
         events.append(event)
     return events
+
+
+def _steps_in(path: Path) -> int:
+    """One more than the last step that the log names; 0 where it names none."""
+    # Beside the log TensorBoard is a convenience: what cannot be read here is said where the log is read.
+    with suppress(DataError):
+        return max((int(event["step"]) + 1 for event in read_log(path) if "step" in event), default=0)
+    return 0
 
 
 def _scalars(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

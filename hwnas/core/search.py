@@ -96,7 +96,7 @@ def search(
     Raises:
         InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
             ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
-            pairs, or none from ``data.arch``; validation data for a space without a metric; several
+            pairs, or none at all; several
             candidates without validation data; ``explore=1`` without ``data.arch``; a target without a table;
             ``backend`` or ``measure`` without a target, or both; batches that several processes cannot share;
             ``cuda_graph`` where steps cannot be captured.

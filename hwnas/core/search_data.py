@@ -42,25 +42,43 @@ class SearchData:
         their order when they begin; so the batches of a begun epoch can be passed over after a resume.
 
         Raises:
-            InvalidInput: ``arch`` yields nothing, or nothing the second time.
+            InvalidInput: ``train`` yields nothing, or ``arch`` nothing or nothing the second time.
         """
         if self.arch is None:
-            for batch in shared(self.train):
+            for batch in _some(self.train, "train"):
                 yield batch, None
             return
         # By the time ``arch`` begins again, training (dropout) has moved the global state, which replaying
         # the epoch after a resume does not: that pass takes its order from seeds drawn beforehand.
         seeds = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         second = iter(shared(self.arch))
-        for batch in shared(self.train):
+        for batch in _some(self.train, "train"):
             other = next(second, None)
             if other is None:
                 with reseeded(int(torch.randint(2**62, (), generator=seeds))):
                     second = iter(shared(self.arch))
                     other = next(second, None)
             if other is None:
-                raise InvalidInput(
-                    "SearchData.arch yields no batches (or none the second time: an iterator is used up); "
-                    "pass a DataLoader or a list, with at least one batch."
-                )
+                raise _no_batches("arch")
             yield batch, other
+
+
+def _some(batches: Batches, part: str) -> Iterator[Any]:
+    """This process's share of the batches, of which there must be one.
+
+    Raises:
+        InvalidInput: at the end, there was none.
+    """
+    is_empty = True
+    for batch in shared(batches):
+        is_empty = False
+        yield batch
+    if is_empty:
+        raise _no_batches(part)
+
+
+def _no_batches(part: str) -> InvalidInput:
+    return InvalidInput(
+        f"SearchData.{part} yields no batches (or none the second time: an iterator is used up); "
+        "pass a DataLoader or a list, with at least one batch."
+    )

@@ -399,8 +399,12 @@ class LatencyTable:
 
         ``path`` becomes the table's :attr:`path`.
         """
+        self.save_copy(path)
         self.path = Path(path)
-        write_content(self._content(), self.path)
+
+    def save_copy(self, path: str | Path) -> None:
+        """Write the table to ``path`` in one step, as :meth:`save` does; its own :attr:`path` stays."""
+        write_content(self._content(), Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from hwnas.core.checkpoint import seed_all
 from hwnas.core.fit import Loss, fit
 from hwnas.core.genotype import Genotype
 from hwnas.core.progress import Progress
@@ -172,7 +173,7 @@ def _train_stage(
     if asking is not None:
         parts = _with_soft_targets([images, *others], stage, asking, device)
     seen: Dataset[Any] = WithUnlabelled(parts[0], parts[1:], planned.drawn) if others else parts[0]
-    torch.manual_seed(stage.fit.seed)
+    seed_all(stage.fit.seed)
     if isinstance(stage, TeacherStage):
         network: nn.Module = pretrained_teacher(planned.num_classes, frozen=stage.frozen)
     else:

@@ -1,9 +1,12 @@
 import json
+import random
 import signal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from hwnas import Conv, FitConfig, PoolLinear, evaluate, fit
 from hwnas.core.evaluation import evaluate_with
@@ -13,6 +16,7 @@ from hwnas.core.runlog import read_log
 from hwnas.core.training import GuardedStep
 from hwnas.core.weights import load_weights
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput, NonFiniteLoss
+from hwnas.processes import Processes
 from hwnas.search_spaces.chain import Accuracy
 
 from .resumable import SPACE, loader, signal_at
@@ -125,6 +129,40 @@ def test_evaluation_restores_the_training_flag_and_needs_no_gradient():
     first = evaluate(net, separable(1), Accuracy(), device="cpu")
     assert net.training
     assert evaluate(net, separable(1), Accuracy(), device="cpu") == first
+
+
+def test_data_to_evaluate_on_that_yield_nothing_are_refused():
+    with pytest.raises(InvalidInput, match="to evaluate on yield no batches"):
+        evaluate(network(), [], Accuracy(), device="cpu")
+
+
+def test_validation_data_that_are_divided_already_are_refused(monkeypatch):
+    data = TensorDataset(torch.zeros(8, 3, 8, 8), torch.zeros(8, dtype=torch.long))
+    sampler = DistributedSampler(data, num_replicas=2, rank=0)
+    monkeypatch.setattr("hwnas.core.evaluation.processes", lambda: Processes(rank=0, size=2))
+    with pytest.raises(InvalidInput, match=r"have a DistributedSampler.*pass a loader of all of them"):
+        evaluate_with(
+            network(), DataLoader(data, sampler=sampler), Accuracy(),
+            device=torch.device("cpu"), shared=True,
+        )  # fmt: skip
+
+
+def test_a_seed_decides_what_numpy_and_python_draw_too():
+    class Drawn:
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            for _ in range(2):
+                noise = np.random.standard_normal((4, 3, 8, 8)) + random.random()  # noqa: NPY002 - the global state
+                yield torch.from_numpy(noise).float(), torch.tensor([0, 1, 2, 3])
+
+    trained = []
+    for _ in range(2):
+        net = network()
+        fit(net, Drawn(), loss=LOSS, config=config(epochs=1))
+        trained.append(net.state_dict())
+    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
 
 
 def poisoned(net):

@@ -29,7 +29,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 class Failing:
     """A TensorBoard writer whose folder was removed under it."""
 
-    def __init__(self, log_dir):
+    def __init__(self, log_dir, purge_step):
         self.tries = 0
         TRIES.append(self)
 
@@ -42,6 +42,26 @@ class Failing:
 
 
 TRIES: list[Failing] = []
+
+
+def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = event_accumulator.EventAccumulator(str(folder)).Reload()
+    return [(scalar.step, scalar.value) for scalar in found.Scalars(tag)]
+
+
+def test_a_resumed_curve_has_each_step_once_and_two_runs_in_a_folder_have_two(tmp_path: Path) -> None:
+    with RunLog(tmp_path / "search.log.jsonl") as log:
+        log.write("step", step=0, loss=2.0)
+        position = log.position()
+        log.write("step", step=1, loss=1.5)
+        log.write("step", step=2, loss=1.4)
+    with RunLog(tmp_path / "search.log.jsonl", resume_at=position) as log:
+        log.write("step", step=1, loss=1.0)
+    with RunLog(tmp_path / "fit.log.jsonl") as log:
+        log.write("step", step=0, loss=9.0)
+    assert curve(tmp_path / "tensorboard" / "search", "step/loss") == [(0, 2.0), (1, 1.0)]
+    assert curve(tmp_path / "tensorboard" / "fit", "step/loss") == [(0, 9.0)]
 
 
 def test_a_tensorboard_that_fails_is_one_warning_and_then_silence(tmp_path: Path, monkeypatch) -> None:

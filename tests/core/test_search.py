@@ -331,10 +331,25 @@ def test_validation_measures_the_most_likely_architecture():
     assert set(values[1]) == set(values[2]) == {"accuracy", "loss"}
 
 
-def test_validation_without_a_metric_is_refused():
+def test_validation_without_a_metric_goes_by_the_loss():
+    values = []
     data = SearchData(planted_batches(1), val=planted_batches(1))
-    with pytest.raises(InvalidInput, match="Planted has no metric"):
-        search(Planted(), None, data, config(epochs=1))
+    found = search(
+        Planted(), None, data, config(epochs=1, candidates=2),
+        on_progress=lambda p: values.append(p.values.get("val")) if p.end_of_epoch else None,
+    )  # fmt: skip
+    assert values[0].keys() == found.scores.keys() == {"loss"}
+
+
+def test_data_that_yield_nothing_are_refused():
+    with pytest.raises(InvalidInput, match=r"SearchData\.train yields no batches"):
+        search(Planted(), None, SearchData([]), config(epochs=1))
+    with pytest.raises(InvalidInput, match=r"SearchData\.train yields no batches"):
+        search(Planted(), None, SearchData(iter(planted_batches(1))), config(epochs=2))
+    # Seen as no loss at all, the second network scored would be the best possible one.
+    data = SearchData(planted_batches(1), val=iter(planted_batches(1)))
+    with pytest.raises(InvalidInput, match="to evaluate on yield no batches"):
+        search(Planted(), None, data, config(epochs=1, candidates=2))
 
 
 def test_a_loader_must_yield_pairs():
