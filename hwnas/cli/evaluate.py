@@ -15,6 +15,7 @@ from hwnas.cli.nets import data_for, find_net, is_run
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.evaluation import evaluate
 from hwnas.core.space import Metric
+from hwnas.core.weights import digest
 from hwnas.errors import InvalidInput
 from hwnas.files import write_json
 from hwnas.segmentation.metrics import MeanIoU, named_metric
@@ -74,7 +75,10 @@ def run_eval(
     dataset: Any = loader.dataset
     require_maps(space, dataset.num_classes)
     network = folder.network()
-    found = _scores(network, loader, named_metric(space, dataset), images, split, device)
+    found = {
+        **_scores(network, loader, named_metric(space, dataset), images, split, device),
+        "weights": digest(network.state_dict()),
+    }
     folder.write("eval.json", found)
     if indices := evenly_spread(pictures, len(dataset)):
         where = torch_device(device)

@@ -136,6 +136,7 @@ def run_measure(
         note(f"the run's table predicts for other conditions than these (table against here):\n{listed}")
         predicted = None
     values = _values(timing, backend, batch) | {
+        "genotype": folder.genotype.short_id,
         "asked_ms": folder.target_ms,
         "predicted_ms": predicted,
         "corrected": folder.corrected,

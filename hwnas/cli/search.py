@@ -77,7 +77,7 @@ def command(
     """Search SPACE (default: autortnet) for a network that is good at the task and fast by a latency table.
 
     With --target-ms it ends with what was asked, predicted and, where the table's device is here, measured;
-    the exit code is 3 if no network keeps the budget.
+    the exit code is 3 if no network keeps the budget, or that of any of the --seeds does not.
 
     --device, --backend, --precision and --threads say where latency is meant, and must match the table;
     where to train is --set search.device=cuda. With nothing given: this machine's own table, a small preset,
@@ -114,12 +114,15 @@ def command(
 
     asked = gather(options, folder, kept, homes_of(*method), configure)
     table, config = asked.table, asked.config
-    if seeds:
-        report_seeds(run_seeds(asked, out, seeds, resume=resume), out, as_json=options.as_json)
-        return
     confirming = None
     if table is not None and isinstance(config, SearchConfig) and config.target_ms is not None:
-        confirming = confirming_backend(table, out)
+        confirming = confirming_backend(table, first)
+    if seeds:
+        searched = run_seeds(asked, out, seeds, resume=resume, backend=confirming)
+        report_seeds(searched, out, as_json=options.as_json)
+        if any(result.met is False for result in searched.results):
+            click.get_current_context().exit(EXIT_BUDGET)
+        return
     found = run_search(asked, out, resume=resume, backend=confirming)
     report_search(found, out, config, table, as_json=options.as_json)
     if found.budget is not None and found.budget.met is False:
@@ -145,7 +148,9 @@ def run_search(
             )  # fmt: skip
 
 
-def run_seeds(asked: Asked, out: Path, count: int, *, resume: bool) -> Stability:
+def run_seeds(
+    asked: Asked, out: Path, count: int, *, resume: bool, backend: LatencyBackend | None = None
+) -> Stability:
     """Search with ``count`` seeds, each in a run folder of its own."""
     seeds = range(asked.config.seed, asked.config.seed + count)
     doubts: list[str] = []
@@ -162,7 +167,7 @@ def run_seeds(asked: Asked, out: Path, count: int, *, resume: bool) -> Stability
         warnings.simplefilter("ignore", UnverifiedTableWarning)
         return stability(
             asked.chosen.space, asked.table, asked.data, asked.config,
-            seeds=seeds, out=out, resume=resume, on_progress=say,
+            seeds=seeds, out=out, resume=resume, backend=backend, on_progress=say,
         )  # fmt: skip
 
 

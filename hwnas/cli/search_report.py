@@ -88,6 +88,8 @@ def report_seeds(found: Stability, out: Path, *, as_json: bool) -> None:
     lines = []
     for seed in found.results:
         ms = "" if seed.predicted_ms is None else f"  {seed.predicted_ms:.2f} ms predicted"
+        if seed.measured_ms is not None:
+            ms += f", {seed.measured_ms:.2f} measured" + ("" if seed.met else ", budget not met")
         score = "" if seed.score is None else f"  validation {seed.score:.2f}"
         lines.append(f"seed {seed.seed}: {seed.genotype.short_id}{ms}{score}")
     lines.append(
@@ -111,6 +113,8 @@ def report_seeds(found: Stability, out: Path, *, as_json: bool) -> None:
                 "seed": seed.seed,
                 "genotype": seed.genotype.short_id,
                 "predicted_ms": seed.predicted_ms,
+                "measured_ms": seed.measured_ms,
+                "met": seed.met,
                 "score": seed.score,
             }
             for seed in found.results

@@ -100,28 +100,20 @@ class Programme:
         """Whether any network keeps all ``limits``."""
         return self.likeliest(np.zeros(self._shape), limits) is not None
 
-    def cheapest(
-        self, cost: ExpectedCost, limits: Sequence[Limit] = (), alive: NDArray[np.bool_] | None = None
-    ) -> dict[str, int] | None:
+    def cheapest(self, cost: ExpectedCost, limits: Sequence[Limit] = ()) -> dict[str, int] | None:
         """The network of least ``cost`` that keeps all ``limits``; None if none does."""
-        return self._extreme(cost, limits, alive, -1.0)
+        return self._extreme(cost, limits, -1.0)
 
-    def dearest(
-        self, cost: ExpectedCost, limits: Sequence[Limit] = (), alive: NDArray[np.bool_] | None = None
-    ) -> dict[str, int] | None:
+    def dearest(self, cost: ExpectedCost, limits: Sequence[Limit] = ()) -> dict[str, int] | None:
         """The network of greatest ``cost`` that keeps all ``limits``; None if none does."""
-        return self._extreme(cost, limits, alive, 1.0)
+        return self._extreme(cost, limits, 1.0)
 
     def live(self, assignment: Mapping[str, int]) -> dict[str, int]:
         """The part of an assignment that matters: equal for equal networks."""
         return {name: assignment[name] for name in self.recording.live_choices(assignment)}
 
-    def _extreme(
-        self, cost: ExpectedCost, limits: Sequence[Limit], alive: NDArray[np.bool_] | None, sign: float
-    ) -> dict[str, int] | None:
-        if alive is None:
-            alive = np.ones(self._shape, dtype=bool)
-        model = self._model(alive, limits, ())
+    def _extreme(self, cost: ExpectedCost, limits: Sequence[Limit], sign: float) -> dict[str, int] | None:
+        model = self._model(np.ones(self._shape, dtype=bool), limits, ())
         form = model.of(cost)[0]
         largest = max(map(abs, form.values()), default=1.0)
         return self._solved(

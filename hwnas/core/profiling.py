@@ -10,7 +10,7 @@ from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.formula import default_formula
 from hwnas.latency.header import TableProtocol
 from hwnas.latency.measuring import ProfileSettings, estimate_seconds
-from hwnas.latency.measuring_process import Progress
+from hwnas.latency.measuring_process import OnVisit
 from hwnas.latency.profile import NetworkSubject, left_to_measure, profile_keys
 from hwnas.latency.subjects import OpSubject, Subject
 from hwnas.latency.table import LatencyTable
@@ -28,7 +28,7 @@ def profile(
     protocol: TableProtocol = DEFAULT_PROTOCOL,
     path: str | Path | None = None,
     settings: ProfileSettings | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnVisit | None = None,
 ) -> LatencyTable:
     """Measure the ops of ``space`` on a device and return the table; timings that ``path`` holds are kept.
 

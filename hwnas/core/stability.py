@@ -22,6 +22,7 @@ from hwnas.core.search_result import SearchResult
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
 from hwnas.files import write_json
+from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, processes, told_by_first
 
 
@@ -36,6 +37,10 @@ class SeedResult(BaseModel):
     """What it found."""
     predicted_ms: float | None
     """By the table; None without one."""
+    measured_ms: float | None = None
+    """Where it was measured for a target."""
+    met: bool | None = None
+    """Whether the measurement keeps the target; None where there is none."""
     score: float | None
     """The headline of its scores on the validation data with shared weights; None without such data."""
 
@@ -135,6 +140,7 @@ def stability(
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path | None = None,
     resume: bool = False,
+    backend: LatencyBackend | None = None,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> Stability:
     """Search once with each seed and say how far what is found depends on it.
@@ -150,14 +156,18 @@ def stability(
         seeds: at least two, all different.
         out: folder of the runs; None keeps nothing on disk.
         resume: go on with the runs in ``out``; those that were not begun are.
+        backend: measures what each search finds for its target; see :func:`hwnas.search`.
         on_progress: called with the seed and the search's progress.
 
     Raises:
-        InvalidInput: fewer than two seeds, or two alike. Besides, whatever the search raises.
+        InvalidInput: fewer than two seeds, or two alike; a backend for a baseline, which has nothing
+            measured. Besides, whatever the search raises.
     """
     if len(seeds) < 2 or len(set(seeds)) != len(seeds):
         raise InvalidInput(f"stability compares at least two seeds, all different, got {tuple(seeds)}.")
     config = config or SearchConfig()
+    if backend is not None and isinstance(config, BaselineConfig):
+        raise InvalidInput("a baseline has nothing measured: leave backend out, or compare searches.")
     out = Path(out) if out is not None else None
     results = []
     for seed in seeds:
@@ -181,10 +191,26 @@ def stability(
             )
         else:
             seeded = config.model_copy(update={"seed": seed})
-            found = search(space, lut, data, seeded, out=folder, resume=resume and begun, on_progress=report)
+            found = search(
+                space,
+                lut,
+                data,
+                seeded,
+                out=folder,
+                resume=resume and begun,
+                backend=backend,
+                on_progress=report,
+            )
         score = headline(found.scores) if found.scores else None
         results.append(
-            SeedResult(seed=seed, genotype=found.genotype, predicted_ms=found.predicted_ms, score=score)
+            SeedResult(
+                seed=seed,
+                genotype=found.genotype,
+                predicted_ms=found.predicted_ms,
+                measured_ms=found.budget.measured_ms if found.budget else None,
+                met=found.budget.met if found.budget else None,
+                score=score,
+            )
         )
     report_ = Stability.of(space, results)
     if out is not None and processes().is_first:

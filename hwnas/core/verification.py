@@ -11,7 +11,7 @@ from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.measuring import ProfileSettings, measure_subjects
-from hwnas.latency.measuring_process import Progress
+from hwnas.latency.measuring_process import OnVisit
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import Timing
 from hwnas.latency.verification import NetworkEvidence, Verification, verification, worst_kinds
@@ -29,7 +29,7 @@ def verify(
     calibrate: int = CALIBRATION_NETWORKS,
     seed: int = 1,
     settings: ProfileSettings | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnVisit | None = None,
 ) -> Verification:
     """Measure networks that no fit has seen and say how well ``table`` predicts them; kept in the table.
 

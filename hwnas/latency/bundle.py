@@ -313,7 +313,8 @@ def import_bundle(
         allow_busy: take the numbers of a machine that was not steady; the table will say so.
 
     Raises:
-        CorruptTable: a file that is not there, truncated, altered, of another version, or holding what no
+        MissingTable: a file is not there.
+        CorruptTable: one is truncated, altered, of another version, or holding what no
             measurement gives.
         TableMismatch: the results are of another bundle.
         MissingLatency: not everything was measured yet.

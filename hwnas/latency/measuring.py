@@ -22,7 +22,7 @@ from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, Measureme
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.interleaving import measure_interleaved
 from hwnas.latency.levelling import levelled, to_usual
-from hwnas.latency.measuring_process import Job, Outcome, Progress, measure_apart, measure_here
+from hwnas.latency.measuring_process import Job, OnVisit, Outcome, measure_apart, measure_here
 from hwnas.latency.steadiness import causes, uncertainty, unsteadiness
 from hwnas.latency.stopping import ROUNDS_THAT_TELL, StoppingRule, typical_error
 from hwnas.latency.subjects import ModuleSubject, Subject
@@ -109,7 +109,7 @@ def measure_subjects(
     *,
     earlier: Mapping[K, Timing] | None = None,
     on_visit: Callable[[K, Timing], None] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnVisit | None = None,
 ) -> Measured[K]:
     """Time all ``subjects`` in interleaved rounds, divided among processes; levelled where they are many.
 
@@ -150,7 +150,7 @@ class _Measurement(Generic[K]):
         settings: ProfileSettings,
         earlier: dict[K, Timing],
         on_visit: Callable[[K, Timing], None] | None,
-        on_progress: Progress | None,
+        on_progress: OnVisit | None,
         models: Path,
     ) -> None:
         self.subjects = subjects
@@ -383,7 +383,7 @@ def measure_networks(
     networks: Mapping[K, tuple[nn.Module, Sequence[Tensor]]],
     backend: LatencyBackend,
     settings: ProfileSettings | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnVisit | None = None,
 ) -> Measured[K]:
     """Time whole networks, name → (network, inputs), in interleaved rounds. They are not changed.
 
@@ -399,7 +399,7 @@ def measure_all(
     subjects: Mapping[K, Subject],
     backend: LatencyBackend,
     settings: ProfileSettings | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnVisit | None = None,
 ) -> Measured[K]:
     """:func:`measure_subjects` where every one of them must give a number, on a quiet machine.
 

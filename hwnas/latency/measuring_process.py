@@ -30,7 +30,7 @@ from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import ModelSubject, Subject
 from hwnas.latency.timing import Reader, Timing
 
-Progress = Callable[[int, int, str], None]
+OnVisit = Callable[[int, int, str], None]
 """Called with (visits done, visits in all, what was visited)."""
 Visited = Callable[[int, Timing], None]
 """Called with the subject's position and its timing so far, by this process and those before it."""
@@ -87,7 +87,7 @@ class Outcome:
 
 
 def measure_here(
-    job: Job, visited: Visited, progressed: Progress, doing: Callable[[str], None] = lambda what: None
+    job: Job, visited: Visited, progressed: OnVisit, doing: Callable[[str], None] = lambda what: None
 ) -> Outcome:
     """Prepare and measure in this process."""
     readers: dict[int, Reader] = {}
@@ -153,7 +153,7 @@ def _prepared(job: Job, position: int) -> Reader:
     return backend.prepare_model(path.read_bytes(), inputs, job.labels[position])
 
 
-def measure_apart(job: Job, visited: Visited, progressed: Progress) -> Outcome | None:
+def measure_apart(job: Job, visited: Visited, progressed: OnVisit) -> Outcome | None:
     """The same in a process of its own; None if that process cannot have the job.
 
     Raises:

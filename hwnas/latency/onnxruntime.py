@@ -48,9 +48,9 @@ class OnnxRuntimeBackend(OnnxBackend):
 
     Args:
         device: a :class:`Device`, or an alias for :meth:`Device.find`.
-        provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None takes the one of the device's kind.
         precision: the model is exported in it: never in bf16, and in fp16 on a CPU only on ARM.
         threads: of the CPU.
+        provider: ``"cpu"``, ``"cuda"`` or ``"tensorrt"``; None takes the one of the device's kind.
 
     Raises:
         InvalidInput: the provider does not run on the device's kind.
@@ -61,9 +61,10 @@ class OnnxRuntimeBackend(OnnxBackend):
     def __init__(
         self,
         device: Device | str = "auto",
-        provider: Provider | None = None,
         precision: Precision = "fp32",
         threads: int = 1,
+        *,
+        provider: Provider | None = None,
     ) -> None:
         if provider is not None and provider not in PROVIDERS:
             raise InvalidInput(f'provider must be one of {", ".join(PROVIDERS)}; got "{provider}".')

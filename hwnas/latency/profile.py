@@ -20,7 +20,7 @@ from hwnas.latency.backend import LatencyBackend, host_versions
 from hwnas.latency.device import DeviceState
 from hwnas.latency.header import TableHeader
 from hwnas.latency.measuring import ProfileSettings, measure_subjects
-from hwnas.latency.measuring_process import Progress
+from hwnas.latency.measuring_process import OnVisit
 from hwnas.latency.solve import NetworkTiming
 from hwnas.latency.subjects import OpSubject, Subject
 from hwnas.latency.table import LatencyTable, check_batch
@@ -46,7 +46,7 @@ def profile_keys(
     space: Mapping[str, Any] | None = None,
     settings: ProfileSettings | None = None,
     networks: Mapping[str, NetworkSubject] | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnVisit | None = None,
 ) -> LatencyTable:
     """Measure ops and return the table; what ``path`` holds complete is never measured again.
 
@@ -201,7 +201,7 @@ class _Filling:
         known = self.timing(name)
         return known is not None and known.status != "failed" and known.rounds >= self.settings.rounds
 
-    def run(self, on_progress: Progress | None) -> None:
+    def run(self, on_progress: OnVisit | None) -> None:
         """Measure what is missing, then solve what is to be solved; save on the way if there is a path."""
         missing = self.missing()
         if missing:
@@ -210,7 +210,7 @@ class _Filling:
             self.table.solve([key for key, timing in self.ops.items() if timing.status == "ok"])
             self._save()
 
-    def _measure(self, missing: list[OpKey | str], on_progress: Progress | None) -> None:
+    def _measure(self, missing: list[OpKey | str], on_progress: OnVisit | None) -> None:
         known = {name: self.timing(name) for name in missing}
         header = self.table.header
         if header.before is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hwnas.core.genotype import Genotype
 from hwnas.core.runlog import read_log
-from hwnas.core.weights import load_weights
+from hwnas.core.weights import digest, load_weights
 from hwnas.deploy.export import agreement_percent
 from hwnas.errors import CheckpointError, DataError, InvalidInput, refusals
 from hwnas.files import read_json, write_json
@@ -69,7 +69,8 @@ def pack(
             one training: its stages and its seconds come before the run's.
 
     Raises:
-        InvalidInput: a name that is none, weights beyond fp16's range, or too large; ``before`` is of another
+        InvalidInput: a name that is none, weights beyond fp16's range, or too large; an evaluation of other
+            weights or a measurement of another architecture; ``before`` is of another
             architecture, or it or the run has no recipe with stages.
         GenotypeError, CheckpointError, DataError: the run's folder lacks a file, or has a damaged one.
     """
@@ -98,8 +99,12 @@ def pack(
     if before is not None:
         recipe, seconds = _one_training(before, genotype, run, recipe)
     if not scores and (run / "eval.json").is_file():
+        _refuse_other(run / "eval.json", "weights", digest(network.state_dict()), f"hwnas eval {run}")
         scores = [_score(run / "eval.json", split)]
-    latency = _read(run / "measure.json") if (run / "measure.json").is_file() else None
+    latency = None
+    if (run / "measure.json").is_file():
+        _refuse_other(run / "measure.json", "genotype", genotype.short_id, f"hwnas measure {run}")
+        latency = _read(run / "measure.json")
     try:
         card = Card(
             name=name,
@@ -171,6 +176,17 @@ def twin_score(run: str | Path, twin: str | Path) -> Score:
     if split is None:
         raise DataError(f"neither fit.json nor run.json in {twin} says which split it was trained on.")
     return _score(twin / "eval.json", split)
+
+
+def _refuse_other(path: Path, name: str, ours: str, remedy: str) -> None:
+    """Refuse what a file says of another network; one that does not name its network is taken at its word.
+
+    Raises:
+        InvalidInput: it is of another.
+    """
+    theirs = _read(path).get(name)
+    if theirs is not None and theirs != ours:
+        raise InvalidInput(f"{path} is of other {name} than those of this network: make it anew:  {remedy}")
 
 
 def _score(path: Path, split: str) -> Score:

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from hwnas import Stability
+from hwnas.cli.app import EXIT_BUDGET
 from hwnas.core.genotype import Genotype
+from hwnas.latency.table import LatencyTable
 
 from .conftest import hwnas, said, settings
 
@@ -98,6 +100,34 @@ def test_seeds_are_compared(table, tmp_path):
     assert result.exit_code == 0, result.output
     assert "different networks; choices decided alike in" in result.stdout
     assert f"next:  hwnas fit {out}/seed-{report.best.seed} " in result.stdout
+
+
+def test_with_a_target_what_each_seed_finds_is_measured(table, tmp_path):
+    target_ms = said("spaces", "show", "autortnet", "--lut", table)["latency_ms"]["median"]
+    options = ("--seeds", "2", "--target-ms", str(target_ms), *settings(epochs=1, data__length=4))
+    found = said(*searching(table, tmp_path / "met", *options))
+    for seed in found["seeds"]:
+        assert seed["met"] and seed["measured_ms"] == pytest.approx(seed["predicted_ms"], rel=1e-4)
+    # A backend of today that takes twice as long: nothing keeps the target, and the exit code says so.
+    slow = LatencyTable.load(table)
+    slow.rows = {
+        key: timing.model_copy(update={"median_ms": timing.median_ms / 9})
+        for key, timing in slow.rows.items()
+    }
+    slow.save(tmp_path / "slow.json")
+    result = hwnas(
+        *searching(
+            tmp_path / "slow.json",
+            tmp_path / "missed",
+            "--seeds",
+            "2",
+            "--target-ms",
+            str(target_ms / 9),
+            *settings(epochs=1, data__length=4),
+        )
+    )
+    assert result.exit_code == EXIT_BUDGET, result.output
+    assert "budget not met" in result.stdout
 
 
 def test_baselines_are_compared_over_seeds_too(table, tmp_path):

@@ -60,6 +60,19 @@ def test_a_target_is_kept_measured_and_reported(table, ranges, tmp_path):
     assert hwnas("report", tmp_path / "run").exit_code == 0
 
 
+def test_a_first_network_that_is_taken_after_others_was_not_corrected(tmp_path):
+    def corrected(predicted_ms, attempts):
+        budget = {"predicted_ms": predicted_ms, "costs": {"latency_ms": 3.0}, "attempts": attempts}
+        (tmp_path / "result.json").write_text(json.dumps({"budget": budget}))
+        return RunFolder(tmp_path).corrected
+
+    assert not corrected(3.0, [])
+    assert not corrected(3.0, [{}, {}])
+    assert corrected(3.3, [{}, {}])
+    (tmp_path / "result.json").write_text(json.dumps({"budget": None}))
+    assert not RunFolder(tmp_path).corrected
+
+
 def counted(run):
     folder = RunFolder(run)
     return folder.space.record().count(folder.space.assignment(folder.genotype))

@@ -3,9 +3,20 @@ import json
 import pytest
 import torch
 
-from hwnas import BaselineConfig, SearchConfig, SearchData, SharedWeights, Stability, search, stability
+from hwnas import (
+    BaselineConfig,
+    FakeBackend,
+    SearchConfig,
+    SearchData,
+    SharedWeights,
+    Stability,
+    search,
+    stability,
+)
+from hwnas.core.budget import ranges
 from hwnas.core.stability import SeedResult, Spread
 from hwnas.errors import InvalidInput
+from hwnas.latency.formula import default_formula
 
 from .nets import ChoiceInDepth, images, table_of
 from .test_baseline import CHAIN
@@ -70,6 +81,19 @@ def test_each_seed_is_the_search_that_it_would_be_alone(tmp_path):
         assert said.score == alone.scores["accuracy"]
         assert (tmp_path / f"seed-{seed}" / "genotype.json").is_file()
     assert Stability.model_validate_json((tmp_path / "stability.json").read_text()) == found
+
+
+def test_what_each_seed_finds_for_a_target_is_measured():
+    table = table_of(CHAIN, default_formula)
+    target_ms = ranges(CHAIN, table)["latency_ms"].median
+    config = CONFIG.model_copy(update={"target_ms": target_ms})
+    data = SearchData(images(4))
+    found = stability(CHAIN, table, data, config, seeds=(3, 5), backend=FakeBackend(default_formula))
+    for said in found.results:
+        assert said.met
+        assert said.measured_ms == pytest.approx(said.predicted_ms, rel=1e-4)
+    with pytest.raises(InvalidInput, match="a baseline has nothing measured"):
+        stability(CHAIN, table, data, BaselineConfig(), backend=FakeBackend(default_formula))
 
 
 def test_a_stopped_one_goes_on(tmp_path):

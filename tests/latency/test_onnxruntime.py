@@ -67,20 +67,23 @@ def pretend(monkeypatch, *, available, runs_on, asked=None, nodes=()):
 def test_the_provider_follows_the_device():
     assert OnnxRuntimeBackend("cpu").provider == "cpu"
     assert OnnxRuntimeBackend(GPU).provider == "cuda"
-    assert OnnxRuntimeBackend(GPU, "tensorrt").provider == "tensorrt"
+    assert OnnxRuntimeBackend(GPU, provider="tensorrt").provider == "tensorrt"
 
 
 def test_a_provider_of_another_kind_of_device_is_refused():
     with pytest.raises(InvalidInput, match="provider cuda does not run on"):
-        OnnxRuntimeBackend("cpu", "cuda")
+        OnnxRuntimeBackend("cpu", provider="cuda")
     with pytest.raises(InvalidInput, match="provider cpu does not run on NVIDIA TITAN Xp"):
-        OnnxRuntimeBackend(GPU, "cpu")
+        OnnxRuntimeBackend(GPU, provider="cpu")
     with pytest.raises(InvalidInput, match='provider must be one of cpu, cuda, tensorrt; got "coreml"'):
-        OnnxRuntimeBackend("cpu", "coreml")
+        OnnxRuntimeBackend("cpu", provider="coreml")
 
 
 def test_two_providers_do_not_share_a_table():
-    assert OnnxRuntimeBackend(GPU, "cuda").settings() != OnnxRuntimeBackend(GPU, "tensorrt").settings()
+    assert (
+        OnnxRuntimeBackend(GPU, provider="cuda").settings()
+        != OnnxRuntimeBackend(GPU, provider="tensorrt").settings()
+    )
     assert OnnxRuntimeBackend(GPU).settings() == {
         "provider": "cuda",
         "clock": "wall",
@@ -116,14 +119,14 @@ def test_a_session_that_falls_back_to_the_cpu_is_refused(monkeypatch):
         with pytest.raises(
             BackendUnavailable, match=r"would run on CPUExecutionProvider.*\s.*Nothing was measured"
         ):
-            OnnxRuntimeBackend(GPU, provider).prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
+            OnnxRuntimeBackend(GPU, provider=provider).prepare(Conv(3, 4), [torch.rand(1, 3, 8, 8)])
 
 
 def test_a_session_is_asked_for_on_one_device_with_its_threads(monkeypatch):
     asked = {}
     everything = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     pretend(monkeypatch, available=everything, runs_on=everything, asked=asked)
-    session = OnnxRuntimeBackend(GPU, "tensorrt", "fp16", threads=3)._session(b"")
+    session = OnnxRuntimeBackend(GPU, precision="fp16", threads=3, provider="tensorrt")._session(b"")
     # Neither CUDA nor the CPU is in the list: what TensorRT does not take, nobody takes.
     assert asked["providers"] == [
         ("TensorrtExecutionProvider", {"device_id": "1", "trt_fp16_enable": "True"})
@@ -143,7 +146,7 @@ def test_a_node_that_runs_elsewhere_is_refused(monkeypatch):
         MeasurementFailed,
         match=r"TensorrtExecutionProvider does not take Resize \(CUDAExecutionProvider\);.*Nothing was",
     ):
-        OnnxRuntimeBackend(GPU, "tensorrt")._session(b"")
+        OnnxRuntimeBackend(GPU, provider="tensorrt")._session(b"")
 
 
 @pytest.mark.skipif(

@@ -66,6 +66,14 @@ def rewrite(path, change, *, sign=True):
 # --- to disk and back ---------------------------------------------------------------------------------
 
 
+def test_a_copy_is_not_what_is_said_of_the_table(table, path):
+    loaded = LatencyTable.load(path)
+    loaded.save_copy(path.with_name("copy.json"))
+    assert LatencyTable.load(path.with_name("copy.json")) == loaded
+    # What mends a table is to be done to the user's file; a run's copy of it may not change.
+    assert loaded.path == path
+
+
 def test_what_is_saved_is_what_is_loaded(table, path):
     loaded = LatencyTable.load(path)
     assert loaded == table

@@ -11,7 +11,7 @@ import hwnas
 from hwnas import zoo
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import find_net
-from hwnas.core.weights import save_weights
+from hwnas.core.weights import digest, save_weights
 from hwnas.errors import CheckpointError, DataError, GenotypeError, InvalidInput
 from hwnas.recipes import Recipe
 from hwnas.search_spaces.autortnet import AutoRTNet
@@ -147,6 +147,19 @@ def test_a_training_that_goes_on_from_an_entry_is_told_as_one(run):
     assert card.training_seconds == 103.25 + 3.25
     trained("second", teacher={"batch": 5})
     assert packed(run, before=first).card.training_seconds == 103.25 + 103.25
+
+
+def test_what_was_found_of_other_weights_is_refused(run):
+    evaluated = {"miou": 50.0, "per_class": PER_CLASS, "split": "val", "images": 9, "weights": "of before"}
+    (run / "eval.json").write_text(json.dumps(evaluated))
+    with pytest.raises(InvalidInput, match=r"eval\.json is of other weights .*hwnas eval"):
+        packed(run)
+    ours = digest(RunFolder(run).network().state_dict())
+    (run / "eval.json").write_text(json.dumps(evaluated | {"weights": ours}))
+    assert packed(run).card.scores[0].miou == 50.0
+    (run / "measure.json").write_text(json.dumps({"genotype": "0" * 8}))
+    with pytest.raises(InvalidInput, match=r"measure\.json is of other genotype .*hwnas measure"):
+        packed(run)
 
 
 def test_what_cannot_be_one_training_is_refused(run):
