@@ -159,6 +159,13 @@ def _written(loc: tuple[int | str, ...], values: Any) -> list[str]:
     return names
 
 
+def in_short(names: Iterable[str], most: int = 8) -> str:
+    """Names within a sentence; how many there are beyond ``most`` is said."""
+    every = list(names)
+    rest = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + rest
+
+
 def listing(lines: Iterable[str], most: int = 10) -> str:
     """Lines of an error message, indented; what is beyond ``most`` is counted."""
     every = [f"  {line}" for line in lines]

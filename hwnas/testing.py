@@ -21,6 +21,7 @@ from hwnas.core.space import SearchSpace
 from hwnas.latency.backend import LatencyBackend, Precision
 from hwnas.latency.device import Device
 from hwnas.latency.fake import fake_table
+from hwnas.latency.subjects import plausible_inputs
 from hwnas.latency.timing import Reader
 from hwnas.layers import Add, Concat, Conv, PoolLinear, Resize
 from hwnas.ops import OpKey, build_op
@@ -40,7 +41,7 @@ def check_backend(backend: LatencyBackend) -> None:
     _says_what_it_is(backend)
     backend.check()
     for module, shapes in _MODULES:
-        _times(backend, module(), _plausible(shapes))
+        _times(backend, module(), plausible_inputs(shapes))
     _keeps_readers_apart(backend)
     _tells_large_from_small(backend)
 
@@ -55,11 +56,6 @@ _MODULES = (
     (lambda: PoolLinear(4, 3), [(1, 4, 5, 6)]),
     (lambda: nn.Sequential(Conv(3, 4, stride=2), Conv(4, 4), PoolLinear(4, 3)), [(1, 3, 17, 19)]),
 )
-
-
-def _plausible(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).relu() for shape in shapes]
 
 
 def _expect(claim: bool, expected: str) -> None:
@@ -138,8 +134,8 @@ def _tells_large_from_small(backend: LatencyBackend) -> None:
 def _small_and_large(backend: LatencyBackend) -> tuple[Reader, Reader]:
     # MACs: 4·4·9 · 8·8 = 9,216 against 48·48·9 · 64·64 = 84,934,656, which is 9,216 times as many.
     return (
-        backend.prepare(Conv(4, 4), _plausible([(1, 4, 8, 8)])),
-        backend.prepare(Conv(48, 48), _plausible([(1, 48, 64, 64)])),
+        backend.prepare(Conv(4, 4), plausible_inputs([(1, 4, 8, 8)])),
+        backend.prepare(Conv(48, 48), plausible_inputs([(1, 48, 64, 64)])),
     )
 
 

@@ -226,7 +226,7 @@ def _export(
         input_shape=space.input_shape(),
         batch=batch,
         precision=precision,
-        space={"name": space.name, **space.model_dump(mode="json")},
+        space=space.described(),
         settings=reading,
         networks=probe_subjects(space, batch) if protocol == "probe" else {},
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from hwnas.core.arch import ArchParameters
 from hwnas.core.choice import ChoiceKind
 from hwnas.core.relaxation import Draw
-from hwnas.errors import HwnasWarning
+from hwnas.errors import HwnasWarning, in_short
 
 
 class BlindChoiceWarning(HwnasWarning):
@@ -98,7 +98,7 @@ class BlindnessMonitor:
 
     def advice(self, blind: Collection[str]) -> str:
         """What to say of the choices that :meth:`newly_blind` found: why that is, and what to do."""
-        shown = ", ".join(list(blind)[:8]) + (f" and {len(blind) - 8} more" if len(blind) > 8 else "")
+        shown = in_short(blind)
         kinds = {choice.kind for choice in self.arch.choices if choice.name in blind}
         wanted = ",".join(f'"{kind}"' for kind in get_args(ChoiceKind) if kind in {*self.score_kinds, *kinds})
         return (

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hwnas.core.arch import ArchParameters
 from hwnas.core.choice import Block, Choice, ChoiceBlock, blocks
-from hwnas.errors import HwnasWarning
+from hwnas.errors import HwnasWarning, in_short
 from hwnas.record import Recording
 
 Sign = Literal["passive", "early", "still"]
@@ -151,7 +151,7 @@ class CollapseMonitor:
 
     def advice(self, sign: Sign, names: Collection[str]) -> str:
         """What to say of a sign: what is seen, what it means, and what to do."""
-        shown = ", ".join(list(names)[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        shown = in_short(names)
         if sign == "passive":
             return (
                 f"the most likely network skips or zeroes {shown}: little is left that could learn. Let the "

@@ -55,7 +55,7 @@ def profile(
         batch=batch,
         input_shape=space.input_shape(),
         path=path,
-        space={"name": space.name, **space.model_dump(mode="json")},
+        space=space.described(),
         settings=settings,
         networks=probe_subjects(space, batch) if protocol == "probe" else None,
         on_progress=on_progress,

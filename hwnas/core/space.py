@@ -147,6 +147,10 @@ class SearchSpace(BaseModel, ABC):
         """A fresh metric for evaluation, or None where there is none."""
         return None
 
+    def described(self) -> dict[str, Any]:
+        """Its name and its fields, as JSON: what a latency table says that it is of."""
+        return {"name": self.name, **self.model_dump(mode="json")}
+
     @classmethod
     def from_preset(cls, preset: str | None = None, **fields: Any) -> Self:
         """The space with a preset's fields, overridden by ``fields``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from hwnas.latency.device import Device
 from hwnas.latency.formula import default_formula
@@ -22,8 +22,6 @@ UNNAMED_BACKEND = "networks"
 class RecordedSpace(Protocol):
     """What a table needs of a search space: which ops a genotype runs."""
 
-    name: ClassVar[str]
-
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch."""
         ...
@@ -36,8 +34,8 @@ class RecordedSpace(Protocol):
         """The option indices that a genotype names."""
         ...
 
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """The space's fields."""
+    def described(self) -> dict[str, Any]:
+        """Its name and its fields, as JSON."""
         ...
 
 
@@ -56,9 +54,8 @@ def content_of_networks(
     )
     recording = space.record(batch=header.batch)
     keys = recording.keys()
-    named = {"name": space.name, **space.model_dump(mode="json")}
     content = TableContent(
-        header=header.model_copy(update={"protocol": "probe", "space": named}),
+        header=header.model_copy(update={"protocol": "probe", "space": space.described()}),
         rows={},
         isolated={},
         networks=[
