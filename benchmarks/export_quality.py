@@ -21,6 +21,7 @@ from hwnas.cli.data import DataChoice
 from hwnas.cli.evaluate import net_eval, run_eval
 from hwnas.cli.export import run_export
 from hwnas.cli.folder import RunFolder
+from hwnas.core.weights import digest
 from hwnas.deploy.description import ExportPrecision
 from hwnas.files import read_json, write_json
 from hwnas.latency.device import Device
@@ -48,13 +49,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     images = DataChoice.of(options.data, 4, {})
-    kept = options.work / "scores.json"
+    # By weights: what is kept of one network, or written meanwhile, is nothing to another.
+    work = options.work / digest(RunFolder(options.run).network().state_dict())[:12]
+    kept = work / "scores.json"
     scores: dict[str, Any] = read_json(kept) if kept.is_file() else {}
     if "PyTorch" not in scores:
         scores["PyTorch"] = run_eval(RunFolder(options.run), images, images.val, device="cpu", pictures=0)
     for name in FILES:
         if name not in scores:
-            scores[name] = score(name, options.run, images, options.work)
+            scores[name] = score(name, options.run, images, work)
             write_json(kept, scores)
     for name, found in scores.items():
         print(f"{name}: mIoU {found['miou']:.3f} %", flush=True)

@@ -175,7 +175,7 @@ def confirmed(
             prediction alone, then after each measurement; never with less than ``earlier`` knows.
         choose: which network keeps the budget best, by a correction of predictions, and without those that
             were measured; default: the likeliest.
-        between: called after each measurement, once it is kept; may raise to stop here.
+        between: called after each measurement that is not the last, once it is kept; may raise to stop here.
     """
     if choose is None:
 
@@ -222,10 +222,10 @@ def confirmed(
         taken, outcome = assignments[best], _outcome(budget, assignments[best], attempts[best], attempts)
         if is_new or len(attempts) >= len(known):
             kept(taken, outcome)
-        if is_new and between is not None:
-            between()
         if lowest_ms <= attempt.measured_ms <= highest_ms or (outcome.met and not found.near):
             break
+        if is_new and between is not None:
+            between()
         found = _next(budget, choose, outcome, assignments)
     return taken, outcome
 
