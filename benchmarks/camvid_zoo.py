@@ -27,12 +27,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from camvid_zoo_page import described, described_peer, page, plot
+from camvid_zoo_recipes import recipe_for
 from result_files import slug, today, write_result_files
 
 from hwnas import (
@@ -53,7 +53,7 @@ from hwnas.latency.export import with_batch
 from hwnas.latency.measuring import measure_all
 from hwnas.latency.subjects import ModelSubject, ModuleSubject, Subject, plausible_inputs
 from hwnas.names import space_of
-from hwnas.recipes import RECIPES, Recipe, SoftTargetConfig, Stage, TeacherStage, train
+from hwnas.recipes import Recipe, TeacherStage, train
 from hwnas.recipes.recipe import TARGET
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.segmentation import CamVid, JointAugmentation, evaluation_loader, open_dataset, training_loader
@@ -94,138 +94,6 @@ SEARCH = {
     "device": "cpu",
 }
 
-RARE = (2, 6, 7, 9, 10)
-"""Pole, sign, fence, pedestrian, bicyclist: the classes of CamVid with the fewest pixels."""
-
-
-ON_CPU = {"channels_last": True, "device": "cpu"}
-QUICK = {"precision": "bf16", **ON_CPU}
-"""For a CPU with matrix units for bf16."""
-
-
-def of_pictures(epochs: int, *, warmup_epochs: float, compiled: bool, **settings: Any) -> Stage:
-    """The stage on Tiny ImageNet."""
-    stage = RECIPES["strong"].stages[0]
-    fit = {"epochs": epochs, "warmup_epochs": warmup_epochs, "compiled": compiled, **QUICK}
-    return stage.model_copy(update={"fit": stage.fit.model_copy(update=fit), **settings})
-
-
-TWO_SIZES = SoftTargetConfig(scales=(1.0, 1.5), mirrored=False)
-"""The teacher is asked once for each image, in two sizes, and not in each step. Mirror images would double
-what the first epochs take."""
-
-
-def cpu_recipe(
-    *,
-    pictures: Stage,
-    streets: int,
-    crops: int,
-    taught: int,
-    longer: int,
-    teacher: int,
-    soft_targets: SoftTargetConfig | None,
-) -> Recipe:
-    """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
-    teacher: as many of both, and later, when most is learnt, more of the target and of its labels.
-
-    Args:
-        pictures: the stage.
-        streets: epochs of IDD-lite.
-        crops: of CamVid; 0 leaves the stage out.
-        taught: of CamVid and as many images of IDD-lite, whose labels are left out.
-        longer: of CamVid and a quarter as many of IDD-lite, with the teacher's word a third of what it was; 0
-            leaves the stage out.
-        teacher: of the teacher, on CamVid.
-        soft_targets: how it is asked once; None: in each step.
-    """
-    of_streets = RECIPES["cpu"].stages[0]
-    images = {
-        "cache": True,
-        "batch": 8,
-        "class_weight_offset": 1.1,
-        "augmentation": JointAugmentation(crop=(240, 320), scale=(0.75, 1.75), rare=RARE, rare_share=0.3),
-    }
-    fit = {"lr": 0.05, "warmup_epochs": 1, "average_decay": 0.998, "validate_every": 20, "compiled": True}
-    with_teacher = {"unlabelled": ("idd_lite",), "soft_targets": soft_targets, **images}
-    longer_stage = Stage(
-        name="longer",
-        unlabelled_share=0.2,
-        fit=FitConfig(**fit, **QUICK, epochs=max(1, longer), distillation_weight=1.0),
-        **with_teacher,
-    )
-    stages = (
-        pictures,
-        of_streets.model_copy(
-            update={
-                "auxiliary": False,
-                "fit": of_streets.fit.model_copy(update={"epochs": streets, **QUICK}),
-            }
-        ),
-        *([Stage(name="crops", fit=FitConfig(**fit, **QUICK, epochs=crops), **images)] if crops else []),
-        Stage(
-            name="taught",
-            fit=FitConfig(**fit, **QUICK, epochs=taught, distillation_weight=3.0),
-            **with_teacher,
-        ),
-        *([longer_stage] if longer else []),
-    )
-    return Recipe(
-        about="images of all sorts, other streets, then the target with a teacher: hours on one CPU core",
-        stages=stages,
-        teacher=TeacherStage(
-            frozen=2,
-            fit=FitConfig(
-                epochs=teacher, lr=0.02, warmup_epochs=0.5, average_decay=0.99, validate_every=20, **ON_CPU
-            ),
-            **images,
-        ),
-    )
-
-
-def of_small_crops(epochs: int) -> Stage:
-    """Small crops that show much of a picture, for a training that is short beside ImageNet's."""
-    return of_pictures(
-        epochs,
-        warmup_epochs=0.5,
-        compiled=True,
-        cache=True,
-        least_share=0.25,
-        augmentation=JointAugmentation(crop=(48, 48)),
-    )
-
-
-CPU_RECIPES: dict[str, dict[str, Any]] = {
-    "a": {
-        "pictures": of_pictures(2, warmup_epochs=0.2, compiled=False),
-        "streets": 6,
-        "crops": 90,
-        "taught": 45,
-        "longer": 130,
-        "teacher": 36,
-        "soft_targets": TWO_SIZES,
-    },
-    "b": {
-        "pictures": of_small_crops(12),
-        "streets": 8,
-        "crops": 0,
-        "taught": 60,
-        "longer": 0,
-        "teacher": 36,
-        "soft_targets": TWO_SIZES,
-    },
-    "c": {
-        "pictures": of_small_crops(16),
-        "streets": 8,
-        "crops": 0,
-        "taught": 80,
-        "longer": 170,
-        "teacher": 36,
-        "soft_targets": TWO_SIZES,
-    },
-}
-"""What :func:`cpu_recipe` takes for each."""
-
-
 BEFORE = "began_with.json"
 """In the folder of a training that goes on from the zoo's weights: their card."""
 
@@ -233,16 +101,6 @@ BEFORE = "began_with.json"
 def entry_name(name: str) -> str:
     """What the zoo calls network a, b or c."""
     return f"autortnet-{name}-camvid"
-
-
-def recipe_for(name: str, scale: str) -> Recipe:
-    """The recipe of one network, with crops over CamVid's rare classes in the stages on CamVid."""
-    if scale == "cpu":
-        return cpu_recipe(**CPU_RECIPES[name])
-    recipe = RECIPES["strong"]
-    *others, last = recipe.stages
-    crops = replace(last.augmentation, rare=RARE, rare_share=0.3, scale=(0.75, 1.75))
-    return recipe.model_copy(update={"stages": (*others, last.model_copy(update={"augmentation": crops}))})
 
 
 def say(name: str) -> Any:

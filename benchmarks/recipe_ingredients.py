@@ -24,7 +24,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from camvid_zoo import of_small_crops
+from camvid_zoo_recipes import of_small_crops
 from result_files import append_line, read_lines, today, write_result_files
 
 from hwnas import Genotype, MeanIoU, evaluate

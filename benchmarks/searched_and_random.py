@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from camvid_zoo import CPU_RECIPES, SPACE, TARGETS_MS, cpu_recipe, say
+from camvid_zoo import SPACE, TARGETS_MS, say
+from camvid_zoo_recipes import CPU_RECIPES, cpu_recipe
 from intervals import half_width
 from result_files import append_line, read_lines, slug, today, write_result_files
 

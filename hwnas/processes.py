@@ -139,14 +139,13 @@ def shared(batches: Iterable[Any]) -> Iterable[Any]:
     Raises:
         InvalidInput: on reading, a batch holds something else, or cannot be divided in equal parts.
     """
-    if processes().size == 1 or isinstance(getattr(batches, "batch_sampler", None), SharedBatches):
-        return batches
-    return batches if is_divided(batches) else _parts(batches)
+    return batches if processes().size == 1 or is_divided(batches) else _parts(batches)
 
 
 def is_divided(batches: Iterable[Any]) -> bool:
-    """Whether a loader yields to each process other data, by torch's DistributedSampler."""
-    return isinstance(getattr(batches, "sampler", None), DistributedSampler)
+    """Whether a loader yields to each process other data, by itself."""
+    divides = isinstance(getattr(batches, "batch_sampler", None), SharedBatches)
+    return divides or isinstance(getattr(batches, "sampler", None), DistributedSampler)
 
 
 def _parts(batches: Iterable[Any]) -> Iterator[Any]:

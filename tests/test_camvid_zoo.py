@@ -11,29 +11,30 @@ from hwnas.recipes import Recipe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import camvid_zoo as benchmark
+import camvid_zoo_recipes as recipes
 import searched_and_random
 
 
 @pytest.mark.parametrize("scale", ["cpu", "gpu"])
 @pytest.mark.parametrize("name", sorted(benchmark.TARGETS_MS))
 def test_a_recipe_ends_on_crops_over_rare_classes(name, scale):
-    recipe = benchmark.recipe_for(name, scale)
+    recipe = recipes.recipe_for(name, scale)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert recipe.stages[0].data == "tiny_imagenet" and recipe.stages[1].data == "idd_lite"
-    assert recipe.stages[-1].augmentation.rare == benchmark.RARE
+    assert recipe.stages[-1].augmentation.rare == recipes.RARE
     assert (recipe.teacher is not None) == (scale == "cpu")
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_the_zoos_networks_were_trained_by_these_recipes(name):
     card = hwnas.zoo.card(f"autortnet-{name}-camvid")
-    assert Recipe.model_validate({"about": "", **card.recipe}) == benchmark.recipe_for(
-        name, "cpu"
-    ).model_copy(update={"about": card.recipe.get("about", "")})
+    assert Recipe.model_validate({"about": "", **card.recipe}) == recipes.recipe_for(name, "cpu").model_copy(
+        update={"about": card.recipe.get("about", "")}
+    )
 
 
 def test_what_is_left_of_a_recipe_is_what_the_zoos_network_has_not_been_through():
-    recipe = benchmark.recipe_for("c", "cpu")
+    recipe = recipes.recipe_for("c", "cpu")
     *done, last = recipe.stages
     card = hwnas.zoo.card("autortnet-c-camvid")
 
@@ -50,7 +51,7 @@ def test_what_is_left_of_a_recipe_is_what_the_zoos_network_has_not_been_through(
 
 
 def test_a_finished_teacher_is_copied_where_split_and_training_are_the_same(tmp_path):
-    teacher = benchmark.recipe_for("c", "cpu").teacher
+    teacher = recipes.recipe_for("c", "cpu").teacher
     longer = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"epochs": 99})})
     for folder, said, stage in (
         ("a", "of all", teacher),
@@ -92,7 +93,7 @@ def done(folder, *names):
 
 
 def test_a_twin_takes_over_what_was_learnt_elsewhere_until_a_stage_differs(tmp_path):
-    recipe = benchmark.recipe_for("a", "cpu")
+    recipe = recipes.recipe_for("a", "cpu")
     assert [stage.name for stage in recipe.stages] == ["pictures", "streets", "crops", "taught", "longer"]
     source = tmp_path / "a"
     done(source, "pictures", "streets", "crops")

@@ -61,8 +61,8 @@ def evaluate_with(
     """
     if shared and processes().size > 1 and is_divided(data):
         raise InvalidInput(
-            "the validation data have a DistributedSampler, which shows each process a part of them and "
-            "repeats some to fill it up: pass a loader of all of them, and the processes will share it."
+            "the validation data are divided among the processes by their loader, as a training_loader or a "
+            "DistributedSampler does: pass a loader of all of them (evaluation_loader), which will be shared."
         )
     metric.reset()
     number = -1

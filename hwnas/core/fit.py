@@ -244,6 +244,7 @@ def fit(
                     "step", epoch=epoch, step=run.step, lr=optimiser.param_groups[0]["lr"], **values
                 )
                 report(Progress(epoch, config.epochs, run.step, False, values))
+            step.end_epoch(averages.count("loss"))
             values = {**averages.means(), "skipped_steps": step.skipped}
             last = epoch + 1 == config.epochs
             if val is not None and metric is not None and (last or (epoch + 1) % config.validate_every == 0):

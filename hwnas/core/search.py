@@ -221,6 +221,7 @@ def search(
                 report(
                     Progress(epoch, config.epochs, run.step, False, {"temperature": temperature, **values})
                 )
+            step.end_epoch(averages.count("loss"))
             died = config.pruner.prune(arch, epoch)
             if budget is not None:
                 died = budget.spare(arch, died)

@@ -130,12 +130,23 @@ class GuardedStep:
                 if not bool(torch.isfinite(statistics).all()):
                     module.reset_running_stats()
         if self.skipped_in_a_row > self.patience:
-            raise NonFiniteLoss(
-                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row "
-                f"(last loss: {float(loss.detach()):.4g}). Lower the learning rate, or train in fp32 "
-                "(--set precision=fp32)."
-            )
+            raise self._diverged(f" (last loss: {float(loss.detach()):.4g})")
         return False
+
+    def end_epoch(self, batches: int) -> None:
+        """Refuse an epoch of so many batches in which no step was taken: nothing was learnt.
+
+        Raises:
+            NonFiniteLoss: there was none, and there were batches.
+        """
+        if 0 < batches <= self.skipped_in_a_row:
+            raise self._diverged(", all of an epoch")
+
+    def _diverged(self, detail: str) -> NonFiniteLoss:
+        return NonFiniteLoss(
+            f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a row{detail}. "
+            "Lower the learning rate, train in fp32 (--set precision=fp32), or look for NaN among the inputs."
+        )
 
 
 def reestimate_statistics(

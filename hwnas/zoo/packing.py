@@ -186,7 +186,7 @@ def _refuse_other(path: Path, name: str, ours: str, remedy: str) -> None:
     """
     theirs = _read(path).get(name)
     if theirs is not None and theirs != ours:
-        raise InvalidInput(f"{path} is of other {name} than those of this network: make it anew:  {remedy}")
+        raise InvalidInput(f"{path} is of other {name} than this network's: make it anew:  {remedy}")
 
 
 def _score(path: Path, split: str) -> Score:

@@ -108,7 +108,7 @@ def test_with_a_target_what_each_seed_finds_is_measured(table, tmp_path):
     found = said(*searching(table, tmp_path / "met", *options))
     for seed in found["seeds"]:
         assert seed["met"] and seed["measured_ms"] == pytest.approx(seed["predicted_ms"], rel=1e-4)
-    # A backend of today that takes twice as long: nothing keeps the target, and the exit code says so.
+    # By a table of a ninth of what the device takes: nothing keeps the target, and the exit code says so.
     slow = LatencyTable.load(table)
     slow.rows = {
         key: timing.model_copy(update={"median_ms": timing.median_ms / 9})

@@ -18,6 +18,7 @@ from hwnas.core.weights import load_weights
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput, NonFiniteLoss
 from hwnas.processes import Processes
 from hwnas.search_spaces.chain import Accuracy
+from hwnas.segmentation import training_loader
 
 from .resumable import SPACE, loader, signal_at
 
@@ -140,11 +141,17 @@ def test_validation_data_that_are_divided_already_are_refused(monkeypatch):
     data = TensorDataset(torch.zeros(8, 3, 8, 8), torch.zeros(8, dtype=torch.long))
     sampler = DistributedSampler(data, num_replicas=2, rank=0)
     monkeypatch.setattr("hwnas.core.evaluation.processes", lambda: Processes(rank=0, size=2))
-    with pytest.raises(InvalidInput, match=r"have a DistributedSampler.*pass a loader of all of them"):
-        evaluate_with(
-            network(), DataLoader(data, sampler=sampler), Accuracy(),
-            device=torch.device("cpu"), shared=True,
-        )  # fmt: skip
+    for divided in (DataLoader(data, sampler=sampler), training_loader(data, 4)):
+        with pytest.raises(InvalidInput, match=r"divided among .*pass a loader of all of them"):
+            evaluate_with(network(), divided, Accuracy(), device=torch.device("cpu"), shared=True)
+
+
+def test_an_epoch_in_which_nothing_is_finite_ends_the_training():
+    bad = [(torch.full((4, 3, 8, 8), float("nan")), torch.tensor([0, 1, 2, 3]))] * 3
+    with pytest.raises(NonFiniteLoss, match=r"in 3 steps in a row, all of an epoch.*NaN among the inputs"):
+        fit(network(), bad, loss=LOSS, config=config(epochs=2))
+    # One batch of three is borne.
+    fit(network(), [*bad[:1], *separable(2)], loss=LOSS, config=config(epochs=1))
 
 
 def test_a_seed_decides_what_numpy_and_python_draw_too():

@@ -352,6 +352,12 @@ def test_data_that_yield_nothing_are_refused():
         search(Planted(), None, data, config(epochs=1, candidates=2))
 
 
+def test_an_epoch_in_which_nothing_is_finite_ends_the_search():
+    bad = [(x * float("nan"), y) for x, y in planted_batches(2)]
+    with pytest.raises(NonFiniteLoss, match="all of an epoch"):
+        search(Planted(), None, SearchData(bad), config(epochs=2))
+
+
 def test_a_loader_must_yield_pairs():
     with pytest.raises(InvalidInput, match=r"must yield \(inputs, targets\), got Tensor"):
         search(Planted(), None, SearchData([torch.zeros(8, 4)]), config(epochs=1))
