@@ -47,12 +47,27 @@ def find_space(name: str) -> type[SearchSpace]:
     """The search space that ``name`` names.
 
     Raises:
-        InvalidInput: there is none, or the class is no search space.
+        InvalidInput: there is none; the class is no search space; or it calls itself by a name that would not
+            lead back to it from the files that name it.
     """
     found = _find("search space", name, known_spaces())
     if not isinstance(found, type) or not issubclass(found, SearchSpace):
         raise InvalidInput(f'"{name}" names {found!r}, which is not a SearchSpace.')
+    if found.name != name and not _leads_to(found):
+        raise InvalidInput(
+            f'{name} calls itself "{found.name}", and by that name no file that it is written into would find '
+            "it. Leave name out of the class, which then is called package.module:Class; or offer "
+            f'{name} under that name as an entry point ("hwnas.search_spaces").'
+        )
     return found
+
+
+def _leads_to(space: type[SearchSpace]) -> bool:
+    """Whether a space is found by the name that it gives itself."""
+    try:
+        return _find("search space", space.name, known_spaces()) is space
+    except InvalidInput:
+        return False
 
 
 def find_backend(name: str) -> type[LatencyBackend]:

@@ -91,13 +91,20 @@ class SearchSpace(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
-    """Registered name, written into genotypes and tables."""
+    """What genotypes, tables and runs call it, and find it by: ``package.module:Class``, unless a class gives
+    itself the name that an entry point in ``hwnas.search_spaces`` has for it."""
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Named starting points, by name."""
 
     # A space is frozen, so what was read off its supernet once holds for good.
     _recordings: dict[int, Recording] = PrivateAttr(default_factory=dict)
     _choices: dict[str, Choice] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        # An inherited name would have files rebuild another class.
+        if "name" not in cls.__dict__:
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     def __eq__(self, other: object) -> bool:
         # What has been recorded so far (private, a cache) does not make a space another one.
