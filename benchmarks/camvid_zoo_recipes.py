@@ -36,7 +36,7 @@ def cpu_recipe(
     streets: int,
     crops: int,
     taught: int,
-    longer: int,
+    longer: tuple[int, ...],
     teacher: int,
     soft_targets: SoftTargetConfig | None,
 ) -> Recipe:
@@ -48,8 +48,8 @@ def cpu_recipe(
         streets: epochs of IDD-lite.
         crops: of CamVid; 0 leaves the stage out.
         taught: of CamVid and as many images of IDD-lite, whose labels are left out.
-        longer: of CamVid and a quarter as many of IDD-lite, with the teacher's word a third of what it was; 0
-            leaves the stage out.
+        longer: of CamVid and a quarter as many of IDD-lite, with the teacher's word a third of what it was:
+            a stage for each, whose learning rate begins anew.
         teacher: of the teacher, on CamVid.
         soft_targets: how it is asked once; None: in each step.
     """
@@ -75,9 +75,10 @@ def cpu_recipe(
         stages.append(Stage(name="crops", fit=FitConfig(**fit, **QUICK, epochs=crops), **images))
     by_teacher = FitConfig(**fit, **QUICK, epochs=taught, distillation_weight=3.0)
     stages.append(Stage(name="taught", fit=by_teacher, **with_teacher))
-    if longer:
-        by_both = by_teacher.model_copy(update={"epochs": longer, "distillation_weight": 1.0})
-        stages.append(Stage(name="longer", unlabelled_share=0.2, fit=by_both, **with_teacher))
+    for number, epochs in enumerate(longer, start=1):
+        by_both = by_teacher.model_copy(update={"epochs": epochs, "distillation_weight": 1.0})
+        stage_name = "longer" if number == 1 else f"longer-{number}"
+        stages.append(Stage(name=stage_name, unlabelled_share=0.2, fit=by_both, **with_teacher))
     return Recipe(
         about="images of all sorts, other streets, then the target with a teacher: hours on one CPU core",
         stages=tuple(stages),
@@ -109,7 +110,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "streets": 6,
         "crops": 90,
         "taught": 45,
-        "longer": 130,
+        "longer": (130, 120),
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
@@ -118,7 +119,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "streets": 8,
         "crops": 0,
         "taught": 60,
-        "longer": 0,
+        "longer": (160,),
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
@@ -127,7 +128,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "streets": 8,
         "crops": 0,
         "taught": 80,
-        "longer": 170,
+        "longer": (170,),
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
