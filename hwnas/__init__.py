@@ -4,6 +4,7 @@ A search space gives a supernet, a latency table says what its ops cost on one d
 search finds the network that does the task well within the milliseconds.
 """
 
+from hwnas.core.accuracy import Accuracy as Accuracy
 from hwnas.core.arch import ArchParameters as ArchParameters
 from hwnas.core.arch import assigned as assigned
 from hwnas.core.baseline import AgeingEvolution as AgeingEvolution

@@ -142,7 +142,7 @@ def refusals(error: ValidationError, values: Any = None) -> str:
     lines = []
     for wrong in error.errors(include_url=False):
         name = ".".join(_written(wrong["loc"], values)) or "the whole"
-        came = "" if wrong["type"] == "missing" else f" (got {wrong['input']!r})"
+        came = "" if wrong["type"] == "missing" or not wrong["loc"] else f" (got {wrong['input']!r})"
         if wrong["type"] in ("tuple_type", "list_type") and isinstance(wrong["input"], str):
             came = f" (got {wrong['input']!r}; write [{wrong['input'].strip('()[] ')}])"
         lines.append(f"  {name}: {wrong['msg'].removeprefix('Value error, ')}{came}")

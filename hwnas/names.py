@@ -55,7 +55,7 @@ def find_space(name: str) -> type[SearchSpace]:
         raise InvalidInput(f'"{name}" names {found!r}, which is not a SearchSpace.')
     if found.name != name and not _leads_to(found):
         raise InvalidInput(
-            f'{name} calls itself "{found.name}", and by that name no file that it is written into would find '
+            f'{name} calls itself "{found.name}", a name by which no file that it is written into would find '
             "it. Leave name out of the class, which then is called package.module:Class; or offer "
             f'{name} under that name as an entry point ("hwnas.search_spaces").'
         )

@@ -94,7 +94,8 @@ def done(folder, *names):
 
 def test_a_twin_takes_over_what_was_learnt_elsewhere_until_a_stage_differs(tmp_path):
     recipe = recipes.recipe_for("a", "cpu")
-    assert [stage.name for stage in recipe.stages] == ["pictures", "streets", "crops", "taught", "longer", "longer-2"]
+    stages = [stage.name for stage in recipe.stages]
+    assert stages == ["pictures", "streets", "crops", "taught", "longer", "longer-2"]
     source = tmp_path / "a"
     done(source, "pictures", "streets", "crops")
     write_json(source / "recipe.json", recipe.model_dump(mode="json"))

@@ -67,6 +67,34 @@ def test_what_names_no_space_is_refused(name, message):
         find_space(name)
 
 
+class Renamed(Chain):
+    name = "renamed"
+
+
+def test_a_space_that_says_no_name_is_found_by_the_name_that_it_has():
+    """Also where the class that it is made of has a name of its own."""
+
+    class Local(Chain):
+        pass
+
+    assert Local.name == f"{__name__}:{Local.__qualname__}"
+    assert find_space(Plain.name) is Plain
+    assert space_of(Plain(depth=1).random()) == Plain(depth=1)
+
+
+class Plain(Chain):
+    pass
+
+
+def test_a_name_that_no_file_could_find_again_is_refused(monkeypatch):
+    name = f"{__name__}:Renamed"
+    with pytest.raises(InvalidInput, match=f'{name} calls itself "renamed", a name by which no file'):
+        find_space(name)
+    offered = EntryPoint("renamed", name, "hwnas.search_spaces")
+    monkeypatch.setattr("hwnas.names.entry_points", lambda group: [offered] if "space" in group else [])
+    assert find_space(name) is find_space("renamed") is Renamed
+
+
 def test_a_space_is_rebuilt_from_its_genotype():
     space = Chain(size=8, stages=1, depth=2)
     assert space_of(space.random()).model_dump() == space.model_dump()

@@ -150,8 +150,7 @@ class Asked:
         if table is not None:
             table.check(input_shape=space.input_shape())
             table.require(space.record(batch=table.header.batch).keys())
-        if isinstance(config, SearchConfig):
-            Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
+        Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
 
     def lay_out(self, out: Path, name: str, *, resume: bool) -> list[str]:
         """Lay out the folder of a run of that name that has not begun; what is to be said about its table."""
@@ -294,6 +293,11 @@ def confirming_backend(table: LatencyTable, out: Path) -> LatencyBackend | None:
     return backend
 
 
+def ceilings(costs: Mapping[str, float | None]) -> dict[str, Any]:
+    """The ceilings that were given, by the dotted name of the field of a config."""
+    return {f"budget.{name}": most for name, most in costs.items() if most is not None}
+
+
 def search_config(
     config: SearchConfig,
     settings: Mapping[str, Any],
@@ -307,9 +311,7 @@ def search_config(
     Raises:
         InvalidInput: values that do not fit, a penalty that lacks its target, or one beside a hard budget.
     """
-    options: dict[str, Any] = {
-        f"budget.{name}": most for name, most in (costs or {}).items() if most is not None
-    }
+    options: dict[str, Any] = ceilings(costs or {})
     if penalty in ("hinge", "target") and target_ms is None:
         raise InvalidInput(f"--penalty {penalty} pulls towards a target: give --target-ms X as well.")
     if penalty in ("log", "linear") and target_ms is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from hwnas.cli.asking import ceilings
 from hwnas.cli.settings import changed, validated
 from hwnas.core.baseline import BaselineConfig
 from hwnas.core.fit import FitConfig
@@ -18,6 +19,7 @@ ALGORITHMS = ("differentiable", "random", "evolution")
 """What ``--algorithm`` takes; all but the first are baselines."""
 SCORINGS = ("shared", "trained")
 """What ``--scoring`` takes."""
+_BUDGET = ("target_ms", "budget")
 
 
 def homes_of(algorithm: str, scoring: str) -> dict[str, list[str]]:
@@ -38,6 +40,7 @@ def baseline_config(
     preset: Preset | None,
     settings: Mapping[str, Mapping[str, Any]],
     target_ms: float | None,
+    costs: Mapping[str, float | None],
     *,
     kept: Mapping[str, Any] | None = None,
 ) -> BaselineConfig:
@@ -49,6 +52,7 @@ def baseline_config(
         preset: its settings for a search, or for a training, are those of the weights.
         settings: by home, as :func:`homes_of` names them.
         target_ms: milliseconds that no network tried may be predicted above.
+        costs: other ceilings, by the name of the field of the budget; None: any.
         kept: the config of a run to resume; it wins over the preset.
 
     Raises:
@@ -57,14 +61,19 @@ def baseline_config(
     home, part = ("search", "supernet") if scoring == "shared" else ("fit", "fit")
     if kept is None:
         training = {**(getattr(preset, home) if preset else {})}
+        # A search's budget is the baseline's, whatever its weights are trained by.
+        budget = {name: preset.search[name] for name in _BUDGET if preset and name in preset.search}
+        training = {name: value for name, value in training.items() if name not in _BUDGET}
         base: dict[str, Any] = {
             "algorithm": {"form": algorithm},
             "scoring": {"form": scoring, **({part: training} if training else {})},
+            **budget,
         }
         base = validated(BaselineConfig, base).model_dump()
     else:
         base = dict(kept)
     options = {f"scoring.{part}.{name}": value for name, value in settings.get(home, {}).items()}
+    options |= ceilings(costs)
     if target_ms is not None:
         options["target_ms"] = target_ms
     return validated(BaselineConfig, changed(base, {**options, **settings.get("baseline", {})}))
@@ -79,20 +88,5 @@ def refuse_penalty(latency_weight: float | None, penalty: str | None) -> None:
     if latency_weight is not None or penalty is not None:
         raise InvalidInput(
             "random search and evolution have no loss that latency could weigh in: --latency-weight and "
-            "--penalty mean nothing to them; --target-ms limits which networks are tried."
-        )
-
-
-def refuse_ceilings(costs: Mapping[str, float | None]) -> None:
-    """Refuse budgets that only the differentiable search keeps.
-
-    Raises:
-        InvalidInput: one was given.
-    """
-    given = [name for name, most in costs.items() if most is not None]
-    if given:
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise InvalidInput(
-            f"random search and evolution keep no budget but --target-ms: leave {options} out, or search "
-            "with --algorithm differentiable."
+            "--penalty mean nothing to them; --target-ms and the ceilings limit which networks are tried."
         )

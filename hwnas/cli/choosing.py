@@ -69,6 +69,7 @@ def choose_space(
             assumed.append(f"preset {preset} ({kind.preset(preset).about})")
     # Which classes there are, a table or a run says better than data that nobody asked for.
     told = data is None and "num_classes" in values
+    assumes_data = data is None
     if data is None:
         data = DEFAULT_DATA
         assumed.append(
@@ -77,6 +78,8 @@ def choose_space(
     asks = "num_classes" in kind.model_fields and "num_classes" not in fields
     if asks and not told and _tells_classes(name, data):
         values["num_classes"] = class_count(data)
+        if assumes_data:
+            assumed.append(f"num_classes {values['num_classes']}, which that data have")
     space = kind.from_preset(preset, **{**values, **fields})
     return Chosen(space, kind.preset(preset) if preset else None, preset, data, tuple(assumed))
 

@@ -149,7 +149,7 @@ def default_table_path(
     """
     text = json.dumps(space.model_dump(mode="json"), sort_keys=True)
     parts = [
-        space.name,
+        space.name.replace(":", "."),
         hashlib.sha256(text.encode()).hexdigest()[:6],
         backend.device.alias,
         backend.name,

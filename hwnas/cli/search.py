@@ -24,7 +24,6 @@ from hwnas.cli.baseline import (
     SCORINGS,
     baseline_config,
     homes_of,
-    refuse_ceilings,
     refuse_penalty,
 )
 from hwnas.cli.choosing import Chosen
@@ -109,8 +108,9 @@ def command(
             base = base_config(kept, chosen)
             return search_config(base, settings["search"], target_ms, latency_weight, penalty, options.costs)
         refuse_penalty(latency_weight, penalty)
-        refuse_ceilings(options.costs)
-        return baseline_config(*method, chosen.preset, settings, target_ms, kept=kept.get("config"))
+        return baseline_config(
+            *method, chosen.preset, settings, target_ms, options.costs, kept=kept.get("config")
+        )
 
     asked = gather(options, folder, kept, homes_of(*method), configure)
     table, config = asked.table, asked.config

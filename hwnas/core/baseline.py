@@ -5,22 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from hwnas.core.arch import ArchParameters
-from hwnas.core.budget import BudgetConfig
+from hwnas.core.budget import Budget, BudgetConfig, asked_costs
 from hwnas.core.checkpoint import seed_all
+from hwnas.core.confirm import predicted_outcome
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.fit import FitConfig, fit
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
-from hwnas.core.run import GeneratorState, Run, Stateful
+from hwnas.core.run import GeneratorState, Run, Stateful, as_ever
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
 from hwnas.core.search import search, warn_of_doubts
 from hwnas.core.search_config import SearchConfig
@@ -28,11 +29,13 @@ from hwnas.core.search_data import SearchData
 from hwnas.core.search_result import SearchResult, save_result
 from hwnas.core.space import SearchSpace
 from hwnas.core.training import torch_device
-from hwnas.errors import InvalidInput, NonFiniteLoss
+from hwnas.errors import InvalidInput, NonFiniteLoss, in_short
 from hwnas.processes import as_one, processes, told_by_first
 
 _DRAWS = 10_000
 """Random networks drawn in vain before the space counts as exhausted."""
+_LATER = {"budget": BudgetConfig().model_dump(mode="json")}
+"""Settings that there have not always been; see :func:`hwnas.core.run.as_ever`."""
 
 
 class RandomSearch(BaseModel):
@@ -73,7 +76,8 @@ class SharedWeights(BaseModel):
     form: Literal["shared"] = "shared"
     """Names this scoring in JSON and in ``--set scoring.form=shared``."""
     supernet: SearchConfig = SearchConfig()
-    """How the supernet is trained; choices, penalty, budget and pruning in it play no part."""
+    """How the supernet is trained; choices, penalty and pruning in it play no part, nor does its budget,
+    which must be the baseline's."""
     statistics_batches: int = Field(16, ge=1)
     """Training batches from which a network's batch norms take their statistics before it is scored."""
 
@@ -106,6 +110,25 @@ class BaselineConfig(BaseModel):
     """How many different networks are scored."""
     target_ms: float | None = Field(None, gt=0)
     """Networks that the table predicts above this are not tried; null: all may be."""
+    budget: BudgetConfig = BudgetConfig()
+    """What else the networks tried may cost at most. Nothing is measured: what it says of how a target is met
+    plays no part."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if not isinstance(self.scoring, SharedWeights):
+            return self
+        supernet = self.scoring.supernet
+        ours = asked_costs(self.target_ms, self.budget)
+        theirs = asked_costs(supernet.target_ms, supernet.budget)
+        if theirs.items() <= ours.items():
+            return self
+        instead = f"another ({_in_words(ours)})" if ours else "none"
+        raise ValueError(
+            f"scoring.supernet has a budget ({_in_words(theirs)}), and the baseline {instead}. The supernet "
+            "is trained for all networks; it is the baseline's that says which are tried: give it the same "
+            "target_ms and budget, or take them out of scoring.supernet."
+        )
 
     @property
     def seed(self) -> int:
@@ -214,8 +237,10 @@ def baseline(
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
 
     Raises:
-        InvalidInput: nothing to score on; a target without a table; no network drawn is under the target;
-            ``out`` holds a run already and ``resume`` is false; ``resume`` without ``out``.
+        InvalidInput: nothing to score on; a target without a table; some networks keep the budget, but so few
+            that none was drawn (before anything is trained, too); ``out`` holds a run already and ``resume``
+            is false; ``resume`` without ``out``.
+        InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
         CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
@@ -229,8 +254,6 @@ def baseline(
         raise InvalidInput(
             "a baseline compares networks on images that trained none of them: pass SearchData(val=…)."
         )
-    if lut is None and config.target_ms is not None:
-        raise InvalidInput(f"a limit of {config.target_ms:g} ms means nothing without a latency table.")
     if lut is not None:
         lut.check(input_shape=space.input_shape())
         warn_of_doubts(lut)
@@ -238,12 +261,13 @@ def baseline(
         raise InvalidInput(f"{out} holds a search already; name another folder (--out).")
     torch_device(config.device)
     predict = _predictor(space, lut)
+    budget = Budget.asked(space, list(space.choices().values()), lut, config.target_ms, config.budget)
     history = _History()
     generator = torch.Generator().manual_seed(config.seed)
     identity = {
         "space": space.name,
         "fields": space.model_dump(mode="json"),
-        "config": config.model_dump(mode="json"),
+        "config": as_ever(config.model_dump(mode="json"), _LATER),
         "table": getattr(lut, "checksum", None),
         "data": data.description,
     }
@@ -251,9 +275,12 @@ def baseline(
     parts: dict[str, Stateful] = {"history": history, "proposals": GeneratorState(generator)}
     supernet: nn.Module | None = None
     with Run(out, "baseline", identity, parts, resume=resume) as run:
+        proposals: Iterator[dict[str, int]] = _proposals(space, config, history, budget, generator)
+        # Before weights are trained, in vain if no network within the budget can be drawn.
+        first = list(islice(proposals, 1 if len(history.trials) < config.trials else 0))
+        proposals = chain(first, proposals)
         if isinstance(config.scoring, SharedWeights):
             supernet = _shared_weights(space, data, config.scoring, out, on_progress)
-        proposals = _proposals(space, config, history, predict, generator)
         for number in run.epochs(config.trials):
             began = time.perf_counter()
             assignment = next(proposals, None)
@@ -284,6 +311,7 @@ def baseline(
             supernet=supernet,
             out=out,
             scores=best.scores,
+            budget=None if budget is None else predicted_outcome(budget, best.assignment),
             trials=tuple(history.trials.values()),
         )
         save_result(result, lut, trials=len(history.trials))
@@ -298,9 +326,8 @@ def _predictor(space: SearchSpace, lut: LatencyTableLike | None) -> Predictor:
     """From an assignment to the table's milliseconds, or to None without a table."""
     if lut is None:
         return lambda assignment: None
-    arch = ArchParameters(space.choices().values())
-    cost = ExpectedLatency(space.record(batch=lut.header.batch), arch.choices, lut)
-    return lambda assignment: cost.total(arch.one_hot(assignment).weights)
+    choices = list(space.choices().values())
+    return ExpectedLatency(space.record(batch=lut.header.batch), choices, lut).at
 
 
 def _shared_weights(
@@ -318,7 +345,7 @@ def _shared_weights(
             "pruner": NoPruning(),
             "explore": 0.0,
             "candidates": 1,
-            # Which networks may be tried is the baseline's business.
+            # The baseline keeps it, by which networks are tried.
             "target_ms": None,
             "budget": BudgetConfig(),
         }
@@ -341,16 +368,14 @@ def _proposals(
     space: SearchSpace,
     config: BaselineConfig,
     history: _History,
-    predict: Predictor,
+    budget: Budget | None,
     generator: torch.Generator,
 ) -> Iterator[dict[str, int]]:
-    """Networks under the target that were not tried yet, until none is found."""
+    """Networks within the budget that were not tried yet, until none is found."""
 
     def admissible(assignment: Mapping[str, int]) -> bool:
-        ms = predict(assignment)
-        return config.target_ms is None or (ms is not None and ms <= config.target_ms)
+        return budget is None or budget.keeps(assignment)
 
-    fastest: float | None = None
     while True:
         child = None
         if isinstance(config.algorithm, AgeingEvolution):
@@ -360,19 +385,21 @@ def _proposals(
             continue
         for _ in range(_DRAWS):
             drawn = space.random_assignment(generator)
-            ms = predict(drawn)
-            if ms is not None:
-                fastest = ms if fastest is None else min(fastest, ms)
             if admissible(drawn) and space.genotype(drawn).short_id not in history.trials:
                 yield drawn
                 break
         else:
             if not history.trials:
+                asked = _in_words(asked_costs(config.target_ms, config.budget))
                 raise InvalidInput(
-                    f"none of {_DRAWS} random networks is predicted under {config.target_ms:g} ms; "
-                    f"the fastest has {fastest:.3g} ms. Raise the limit, or search a space of faster ones."
+                    f"networks within the budget ({asked}) are rare: none of {_DRAWS} random ones is. Allow "
+                    "more, or search with hwnas.search (--algorithm differentiable), which finds them."
                 )
             return
+
+
+def _in_words(costs: Mapping[str, float]) -> str:
+    return in_short(f"{name}={most:g}" for name, most in costs.items())
 
 
 def _child(

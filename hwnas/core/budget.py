@@ -53,6 +53,17 @@ class BudgetConfig(BaseModel):
     backend advises. Up to twice as many further ones follow while readings differ too much."""
 
 
+def asked_costs(target_ms: float | None, config: BudgetConfig) -> dict[str, float]:
+    """What is asked for, by the name of the field; empty where nothing is."""
+    fields = {
+        "target_ms": target_ms,
+        "max_params": config.max_params,
+        "max_macs": config.max_macs,
+        "max_activation_mib": config.max_activation_mib,
+    }
+    return {name: most for name, most in fields.items() if most is not None}
+
+
 @dataclass(frozen=True)
 class Range:
     """What the networks of a space cost: the cheapest, a typical one (median of random ones), the dearest."""
@@ -156,14 +167,13 @@ class Budget:
         target_ms: float | None,
         config: BudgetConfig,
     ) -> Budget | None:
-        """The budget of a search's settings, under a table's conditions; None where they ask for none.
+        """The budget that settings ask for, under a table's conditions; None where they ask for none.
 
         Raises:
             InfeasibleBudget: no network of the space keeps the budget.
             InvalidInput: a target without a table.
         """
-        costs = (target_ms, config.max_params, config.max_macs, config.max_activation_mib)
-        if all(most is None for most in costs):
+        if not asked_costs(target_ms, config):
             return None
         return cls(space, choices, table, target_ms, config)
 
@@ -270,6 +280,13 @@ class Budget:
         if self.activations:
             found["activation_mib"] = peak(self.activations, assignment)
         return found
+
+    def keeps(self, assignment: Mapping[str, int]) -> bool:
+        """Whether a network costs at most what was asked for, by prediction."""
+        most_mib = self.config.max_activation_mib
+        return all(limit.cost.at(assignment) <= limit.most for limit in self.limits.values()) and (
+            most_mib is None or peak(self.activations, assignment) <= most_mib
+        )
 
     def most(self) -> dict[str, float]:
         """What was asked for, by the name of the cost."""

@@ -68,6 +68,12 @@ class BudgetOutcome(BaseModel):
     """What a reader should know: why it was not measured, or not met."""
 
 
+def predicted_outcome(budget: Budget, assignment: dict[str, int]) -> BudgetOutcome:
+    """What is known of a network of which nothing was measured."""
+    costs = budget.costs(assignment)
+    return BudgetOutcome(asked=budget.most(), costs=costs, predicted_ms=costs.get("latency_ms"))
+
+
 def measured_by(
     space: SearchSpace,
     backend: LatencyBackend,
@@ -184,7 +190,7 @@ def confirmed(
 
     found = choose(1.0, ())
     assert found is not None, "pruning leaves a network within the budget"
-    taken, outcome = found.assignment, _outcome(budget, found.assignment, None, ())
+    taken, outcome = found.assignment, predicted_outcome(budget, found.assignment)
 
     def kept(assignment: dict[str, int], outcome: BudgetOutcome) -> None:
         if keep is not None and processes().is_first:
@@ -219,7 +225,8 @@ def confirmed(
         attempts.append(attempt)
         assignments.append(found.assignment)
         best = min(range(len(attempts)), key=lambda index: _order(attempts[index].measured_ms, highest_ms))
-        taken, outcome = assignments[best], _outcome(budget, assignments[best], attempts[best], attempts)
+        taken = assignments[best]
+        outcome = _measured_outcome(budget, budget.target_ms, taken, attempts[best], attempts)
         if is_new or len(attempts) >= len(known):
             kept(taken, outcome)
         if lowest_ms <= attempt.measured_ms <= highest_ms or (outcome.met and not found.near):
@@ -230,20 +237,21 @@ def confirmed(
     return taken, outcome
 
 
-def _outcome(
-    budget: Budget, assignment: dict[str, int], taken: Attempt | None, attempts: Sequence[Attempt]
+def _measured_outcome(
+    budget: Budget,
+    target_ms: float,
+    assignment: dict[str, int],
+    taken: Attempt,
+    attempts: Sequence[Attempt],
 ) -> BudgetOutcome:
-    costs = budget.costs(assignment)
-    if taken is None or budget.target_ms is None:
-        return BudgetOutcome(asked=budget.most(), costs=costs, predicted_ms=costs.get("latency_ms"))
     ratios = [math.log(attempt.measured_ms / attempt.table_ms) for attempt in attempts]
     return BudgetOutcome(
         asked=budget.most(),
-        costs=costs,
+        costs=budget.costs(assignment),
         predicted_ms=taken.table_ms * taken.correction,
         correction=math.exp(math.fsum(ratios) / len(ratios)),
         measured_ms=taken.measured_ms,
-        met=taken.measured_ms <= (1.0 + budget.config.above) * budget.target_ms,
+        met=taken.measured_ms <= (1.0 + budget.config.above) * target_ms,
         attempts=tuple(attempts),
     )
 

@@ -6,7 +6,7 @@ derived network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -73,7 +73,7 @@ def activation_mib(recording: Recording, bytes_per_value: int = 4) -> list[tuple
     return [(use.condition, op_activations(use.key) * bytes_per_value / MEBIBYTE) for use in recording.ops]
 
 
-def peak(uses: Terms, assignment: dict[str, int]) -> float:
+def peak(uses: Terms, assignment: Mapping[str, int]) -> float:
     """The largest amount of those that hold; 0 where none does."""
     return max((amount for condition, amount in uses if holds(condition, assignment)), default=0.0)
 

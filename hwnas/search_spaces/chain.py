@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import nn
 
-from hwnas import Choice, ChoiceBlock, Conv, DepthBlock, PoolLinear, SearchSpace
+from hwnas import Accuracy, Choice, ChoiceBlock, Conv, DepthBlock, PoolLinear, SearchSpace
 
 
 class Chain(SearchSpace):
@@ -68,32 +67,3 @@ class Chain(SearchSpace):
             for _ in range(self.depth)
         ]
         return DepthBlock(depth, layers)
-
-
-class Accuracy:
-    """Share of right answers, in percent."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take in logits ``[N, classes]`` and targets ``[N]``."""
-        self.right += int((outputs.argmax(dim=1) == targets).sum())
-        self.seen += len(targets)
-
-    def compute(self) -> dict[str, float]:
-        """``{"accuracy": percent}``; 0 before anything was seen."""
-        return {"accuracy": 100.0 * self.right / max(1, self.seen)}
-
-    def sums(self) -> Tensor:
-        """Right answers, and all."""
-        return torch.tensor([self.right, self.seen])
-
-    def take_sums(self, sums: Tensor) -> None:
-        """Replace both."""
-        self.right, self.seen = sums.tolist()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.right = 0
-        self.seen = 0

@@ -6,7 +6,9 @@ import pytest
 
 from hwnas import Stability
 from hwnas.cli.app import EXIT_BUDGET
+from hwnas.cli.baseline import baseline_config
 from hwnas.core.genotype import Genotype
+from hwnas.core.space import Preset
 from hwnas.latency.table import LatencyTable
 
 from .conftest import hwnas, said, settings
@@ -59,14 +61,16 @@ def test_a_finished_baseline_resumes_with_nothing_but_its_folder(table, tmp_path
     ("options", "message"),
     [
         (("--algorithm", "random", "--latency-weight", "1"), "--latency-weight and --penalty mean nothing"),
-        (("--algorithm", "random", "--max-macs", "1e9"), "leave --max-macs out, or search with --algorithm"),
+        (
+            ("--algorithm", "random", "--set", "search.target_ms=3"),
+            "scoring.supernet has a budget (target_ms=3), and the baseline none",
+        ),
         (("--scoring", "trained"), "give --algorithm random or evolution as well"),
         (("--algorithm", "random", *settings(arch_epochs=3)), 'knows no "arch_epochs"'),
         (
             ("--algorithm", "random", *settings(trials=0)),
             "trials: Input should be greater than or equal to 1",
         ),
-        (("--algorithm", "random", "--target-ms", "0.0001"), "random networks is predicted under 0.0001 ms"),
         (("--seeds", "1"), "1 is not in the range x>=2"),
     ],
 )
@@ -74,6 +78,36 @@ def test_a_mistake_is_a_sentence_and_exit_code_2(table, tmp_path, options, messa
     result = hwnas(*searching(table, tmp_path / "run", *options, *settings(data__length=4)))
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("algorithm", ["differentiable", "random", "evolution"])
+@pytest.mark.parametrize("asked", [("--target-ms", "0.0001"), ("--max-params", "1")])
+def test_a_budget_that_no_network_keeps_is_refused_alike_by_all(table, tmp_path, algorithm, asked):
+    result = hwnas(*searching(table, tmp_path / "run", "--algorithm", algorithm, *asked))
+    assert result.exit_code == EXIT_BUDGET
+    assert "InfeasibleBudget: no network of autortnet keeps this budget" in result.stderr
+    assert "The nearest network is" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_baseline_keeps_the_ceilings_that_a_search_keeps(table, tmp_path):
+    ranges = said("spaces", "show", "autortnet", "--lut", table)
+    most = ranges["params"]["median"]
+    options = ("--algorithm", "random", "--max-params", str(most), *FAST, *settings(epochs=1))
+    found = said(*searching(table, tmp_path, *options))
+    assert found["asked"] == {"params": most}
+    assert said("derive", tmp_path)["parameters"] == found["costs"]["params"] <= most
+    assert json.loads((tmp_path / "baseline.json").read_text())["config"]["budget"]["max_params"] == most
+    assert said("search", "--out", tmp_path, "--resume") == found
+
+
+def test_the_budget_of_a_preset_is_the_baselines():
+    preset = Preset(about="", search={"epochs": 3, "target_ms": 4, "budget": {"max_macs": 5}})
+    for scoring in ("shared", "trained"):
+        config = baseline_config("random", scoring, preset, {}, None, {"max_params": 6})
+        assert config.target_ms == 4
+        assert (config.budget.max_macs, config.budget.max_params) == (5, 6)
+    assert baseline_config("random", "shared", preset, {}, None, {}).scoring.supernet.epochs == 3
 
 
 def test_the_folder_of_a_search_is_not_taken(run, table):

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 import hwnas.core.baseline as module
 from hwnas import (
@@ -17,11 +18,13 @@ from hwnas import (
     SharedWeights,
     ShortTraining,
     baseline,
+    search,
 )
 from hwnas.core.baseline import Trial
+from hwnas.core.budget import Budget, BudgetConfig, ranges
 from hwnas.core.fit import fit
 from hwnas.core.runlog import read_log
-from hwnas.errors import CheckpointError, InvalidInput, MissingLatency, NonFiniteLoss
+from hwnas.errors import CheckpointError, InfeasibleBudget, InvalidInput, MissingLatency, NonFiniteLoss
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
 
@@ -76,12 +79,25 @@ def test_a_planted_optimum_is_found_in_a_space_without_a_metric():
     assert result.genotype.choices["cells"] == "2"
 
 
-def test_a_budget_among_the_settings_of_the_shared_weights_plays_no_part():
-    """Their settings may be those of a search, which is asked for more than the training of weights."""
-    bare = baseline(CHAIN, None, data(), config(trials=2))
-    asked = SearchConfig(epochs=1, device="cpu", target_ms=0.001, budget={"max_params": 1})
+def test_a_budget_among_the_settings_of_the_shared_weights_is_the_baselines():
+    """Their settings may be those of a search: what is compared with it keeps the same budget."""
+    asked = SearchConfig(epochs=1, device="cpu", target_ms=3.0, budget={"max_params": 2})
     scoring = SharedWeights(supernet=asked, statistics_batches=2)
-    assert baseline(CHAIN, None, data(), config(trials=2, scoring=scoring)).trials == bare.trials
+    same = config(scoring=scoring, target_ms=3.0, budget=asked.budget, trials=50)
+    batches = planted_batches(2)
+    result = baseline(Planted(), planted_table(), SearchData(batches, val=batches), same)
+    bare = same.model_copy(update={"scoring": SHARED})
+    alone = baseline(Planted(), planted_table(), SearchData(batches, val=batches), bare)
+    assert result.trials == alone.trials
+    for other in ({}, {"target_ms": 3.0}, {"target_ms": 2.5, "budget": {"max_params": 2}}):
+        with pytest.raises(ValidationError) as caught:
+            config(scoring=scoring, **other)
+        assert "scoring.supernet has a budget (target_ms=3, max_params=2), and the baseline" in str(
+            caught.value
+        )
+        assert ("another (target_ms=" if other else "none. The supernet") in str(caught.value)
+    # The baseline may be asked for more than the search.
+    config(scoring=SHARED, target_ms=3.0)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.form)
@@ -100,24 +116,73 @@ def test_no_network_over_the_limit_is_tried(algorithm):
     assert len(result.trials) == 6
 
 
-def test_a_limit_that_nothing_keeps_is_an_error_with_the_fastest():
-    batches = planted_batches(2)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.form)
+def test_no_network_over_any_ceiling_is_tried(algorithm):
+    ceilings = {name: found.median for name, found in ranges(CHAIN).items()}
+    asked = {f"max_{name}": most for name, most in ceilings.items()}
+    result = baseline(CHAIN, None, data(), config(algorithm=algorithm, budget=asked, trials=50))
+    assert result.budget.asked == ceilings
+    costs = Budget(CHAIN, list(CHAIN.choices().values()), None, None, BudgetConfig(**asked)).costs
+    tried = [costs(trial.assignment) for trial in result.trials]
+    assert all(found[name] <= most for found in tried for name, most in ceilings.items())
+    assert result.budget.costs == costs(CHAIN.assignment(result.genotype))
+    # Fewer than the space has, and all that there are.
+    every = {
+        CHAIN.genotype(network).short_id
+        for network in _networks(CHAIN)
+        if all(costs(network)[name] <= most for name, most in ceilings.items())
+    }
+    assert {trial.genotype for trial in result.trials} == every
+
+
+class NeverRead:
+    """Training data of which nothing is read."""
+
+    def __iter__(self):
+        raise AssertionError("something was trained")
+
+
+@pytest.mark.parametrize("scoring", [SHARED, TRAINED], ids=lambda scoring: scoring.form)
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"target_ms": 1.5}, r"latency_ms: asked for at most 1\.5; its networks take 2 \(min\)"),
+        ({"budget": {"max_params": 0.5}}, r"params: asked for at most 0\.5; its networks take"),
+    ],
+)
+def test_a_budget_that_no_network_keeps_is_refused_as_by_a_search(scoring, asked, told, tmp_path):
+    parts = SearchData(NeverRead(), val=planted_batches(2))
+    with pytest.raises(InfeasibleBudget, match=told) as caught:
+        baseline(Planted(), planted_table(), parts, config(scoring=scoring, **asked), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InfeasibleBudget) as of_search:
+        search(Planted(), planted_table(), parts, SearchConfig(device="cpu", **asked))
+    assert str(caught.value) == str(of_search.value)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.form)
+def test_a_budget_that_no_draw_keeps_is_refused_before_anything_is_trained(algorithm, monkeypatch):
+    monkeypatch.setattr(module, "_DRAWS", 3)
+    monkeypatch.setattr(Chain, "random_assignment", lambda self, generator: slowest)
+    slowest = {name: len(choice.options) - 1 for name, choice in CHAIN.choices().items()}
+    table = table_of(CHAIN)
+    target_ms = ranges(CHAIN, table)["latency_ms"].min
     with pytest.raises(
-        InvalidInput, match=r"predicted under 1\.5 ms; the fastest has 2 ms\. Raise the limit"
+        InvalidInput, match=r"within the budget \(target_ms=.*\) are rare: none of 3 random ones is"
     ):
-        baseline(
-            Planted(),
-            planted_table(),
-            SearchData(batches, val=batches),
-            config(target_ms=1.5, scoring=SHARED),
-        )
+        baseline(CHAIN, table, data(train=NeverRead()), config(algorithm=algorithm, target_ms=target_ms))
+
+
+def test_a_run_of_before_there_were_ceilings_is_still_the_same(tmp_path):
+    baseline(CHAIN, None, data(), config(trials=1), out=tmp_path)
+    assert "budget" not in json.loads((tmp_path / "baseline.json").read_text())["config"]
 
 
 @pytest.mark.parametrize(
     ("parts", "lut", "target_ms", "message"),
     [
         ({"val": None}, None, None, r"pass SearchData\(val="),
-        ({}, None, 3.0, "3 ms means nothing without a latency table"),
+        ({}, None, 3.0, "target_ms needs a latency table"),
     ],
 )
 def test_what_is_missing_is_said(parts, lut, target_ms, message):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from hwnas import Conv, FitConfig, PoolLinear, evaluate, fit
+from hwnas import Accuracy, Conv, FitConfig, PoolLinear, evaluate, fit
 from hwnas.core.evaluation import evaluate_with
 from hwnas.core.fit import _poly
 from hwnas.core.guidance import SoftTargets
@@ -17,7 +17,6 @@ from hwnas.core.training import GuardedStep
 from hwnas.core.weights import load_weights
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput, NonFiniteLoss
 from hwnas.processes import Processes
-from hwnas.search_spaces.chain import Accuracy
 from hwnas.segmentation import training_loader
 
 from .resumable import SPACE, loader, signal_at
