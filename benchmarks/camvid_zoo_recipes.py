@@ -128,7 +128,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "streets": 8,
         "crops": 0,
         "taught": 80,
-        "longer": (170,),
+        "longer": (170, 100),
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
