@@ -17,6 +17,7 @@ from hwnas.core.budget import BudgetConfig
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.fit import FitConfig, fit
+from hwnas.core.given import refuse_data, refuse_space, refuse_table
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
@@ -147,7 +148,7 @@ class Trial:
     score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BaselineResult(SearchResult):
     """What a baseline found: the best network of those tried.
 
@@ -214,8 +215,9 @@ def baseline(
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
 
     Raises:
-        InvalidInput: nothing to score on; a target without a table; no network drawn is under the target;
-            ``out`` holds a run already and ``resume`` is false; ``resume`` without ``out``.
+        InvalidInput: an argument is a name or a path where an object is wanted; nothing to score on; a target
+            without a table; no network drawn is under the target; ``out`` holds a run already and ``resume``
+            is false; ``resume`` without ``out``.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
         CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
@@ -223,6 +225,9 @@ def baseline(
         NonFiniteLoss: the training of the shared weights diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
+    refuse_space(space)
+    refuse_table(lut)
+    refuse_data(data)
     config = config or BaselineConfig()
     out = Path(out) if out is not None else None
     if (data.val if data.val is not None else data.arch) is None:
