@@ -60,6 +60,9 @@ from hwnas.layers import Concat as Concat
 from hwnas.layers import Conv as Conv
 from hwnas.layers import PoolLinear as PoolLinear
 from hwnas.layers import Resize as Resize
+from hwnas.names import find_backend as find_backend
+from hwnas.names import find_space as find_space
+from hwnas.names import space_of as space_of
 from hwnas.ops import Op as Op
 from hwnas.ops import OpKey as OpKey
 from hwnas.ops import OpSpec as OpSpec

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hwnas.errors import InvalidInput
 from hwnas.ops import Op, register_op
 
 
@@ -79,6 +80,9 @@ class Conv(Op):
         stride: 1 or 2.
         dilation: spacing of the kernel's taps.
         groups: channel groups; ``c_in`` makes it depthwise.
+
+    Raises:
+        InvalidInput: the kernel is even: padded alike on all sides, none gives this output size.
     """
 
     def __init__(
@@ -87,6 +91,12 @@ class Conv(Op):
         super().__init__(
             c_in=c_in, c_out=c_out, kernel=kernel, stride=stride, dilation=dilation, groups=groups
         )
+        if kernel % 2 == 0:
+            raise InvalidInput(
+                f"Conv needs an odd kernel, got kernel={kernel}: padded alike on all sides, an even one "
+                f"changes the size of the map. Use {max(1, kernel - 1)} or {kernel + 1}, or write an op of "
+                "your own that pads as you want it (docs/new-space.md)."
+            )
         padding = dilation * (kernel // 2)
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
         self.norm = nn.BatchNorm2d(c_out, affine=False)

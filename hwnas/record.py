@@ -8,6 +8,10 @@ decisions that then hold: its *condition*. From that, for an assignment Z of pro
 
 which is the exact expectation for independent choices, and the additive latency of one network at one-hot.
 
+What is computed outside of any op is noted too. It has no latency row, so nothing could charge for it: costs
+cannot be told of a recording that has any (:meth:`Recording.charged`). Views, constants, and what evaluation
+mode leaves out (dropout) compute nothing.
+
 Limits. Conditions are lexical: an op that runs is charged even if a later block throws its output away.
 Shapes must not depend on choices within one use.
 """
@@ -15,17 +19,26 @@ Shapes must not depend on choices within one use.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hwnas.errors import SpaceError
+from hwnas.errors import SpaceError, listing
 from hwnas.ops import Op, OpKey
+
+Work: TypeAlias = tuple[str, ...]
+"""What an op has torch compute, in order: each function, with the shapes and whole numbers that it is given.
+
+Not with other numbers, nor with vectors: an affine batch norm takes as long as a plain one. Views compute
+nothing.
+"""
 
 Condition = tuple[tuple[str, frozenset[int]], ...]
 """For each choice named, sorted by name, the options under which something runs. Empty: always."""
@@ -54,6 +67,23 @@ class OpUse:
     key: OpKey
     condition: Condition
     path: str
+    work: Work = ()
+
+
+@dataclass(frozen=True)
+class Uncharged:
+    """A function of torch that a module calls outside of any op: no latency row charges for it."""
+
+    function: str
+    module: str
+    """Class of the innermost module around it."""
+    path: str
+    condition: Condition
+
+    def __str__(self) -> str:
+        where = f"{self.path} ({self.module})" if self.path else self.module
+        choices = ", ".join(f'"{name}"' for name, _ in self.condition)
+        return f"{where}: {self.function}" + (f", under the choice {choices}" if choices else "")
 
 
 @dataclass(frozen=True)
@@ -71,14 +101,39 @@ class Recording:
 
     ops: list[OpUse] = field(default_factory=list)
     blocks: list[BlockUse] = field(default_factory=list)
+    uncharged: list[Uncharged] = field(default_factory=list)
+    """What is computed outside of any op, each once."""
+
+    def charged(self) -> list[OpUse]:
+        """Every op use, as what costs are summed over: nothing else is computed.
+
+        Raises:
+            SpaceError: something is computed outside of any op.
+        """
+        if self.uncharged:
+            raise SpaceError(
+                "what is computed outside of any op has no latency row, and would cost 0 ms in every "
+                f"prediction:\n{listing(map(str, self.uncharged))}\n"
+                "Make an op of it, a subclass of hwnas.Op under @hwnas.register_op (docs/new-space.md), or "
+                "use one that is there: hwnas.Add, Concat, Conv, PoolLinear, Resize."
+            )
+        return self.ops
 
     def keys(self) -> list[OpKey]:
-        """Each distinct op key once, in order of first use: the rows a table must have."""
-        return list(dict.fromkeys(use.key for use in self.ops))
+        """Each distinct op key once, in order of first use: the rows a table must have.
+
+        Raises:
+            SpaceError: something is computed outside of any op.
+        """
+        return list(dict.fromkeys(use.key for use in self.charged()))
 
     def count(self, assignment: Mapping[str, int]) -> Counter[OpKey]:
-        """How often each op key runs in the network that a one-hot assignment (name → index) selects."""
-        return Counter(use.key for use in self.ops if holds(use.condition, assignment))
+        """How often each op key runs in the network that a one-hot assignment (name → index) selects.
+
+        Raises:
+            SpaceError: something is computed outside of any op.
+        """
+        return Counter(use.key for use in self.charged() if holds(use.condition, assignment))
 
     def live_choices(self, assignment: Mapping[str, int]) -> list[str]:
         """Names of the choices that matter under ``assignment``, in order of first use.
@@ -91,10 +146,12 @@ class Recording:
 class Recorder:
     """The pass in progress: blocks tell it which decisions hold, ops are noted under them."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.recording = Recording()
         self._held: dict[str, frozenset[int]] = {}
+        self._around: list[tuple[str, nn.Module]] = [("", network)]
         self._op_depth = 0
+        self._work: list[str] = []
 
     @contextmanager
     def under(self, choice: str, options: frozenset[int]) -> Iterator[bool]:
@@ -125,11 +182,16 @@ class Recorder:
     def _condition(self) -> Condition:
         return tuple(sorted(self._held.items()))
 
-    def _enter_op(self, path: str, op: Op, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    def _enter(
+        self, path: str, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        self._around.append((path, module))
+        if not isinstance(module, Op):
+            return inputs, named
         # An op inside an op is part of it: only the outermost has a row.
-        if self._op_depth == 0:
-            tensors = [value for value in inputs if isinstance(value, Tensor)]
-            if len(tensors) != len(inputs) or named:
+        self._op_depth += 1
+        if self._op_depth == 1:
+            if named or not all(isinstance(value, Tensor) for value in inputs):
                 kinds = ", ".join(
                     [
                         *(type(value).__name__ for value in inputs),
@@ -137,17 +199,79 @@ class Recorder:
                     ]
                 )
                 raise SpaceError(
-                    f"{op.spec} at {path} was called with ({kinds}); an op takes positional tensors only, "
-                    "because its latency row is identified by their shapes. "
+                    f"{module.spec} at {path} was called with ({kinds}); an op takes positional tensors "
+                    "only, because its latency row is identified by their shapes. "
                     "Pass other values to its constructor."
                 )
-            shapes = tuple(tuple(value.shape) for value in tensors)
-            key = OpKey(spec=op.spec, input_shapes=shapes)
-            self.recording.ops.append(OpUse(key, self._condition(), path))
-        self._op_depth += 1
+            # In one memory order, as it is timed: what torch does goes by that too, and a key does not tell.
+            inputs = tuple(value.contiguous() for value in inputs)
+            self._work = []
+        return inputs, named
 
-    def _leave_op(self) -> None:
+    def _leave(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        path, _ = self._around.pop()
+        if not isinstance(module, Op):
+            return
         self._op_depth -= 1
+        if self._op_depth == 0:
+            key = OpKey(spec=module.spec, input_shapes=tuple(tuple(value.shape) for value in inputs))
+            self.recording.ops.append(OpUse(key, self._condition(), path, tuple(self._work)))
+
+    def _note(self, function: str, given: Iterable[Any]) -> None:
+        if self._op_depth > 0:
+            self._work.append(f"{function}({', '.join(_told(given))})")
+            return
+        path, module = self._around[-1]
+        found = Uncharged(function, type(module).__name__, path, self._condition())
+        if found not in self.recording.uncharged:
+            self.recording.uncharged.append(found)
+
+
+class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
+    """Tells a recorder of each function of torch that computes something."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        function = _computing(func)
+        if function is not None:
+            self.recorder._note(function, (*args, *kwargs.values()) if kwargs else args)
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+
+_FREE = ("_local_scalar_dense", "_unsafe_view")
+"""Functions that compute nothing, though their schema does not tell."""
+
+
+@cache
+def _computing(func: Any) -> str | None:
+    """Name of a function that computes something of tensors, or None for a view or a constant."""
+    name: str = func.overloadpacket.__name__
+    schema = func._schema
+    if all(
+        returned.alias_info is not None and not returned.alias_info.is_write for returned in schema.returns
+    ):
+        return None
+    # Constants, which a runtime folds; of a tensor these read the shape alone.
+    reads = any("Tensor" in str(argument.type) for argument in schema.arguments)
+    if not reads or name.endswith("_like") or name.startswith("new_") or name in _FREE:
+        return None
+    return name
+
+
+def _told(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.dim() > 1:
+                yield "x".join(map(str, value.shape))
+        elif isinstance(value, int):
+            yield str(value)
+        elif isinstance(value, (list, tuple)):
+            yield from _told(value)
 
 
 _ACTIVE: ContextVar[Recorder | None] = ContextVar("hwnas_recorder", default=None)
@@ -174,22 +298,18 @@ def record(network: nn.Module, inputs: Sequence[Tensor]) -> Recording:
     """
     if _ACTIVE.get() is not None:
         raise SpaceError("a recording is under way already; recordings do not nest.")
-    recorder = Recorder()
+    recorder = Recorder(network)
     training = {module: module.training for module in network.modules()}
     handles = []
-    for path, module in network.named_modules():
-        if isinstance(module, Op):
-
-            def enter(op: nn.Module, args: tuple[Any, ...], named: dict[str, Any], path: str = path) -> None:
-                assert isinstance(op, Op)
-                recorder._enter_op(path, op, args, named)
-
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(lambda *_: recorder._leave_op()))
+    for path, module in _hooked(network):
+        handles.append(module.register_forward_pre_hook(partial(recorder._enter, path), with_kwargs=True))
+        handles.append(
+            module.register_forward_hook(lambda module, inputs, _: recorder._leave(module, inputs))
+        )
     token = _ACTIVE.set(recorder)
     try:
         network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), _Computed(recorder):
             network(*inputs)
     finally:
         _ACTIVE.reset(token)
@@ -198,3 +318,11 @@ def record(network: nn.Module, inputs: Sequence[Tensor]) -> Recording:
         for module, flag in training.items():
             module.training = flag
     return recorder.recording
+
+
+def _hooked(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module but what ops are made of, which is most of them and asks nothing of a recorder."""
+    within = {id(part) for op in network.modules() if isinstance(op, Op) for part in op.modules()}
+    for path, module in network.named_modules():
+        if isinstance(module, Op) or id(module) not in within:
+            yield path, module

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import get_args
 
 import torch
@@ -18,6 +19,7 @@ from hwnas.core.arch import ArchParameters, assigned
 from hwnas.core.expected import ExpectedLatency
 from hwnas.core.genotype import Genotype
 from hwnas.core.space import SearchSpace
+from hwnas.errors import InvalidInput, SpaceError
 from hwnas.latency.backend import LatencyBackend, Precision
 from hwnas.latency.device import Device
 from hwnas.latency.fake import fake_table
@@ -25,7 +27,7 @@ from hwnas.latency.subjects import plausible_inputs
 from hwnas.latency.timing import Reader
 from hwnas.layers import Add, Concat, Conv, PoolLinear, Resize
 from hwnas.ops import OpKey, build_op
-from hwnas.record import record
+from hwnas.record import OpUse, Recording, record
 
 
 def check_backend(backend: LatencyBackend) -> None:
@@ -144,10 +146,11 @@ def check_space(
 ) -> None:
     """Ask of a search space whatever hwnas relies on; for the tests of whoever writes one.
 
-    Fields survive JSON; every op can be rebuilt from its spec; genotypes are canonical and survive JSON;
-    networks run at odd sizes; and the three views of random architectures agree: the supernet at one-hot
-    computes what the derived network computes, and the expected latency at one-hot is the sum of table rows
-    over the ops that the derived network runs.
+    Fields survive JSON; nothing is computed outside of ops; every op can be rebuilt from its spec, and then
+    has torch compute the same; genotypes are canonical and survive JSON; networks run at odd sizes; and the
+    three views of random architectures agree: the supernet at one-hot computes what the derived network
+    computes, and the expected latency at one-hot is the sum of table rows over the ops that the derived
+    network runs.
 
     Args:
         space: with fields as small as it allows: networks are run, on the CPU, at its input shape.
@@ -164,11 +167,12 @@ def check_space(
     recording = space.record()
     if not recording.ops:
         raise AssertionError(f"{type(space).__name__} calls no op (no hwnas.Op): nothing can be timed.")
+    _check_charged(recording)
     keys = recording.keys()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for key in keys:
-            _check_op(key)
+            _check_op(key, [use for use in recording.ops if use.key == key])
         supernet = _with_statistics(space.supernet()).eval()
         arch = ArchParameters(supernet)
         table = fake_table(keys, _distinct(keys), input_shape=space.input_shape())
@@ -190,7 +194,8 @@ def check_space(
                     f"{difference:.2g} (allowed: {tolerance:.2g}). Does a module outside the blocks depend "
                     "on a choice?"
                 )
-            ran = Counter(use.key for use in record(network, [x]).ops)
+            derived = record(network, [x])
+            ran = Counter(use.key for use in derived.ops)
             charged = recording.count(assignment)
             if ran != charged:
                 raise AssertionError(
@@ -198,6 +203,7 @@ def check_space(
                     f"charges for.\n  run, not charged: {_listed(ran - charged)}\n"
                     f"  charged, not run: {_listed(charged - ran)}"
                 )
+            _check_charged(derived)
             ms = sum(table.latency_ms(key) * count for key, count in ran.items())
             if not math.isclose(cost.total(draw.weights), ms, rel_tol=1e-4):
                 raise AssertionError(
@@ -207,8 +213,18 @@ def check_space(
             _check_odd_sizes(space, network, genotype)
 
 
-def _check_op(key: OpKey) -> None:
-    rebuilt = build_op(key.spec)
+def _check_charged(recording: Recording) -> None:
+    try:
+        recording.charged()
+    except SpaceError as error:
+        raise AssertionError(str(error)) from error
+
+
+def _check_op(key: OpKey, uses: Sequence[OpUse]) -> None:
+    try:
+        rebuilt = build_op(key.spec)
+    except InvalidInput as error:
+        raise AssertionError(str(error)) from error
     if rebuilt.spec != key.spec:
         raise AssertionError(f"{key.spec} gives {rebuilt.spec} when it is built again from its spec.")
     inputs = [torch.empty(shape, device="meta") for shape in key.input_shapes]
@@ -218,6 +234,16 @@ def _check_op(key: OpKey) -> None:
         raise AssertionError(f"{key}, built alone from its spec, fails on these shapes: {error}") from error
     if not isinstance(output, Tensor):
         raise AssertionError(f"{key} gives a {type(output).__name__}; an op gives one tensor.")
+    # What is timed is the rebuilt op: whatever has this key must compute the same.
+    (timed,) = record(rebuilt, inputs).ops
+    for use in uses:
+        for here, there in zip_longest(use.work, timed.work, fillvalue="nothing"):
+            if here != there:
+                raise AssertionError(
+                    f"{type(rebuilt).__name__} at {use.path} computes {here} where another with the same "
+                    f"key, built from its spec, computes {there}; both would have the one row of {key}. "
+                    "Hand on every constructor argument that time depends on: super().__init__(name=name)."
+                )
 
 
 def _check_genotype(space: SearchSpace, assignment: dict[str, int]) -> Genotype:

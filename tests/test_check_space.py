@@ -33,6 +33,54 @@ class Forgetful(Op):
         return self.conv(x)
 
 
+@register_op("test.hiding")
+class Hiding(Op):
+    """Leaves out of its spec what its time depends on."""
+
+    def __init__(self, dilation: int = 1, repeat: int = 1) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(4, 4, 3, padding=dilation, dilation=dilation) for _ in range(repeat)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@register_op("test.unspoken")
+class Unspoken(Op):
+    """Leaves out of its spec what it cannot be built without."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, kernel, padding=kernel // 2)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Residual(nn.Module):
+    """Adds without an op."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = either(x=Conv(4, 4), y=Conv(4, 4, kernel=1))
+
+    def forward(self, x):
+        return x + self.block(x)
+
+
+class Late(nn.Module):
+    """Adds without an op in the derived network alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = either(x=Conv(3, 4), y=Conv(3, 4, kernel=1))
+
+    def forward(self, x):
+        x = self.block(x)
+        return x if isinstance(self.block, ChoiceBlock) else x + 0.0
+
+
 def either(**options):
     return ChoiceBlock(Choice(name="a", options=tuple(options)), options)
 
@@ -56,11 +104,11 @@ class Sneaky(nn.Module):
     def __init__(self):
         super().__init__()
         self.block = either(x=Conv(3, 4), y=Conv(3, 4, kernel=1))
-        self.head = PoolLinear(4, 2)
+        self.heads = nn.ModuleList([PoolLinear(4, 2), PoolLinear(4, 2)])
 
     def forward(self, x):
         known = getattr(self.block, "_assignment", None)
-        return self.head(self.block(x)) * (2.0 if known is not None else 1.0)
+        return self.heads[0 if known is None else 1](self.block(x))
 
 
 class Picky(nn.Module):
@@ -72,7 +120,7 @@ class Picky(nn.Module):
 
     def forward(self, x):
         height = x.shape[2]
-        return self.block(x).unflatten(2, (height // 2, 2)).sum(3)
+        return self.block(x).unflatten(2, (height // 2, 2)).flatten(2, 3)
 
 
 class Extra(nn.Module):
@@ -96,6 +144,12 @@ WRONG = {
     "sneaky": Sneaky,
     "picky": Picky,
     "extra": Extra,
+    "residual": lambda: nn.Sequential(Conv(3, 4), Residual()),
+    "late": Late,
+    "activation": lambda: nn.Sequential(Conv(3, 4), either(x=Conv(4, 4), y=nn.Hardswish())),
+    "two of one key": lambda: nn.Sequential(Conv(3, 4), either(x=Hiding(), y=Hiding(repeat=2))),
+    "one of another key": lambda: nn.Sequential(Conv(3, 4), either(x=Hiding(dilation=2), y=Conv(4, 4))),
+    "unspoken": lambda: nn.Sequential(Conv(3, 4), either(x=Unspoken(3), y=Unspoken(1))),
 }
 
 
@@ -111,6 +165,19 @@ def test_nothing_wrong():
         ("forgetful", r"test\.forgetful\(\) @ 1x5x8x8, built alone from its spec, fails on these shapes"),
         ("sneaky", "the derived network's output differs from the supernet's by"),
         ("picky", r"does not run at the odd size \(1, 3, 11, 13\)"),
+        ("residual", r"outside of any op(.|\n)*1 \(Residual\): add\nMake an op of it"),
+        ("late", r"outside of any op(.|\n)*Late: add\n"),
+        ("activation", r'1\.options\.1 \(Hardswish\): hardswish, under the choice "a"'),
+        (
+            "two of one key",
+            r"Hiding at 1\.options\.1 computes convolution\(.*\) where another with the same key, built from "
+            r"its spec, computes nothing; both would have the one row of test\.hiding\(\) @ 1x4x8x8",
+        ),
+        (
+            "one of another key",
+            r"Hiding at 1\.options\.0 computes convolution\(.* 2, 2, 2, 2.*\) where another",
+        ),
+        ("unspoken", r"test\.unspoken\(\) does not fit the constructor of Unspoken"),
         ("extra", r"runs other ops than(.|\n)*run, not charged: 1 × hwnas\.conv"),
     ],
 )

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hwnas.layers import bilinear
+from hwnas.errors import InvalidInput
+from hwnas.layers import Conv, bilinear
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -27,3 +28,18 @@ def test_half_precision_gradients_stay_half():
     # Each pixel is spread over four: what arrives at it are four ones.
     assert x.grad.dtype == torch.bfloat16
     torch.testing.assert_close(x.grad.sum(), torch.tensor(96.0, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("kernel", [0, 2, 4])
+def test_an_even_kernel_is_refused(kernel):
+    with pytest.raises(
+        InvalidInput, match=rf"an odd kernel, got kernel={kernel}: .*the size of the map\. Use"
+    ):
+        Conv(3, 4, kernel=kernel)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_an_odd_kernel_keeps_the_size_or_halves_it(kernel):
+    x = torch.zeros(1, 3, 7, 10)
+    assert Conv(3, 4, kernel=kernel, dilation=2)(x).shape == (1, 4, 7, 10)
+    assert Conv(3, 4, kernel=kernel, stride=2)(x).shape == (1, 4, 4, 5)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -186,3 +188,101 @@ def test_two_conditions_at_once_intersect_choice_by_choice():
     assert both(first, second) == (("a", frozenset({1})), ("b", frozenset({0})), ("c", frozenset({2})))
     assert both(first, ()) == both((), first) == first
     assert both(first, (("c", frozenset({0})),)) is None
+
+
+class Bare(nn.Module):
+    """A convolution, and after it whatever ``compute`` says."""
+
+    def __init__(self, compute):
+        super().__init__()
+        self.conv = Conv(3, 4)
+        self.dropout = nn.Dropout(0.5)
+        self.norm = nn.BatchNorm2d(4)
+        self.compute = compute
+
+    def forward(self, x):
+        return self.compute(self, self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("compute", "function"),
+    [
+        (lambda net, x: x + x, "add"),
+        (lambda net, x: x.mul_(2.0), "mul_"),
+        (lambda net, x: net.norm(x), r"\w*batch_norm\w*"),
+        (lambda net, x: nn.functional.pad(x, (0, 1)), "constant_pad_nd"),
+        (lambda net, x: x.transpose(2, 3).contiguous(), "clone"),
+        (lambda net, x: x.half(), "_to_copy"),
+        (lambda net, x: torch.cat(x.chunk(2, dim=1)), "cat"),
+    ],
+)
+def test_what_is_computed_outside_of_any_op_is_found(compute, function):
+    recording = record(Bare(compute), [torch.empty(1, 3, 8, 6)])
+    (found,) = recording.uncharged
+    assert re.fullmatch(function, found.function)
+    assert len(recording.ops) == 1
+    for refused in (recording.charged, recording.keys, lambda: recording.count({})):
+        with pytest.raises(
+            SpaceError, match=rf"cost 0 ms in every prediction:\n.*{function}\nMake an op of it"
+        ):
+            refused()
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda net, x: net.dropout(x),
+        lambda net, x: x.flatten(1).unflatten(1, (4, -1)),
+        lambda net, x: x.chunk(2, dim=1)[0].transpose(2, 3)[..., :2].expand(3, -1, -1, -1),
+        lambda net, x: (x, torch.arange(8), torch.full((2, 2), 0.5), torch.zeros_like(x), x.new_ones(3)),
+        lambda net, x: (x.contiguous(), x.to(torch.float32), x.detach(), torch.tensor([1.0, 2.0])),
+        lambda net, x: x if float(net.norm.running_var[0]) > 0 else x.t(),
+    ],
+    ids=["dropout", "reshaping", "views", "constants", "nothing to do", "a statistic read"],
+)
+def test_what_computes_nothing_needs_no_op(compute):
+    recording = record(Bare(compute), [torch.empty(1, 3, 8, 6)])
+    assert recording.uncharged == []
+    assert len(recording.charged()) == 1
+
+
+def test_where_it_is_computed_is_said_each_place_once():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return x * 2.0 * 3.0
+
+    network = nn.Sequential(
+        ChoiceBlock(choice_of("a", "plain", "twice"), {"plain": nn.Identity(), "twice": Twice()}), nn.ReLU()
+    )
+    found = record(network, [torch.empty(1, 3, 8, 8)]).uncharged
+    assert [str(each) for each in found] == [
+        '0.options.1 (Twice): mul, under the choice "a"',
+        "1 (ReLU): relu",
+    ]
+
+
+def test_what_the_network_itself_computes_is_of_the_network():
+    network = Conv(3, 3)
+    network.register_forward_pre_hook(lambda module, args: (args[0] - 0.5,))
+    assert [str(each) for each in record(network, [torch.empty(1, 3, 8, 8)]).uncharged] == ["Conv: sub"]
+
+
+@register_op("test.flat")
+class Flat(Op):
+    """Copies what does not lie in memory in order."""
+
+    def forward(self, x):
+        return x.flatten(1).relu()
+
+
+def test_the_work_of_an_op_does_not_go_by_the_order_of_memory():
+    x = torch.empty(1, 3, 8, 6)
+    for given in (x, x.to(memory_format=torch.channels_last), torch.empty(1, 3, 6, 8).transpose(2, 3)):
+        assert record(Flat(), [given]).ops[0].work == ("relu(1x144)",)
+
+
+def test_an_op_is_recorded_with_what_it_has_torch_compute():
+    convolution, norm, relu = record(Conv(3, 4), [torch.empty(1, 3, 8, 6)]).ops[0].work
+    assert convolution.startswith("convolution(1x3x8x6, 4x3x3x3, 1, 1, 1, 1, 1, 1, ")
+    assert "batch_norm" in norm
+    assert relu == "relu(1x4x8x6)"

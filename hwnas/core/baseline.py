@@ -18,6 +18,7 @@ from hwnas.core.checkpoint import seed_all
 from hwnas.core.confirm import predicted_outcome
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.fit import FitConfig, fit
+from hwnas.core.given import refuse_data, refuse_space, refuse_table
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
@@ -170,7 +171,7 @@ class Trial:
     score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BaselineResult(SearchResult):
     """What a baseline found: the best network of those tried.
 
@@ -237,9 +238,9 @@ def baseline(
         UnverifiedTableWarning: ``lut`` was never tested on whole networks, or failed that test.
 
     Raises:
-        InvalidInput: nothing to score on; a target without a table; some networks keep the budget, but so few
-            that none was drawn (before anything is trained, too); ``out`` holds a run already and ``resume``
-            is false; ``resume`` without ``out``.
+        InvalidInput: an argument is a name or a path where an object is wanted; nothing to score on; a target
+            without a table; some networks keep the budget, but so few that none was drawn (before anything is
+            trained, too); ``out`` holds a run already and ``resume`` is false; ``resume`` without ``out``.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
@@ -248,6 +249,9 @@ def baseline(
         NonFiniteLoss: the training of the shared weights diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
+    refuse_space(space)
+    refuse_table(lut)
+    refuse_data(data)
     config = config or BaselineConfig()
     out = Path(out) if out is not None else None
     if (data.val if data.val is not None else data.arch) is None:

@@ -61,7 +61,7 @@ def macs(space: SearchSpace, choices: Sequence[Choice]) -> ExpectedCost:
     Each op is built from its key on the meta device and counted by torch's FlopCounterMode, which counts two
     operations for one of these and leaves out what has no products (pooling, resizing, adding).
     """
-    return ExpectedCost([(use.condition, op_macs(use.key)) for use in space.record().ops], choices)
+    return ExpectedCost([(use.condition, op_macs(use.key)) for use in space.record().charged()], choices)
 
 
 def activation_mib(recording: Recording, bytes_per_value: int = 4) -> list[tuple[Condition, float]]:
@@ -70,7 +70,9 @@ def activation_mib(recording: Recording, bytes_per_value: int = 4) -> list[tuple
     A network's peak is the largest of those that run, a maximum and no sum. What is kept for later readers
     meanwhile, and what an op allocates inside of itself, is in no recording: the peak of a runtime is higher.
     """
-    return [(use.condition, op_activations(use.key) * bytes_per_value / MEBIBYTE) for use in recording.ops]
+    return [
+        (use.condition, op_activations(use.key) * bytes_per_value / MEBIBYTE) for use in recording.charged()
+    ]
 
 
 def peak(uses: Terms, assignment: Mapping[str, int]) -> float:

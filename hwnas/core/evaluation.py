@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from hwnas.core.distributed import Additive, add_up_metric
+from hwnas.core.given import refuse_network
+from hwnas.core.search_data import refuse_batches
 from hwnas.core.space import Metric
 from hwnas.core.training import TrainingPrecision, autocast, batch_to, torch_device
 from hwnas.errors import InvalidInput
@@ -33,8 +35,11 @@ def evaluate(
         precision: "bf16" for bfloat16 matrix work.
 
     Raises:
-        InvalidInput: no such torch device here, batches that are no pairs, or none at all.
+        InvalidInput: the network or the data are a text, no such torch device here, batches that are no
+            pairs, or none at all.
     """
+    refuse_network(network)
+    refuse_batches(data=data)
     where = torch_device(device)
     found = evaluate_with(network.to(where), data, metric, device=where, precision=precision)
     network.cpu()

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.distributed import global_loss, trained_as_one
 from hwnas.core.evaluation import evaluate_with
+from hwnas.core.given import refuse_network
 from hwnas.core.guidance import AuxiliaryHeads, SoftTargets, distillation_loss, frozen_teacher
 from hwnas.core.progress import Progress
 from hwnas.core.run import Averages, Run, Stateful
+from hwnas.core.search_data import refuse_batches
 from hwnas.core.space import Metric
 from hwnas.core.training import (
     GuardedStep,
@@ -127,18 +129,20 @@ def fit(
         on_progress: called after each step and each epoch.
 
     Raises:
-        InvalidInput: ``val`` without ``metric``; a ``train`` that is empty or of unknown length, or whose
-            batches are no pairs; no such torch device here; ``out`` holds a training already and ``resume``
-            is false; ``out`` holds a recipe's training, begun or done, and no recipe calls this; ``resume``
-            without ``out``; a description that is not JSON; a teacher or soft targets without a weight
-            or the reverse, both of them, or with outputs of another shape; batches without soft targets where
-            there are to be any, or with some where not; an auxiliary head on a module that is not there,
-            or any in a compiled training.
+        InvalidInput: the network or its data are a text; ``val`` without ``metric``; a ``train`` that is
+            empty or of unknown length, or whose batches are no pairs; no such torch device here; ``out``
+            holds a training already and ``resume`` is false; ``out`` holds a recipe's training, begun or
+            done, and no recipe calls this; ``resume`` without ``out``; a description that is not JSON; a
+            teacher or soft targets without a weight or the reverse, both of them, or with outputs of another
+            shape; batches without soft targets where there are to be any, or with some where not; an
+            auxiliary head on a module that is not there, or any in a compiled training.
         CheckpointError: what is to be resumed is damaged, or is another training; the message lists the
             differences.
         NonFiniteLoss: the training diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
+    refuse_network(network)
+    refuse_batches(train=train, val=val)
     config = config or FitConfig()
     out = Path(out) if out is not None else None
     if val is not None and metric is None:

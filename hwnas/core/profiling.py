@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hwnas.core.given import refuse_backend, refuse_space
 from hwnas.core.probing import network_subjects, probes
 from hwnas.core.space import SearchSpace
 from hwnas.latency.backend import LatencyBackend
@@ -43,12 +44,16 @@ def profile(
         on_progress: called with (visits done, visits in all, what was visited).
 
     Raises:
+        InvalidInput: the space or the backend is a name or a class.
+        SpaceError: the space computes something outside of its ops, which no row would charge for.
         TableMismatch: ``path`` holds a table measured under other conditions; it is left as it is.
         CorruptTable: ``path`` holds something that cannot be trusted.
         Interrupted: Ctrl-C; what was measured is in ``path``.
         MeasurementFailed: an op gave no number that can be believed, or the machine was not steady.
         BackendUnavailable: the backend cannot run here.
     """
+    refuse_space(space)
+    refuse_backend(backend)
     return profile_keys(
         space.record(batch=batch).keys(),
         backend,
@@ -76,11 +81,15 @@ def estimate(
     What ``path`` holds complete is left out; what it holds in part counts in full.
 
     Raises:
+        InvalidInput: the space or the backend is a name or a class.
+        SpaceError: the space computes something outside of its ops.
         TableMismatch: ``path`` holds a table measured under other conditions.
         CorruptTable: ``path`` holds something that cannot be trusted.
         MeasurementFailed: none of the sample could be timed.
         BackendUnavailable: the backend cannot run here.
     """
+    refuse_space(space)
+    refuse_backend(backend)
     networks = probe_subjects(space, batch) if protocol == "probe" else {}
     left = left_to_measure(
         space.record(batch=batch).keys(),

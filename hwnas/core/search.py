@@ -23,6 +23,7 @@ from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_option
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
+from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_table
 from hwnas.core.graphed import GraphedTask, refuse_graphs
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
@@ -94,10 +95,10 @@ def search(
             once, and in the log.
 
     Raises:
-        InvalidInput: no such torch device here; ``out`` holds a search already and ``resume`` is false;
-            ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
-            pairs, or none at all; several
-            candidates without validation data; ``explore=1`` without ``data.arch``; a target without a table;
+        InvalidInput: an argument is a name or a path where an object is wanted; no such torch device here;
+            ``out`` holds a search already and ``resume`` is false; ``resume`` or ``warm_up`` without ``out``;
+            a description that is not JSON; batches that are no pairs, or none at all; several candidates
+            without validation data; ``explore=1`` without ``data.arch``; a target without a table;
             ``backend`` or ``measure`` without a target, or both; batches that several processes cannot share;
             ``cuda_graph`` where steps cannot be captured.
         BackendUnavailable: ``backend`` cannot run here.
@@ -111,6 +112,10 @@ def search(
         NonFiniteLoss: the search diverged.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
+    refuse_space(space)
+    refuse_table(lut)
+    refuse_data(data)
+    refuse_backend(backend)
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
     if config.explore == 1 and data.arch is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hwnas.arguments import refuse_text
 from hwnas.core.checkpoint import reseeded
 from hwnas.errors import InvalidInput
 from hwnas.processes import shared
@@ -28,12 +29,18 @@ class SearchData:
         val: evaluates the most likely architecture after an epoch.
         description: what the data are, as JSON: names, splits, batch size, augmentation. Part of what the run
             is: resuming with data that are described otherwise is refused. None: hwnas cannot tell.
+
+    Raises:
+        InvalidInput: a text, such as the name of a data set, in the place of batches.
     """
 
     train: Batches
     arch: Batches | None = None
     val: Batches | None = None
     description: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        refuse_batches(train=self.train, arch=self.arch, val=self.val)
 
     def steps(self) -> Iterator[tuple[Any, Any]]:
         """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again.
@@ -61,6 +68,16 @@ class SearchData:
             if other is None:
                 raise _no_batches("arch")
             yield batch, other
+
+
+def refuse_batches(**given: Any) -> None:
+    """Raise if batches are given by the name of a data set; by name of the argument.
+
+    Raises:
+        InvalidInput: they are.
+    """
+    for name, batches in given.items():
+        refuse_text(name, batches, "batches", "a loader", dataset=True)
 
 
 def _some(batches: Batches, part: str) -> Iterator[Any]:

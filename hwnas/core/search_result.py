@@ -16,7 +16,7 @@ from hwnas.files import write_json
 from hwnas.processes import processes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult:
     """What a search found.
 
@@ -42,6 +42,25 @@ class SearchResult:
     out: Path | None
     scores: Mapping[str, Any] | None = None
     budget: BudgetOutcome | None = None
+
+    def __repr__(self) -> str:
+        said = [f"{self.genotype.space} {self.genotype.short_id}", *self._milliseconds()]
+        said += [f"{name} {value:.4g}" for name, value in (self.scores or {}).items() if _is_number(value)]
+        said += [f"in {self.out}"] if self.out is not None else []
+        return f"<{type(self).__name__}: {', '.join(said)}>"
+
+    def _milliseconds(self) -> list[str]:
+        outcome = self.budget
+        found = [f"{self.predicted_ms:.4g} ms predicted"] if self.predicted_ms is not None else []
+        if outcome is not None and outcome.measured_ms is not None:
+            found.append(f"{outcome.measured_ms:.4g} ms measured")
+        if outcome is not None and "latency_ms" in outcome.asked:
+            found.append(f"at most {outcome.asked['latency_ms']:g} ms asked")
+        return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def conditions(header: Any) -> dict[str, Any]:

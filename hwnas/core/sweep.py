@@ -17,6 +17,7 @@ from hwnas.core.budget import Budget
 from hwnas.core.confirm import Measure, measurer, timed
 from hwnas.core.expected import LatencyTableLike
 from hwnas.core.genotype import Genotype
+from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_table
 from hwnas.core.progress import Progress
 from hwnas.core.run import Run
 from hwnas.core.scoring import headline
@@ -165,14 +166,18 @@ def sweep(
         measure: the same by any function from a genotype to milliseconds, instead of ``backend``.
 
     Raises:
-        InvalidInput: not exactly one of targets and weights, fewer than two values, two alike, or one out of
-            range; no table; a target in the config beside latency weights; ``out`` holds a sweep already and
-            ``resume`` is false.
+        InvalidInput: an argument is a name or a path where an object is wanted; not exactly one of targets
+            and weights, fewer than two values, two alike, or one out of range; no table; a target in the
+            config beside latency weights; ``out`` holds a sweep already and ``resume`` is false.
         InfeasibleBudget: no network of the space keeps the least target; raised before anything is trained.
         CheckpointError: what is to be resumed is damaged, or is another sweep; the message lists the
             differences.
         Interrupted: Ctrl-C or SIGTERM; the sweep can be resumed. Besides, whatever the search raises.
     """
+    refuse_space(space)
+    refuse_table(lut)
+    refuse_data(data)
+    refuse_backend(backend)
     out = Path(out)
     swept, values = swept_values(targets_ms, latency_weights)
     if lut is None:

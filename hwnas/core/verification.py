@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from hwnas.core.genotype import Genotype
+from hwnas.core.given import refuse_backend, refuse_space, refuse_table
 from hwnas.core.probing import network_subjects, samples
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput, MeasurementFailed
@@ -52,8 +53,12 @@ def verify(
         MissingLatency: the table lacks rows of the space.
         MeasurementFailed: a network gave no number, or the machine was not steady; the table is as it was.
         BackendUnavailable: the backend cannot run here.
-        InvalidInput: the space has too few networks.
+        InvalidInput: an argument is a name or a path where an object is wanted; the space has too few
+            networks.
     """
+    refuse_table(table)
+    refuse_space(space)
+    refuse_backend(backend)
     settings = settings or ProfileSettings()
     table.check(backend=backend, input_shape=space.input_shape())
     recording = space.record(batch=table.header.batch)

@@ -6,7 +6,18 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from hwnas import Choice, ChoiceBlock, Conv, DepthBlock, InputBlock, Op, PoolLinear, SearchSpace, register_op
+from hwnas import (
+    Add,
+    Choice,
+    ChoiceBlock,
+    Conv,
+    DepthBlock,
+    InputBlock,
+    Op,
+    PoolLinear,
+    SearchSpace,
+    register_op,
+)
 from hwnas.latency.fake import fake_table
 
 
@@ -108,9 +119,10 @@ class TupleStep(nn.Module):
     def __init__(self, inner):
         super().__init__()
         self.inner = inner
+        self.add = Add()
 
     def forward(self, older, younger):
-        return younger, self.inner(older) + younger
+        return younger, self.add(self.inner(older), younger)
 
 
 class Newest(nn.Module):
@@ -166,19 +178,31 @@ def with_statistics(net, *shape):
     return net
 
 
+@register_op("test.side_by_side")
+class SideBySide(Op):
+    """Two guesses side by side, with a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, first, second):
+        return torch.stack([first, second]) + self.bias
+
+
 class PlantedNet(nn.Module):
     """Two guesses at the sign of x, one by each choice, side by side."""
 
     def __init__(self):
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1))
         factor = Choice(name="factor", options=("zero", "one", "one_slow", "minus"))
         values = {"zero": Scale(0.0), "one": Scale(1.0), "one_slow": SlowScale(1.0), "minus": Scale(-1.0)}
         self.factor = ChoiceBlock(factor, values)
         self.cells = depth("cells", [Scale(-1.0), Scale(-1.0), Scale(-1.0)])
+        self.together = SideBySide()
 
     def forward(self, x):
-        return torch.stack([self.factor(x), self.cells(x)]) + self.bias
+        return self.together(self.factor(x), self.cells(x))
 
 
 @register_op("test.slow_scale")
@@ -211,8 +235,9 @@ def planted_batches(n=20, seed=0):
 
 
 def planted_table():
-    """Scaling takes 1 ms, slowly 5 ms."""
-    return table_of(Planted(), lambda key: 5.0 if key.spec.kind == "test.slow_scale" else 1.0)
+    """Scaling takes 1 ms, slowly 5 ms, and putting both guesses side by side none."""
+    ms = {"test.scale": 1.0, "test.slow_scale": 5.0, "test.side_by_side": 0.0}
+    return table_of(Planted(), lambda key: ms[key.spec.kind])
 
 
 def images(n=3, bad=()):

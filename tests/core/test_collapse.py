@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from hwnas import (
     ArchParameters,
@@ -14,9 +15,11 @@ from hwnas import (
     ChoiceBlock,
     CollapseWarning,
     Conv,
+    Op,
     PoolLinear,
     SearchConfig,
     SearchData,
+    register_op,
     search,
 )
 from hwnas.core.collapse import CollapseMonitor, passive_options
@@ -36,7 +39,8 @@ class Last(nn.Module):
         return xs[-1]
 
 
-class Learnt(nn.Module):
+@register_op("test.learnt")
+class Learnt(Op):
     """Returns its input, but has something to learn."""
 
     def __init__(self):
@@ -47,13 +51,21 @@ class Learnt(nn.Module):
         return x * self.factor
 
 
+@register_op("test.pool")
+class Pool(Op):
+    """Returns what is none of its inputs, without anything to learn."""
+
+    def forward(self, x):
+        return functional.max_pool2d(x, 3, 1, 1)
+
+
 OPTIONS = {
     "conv": lambda: Conv(4, 4),
     "skip": nn.Identity,
     "skip_in_eval": lambda: nn.Dropout(0.5),
     "zero": lambda: Scale(0.0),
     "double": lambda: Scale(2.0),
-    "pool": lambda: nn.MaxPool2d(3, 1, 1),
+    "pool": Pool,
     "learnt": Learnt,
 }
 

@@ -47,9 +47,10 @@ class SharedNet(nn.Module):
         second.conv.weight = first.conv.weight
         self.cells = depth("cells", [block("op"), first, nn.Sequential(second, block("op"))])
         self.head = PoolLinear(4, 2)
+        self.add = Add()
 
     def forward(self, x):
-        x = self.arms(self.right(self.left(self.stem(x + self.bare))))
+        x = self.arms(self.right(self.left(self.stem(self.add(x, self.bare)))))
         return self.head(self.cells(x))
 
 

@@ -15,10 +15,12 @@ from hwnas import (
     ChoiceBlock,
     Conv,
     DepthBlock,
+    Op,
     PoolLinear,
     SearchConfig,
     SearchData,
     assigned,
+    register_op,
     search,
 )
 from hwnas.core.relaxation import Draw, ExponentialSchedule, GumbelSoftmax, Softmax
@@ -32,18 +34,30 @@ CHOICES = [
 ]
 
 
+@register_op("test.normed")
+class Normed(Op):
+    """A batch norm, and a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.norm = nn.BatchNorm1d(4, affine=False)
+
+    def forward(self, x):
+        return self.norm(x) + self.bias
+
+
 class BlindNet(nn.Module):
     """Two steps give the right sign; what reads the depth's output takes all scale out of it."""
 
     def __init__(self):
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1))
         depth = Choice(name="cells", options=("1", "2", "3"), kind="depth")
         self.cells = DepthBlock(depth, [Scale(-1.0), Scale(-1.0), Scale(-1.0)])
-        self.norm = nn.BatchNorm1d(4, affine=False)
+        self.norm = Normed()
 
     def forward(self, x):
-        return self.norm(self.cells(x)) + self.bias
+        return self.norm(self.cells(x))
 
 
 class Blind(Planted):
