@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import MissingExtra
 from hwnas.files import write_atomically
+from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,7 +132,13 @@ def latency_curve(epochs: Epochs, target_ms: float | None, measured_ms: float | 
         if target_ms is not None:
             axes.axhline(target_ms, color=LINES[1], linewidth=1.2, label=f"asked: {target_ms:g} ms")
         if measured_ms is not None:
-            axes.plot([xs[-1]], [measured_ms], "o", color=LINES[2], label=f"measured: {measured_ms:.2f} ms")
+            axes.plot(
+                [xs[-1]],
+                [measured_ms],
+                "o",
+                color=LINES[2],
+                label=f"measured: {in_ms(measured_ms)} ms",
+            )
         axes.set_ylim(bottom=0)
         _finish(drawn, axes, "latency [ms]")
     return drawn

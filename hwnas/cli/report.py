@@ -18,6 +18,7 @@ from hwnas.cli.nets import refuse_zoo
 from hwnas.cli.page import section, write_page
 from hwnas.cli.sweep_report import is_sweep, write_sweep_page
 from hwnas.core.sweep import SweepResult
+from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +118,7 @@ def _numbers(folder: RunFolder) -> str:
         rows.append(("asked", f"{folder.target_ms:g} ms", "the target of the search"))
     if predicted is not None:
         by = "sum of the latency table's rows" + (", corrected by measurements" if folder.corrected else "")
-        rows.append(("predicted", f"{predicted:.2f} ms", by))
+        rows.append(("predicted", f"{in_ms(predicted)} ms", by))
     if measured:
         where = (
             f"{measured['device']}, {measured['backend']} {measured['precision']}, batch {measured['batch']}"
@@ -127,7 +128,7 @@ def _numbers(folder: RunFolder) -> str:
         rows.append(
             (
                 "measured",
-                f"{measured['median_ms']:.2f} ± {measured['spread_ms']:.2f} ms",
+                f"{in_ms(measured['median_ms'])} ± {in_ms(measured['spread_ms'], 2)} ms",
                 f"{where}; {measured['count']} readings",
             )
         )

@@ -17,6 +17,7 @@ from hwnas.cli.page import section, write_page
 from hwnas.core.sweep import SweepPoint, SweepResult
 from hwnas.errors import MissingExtra
 from hwnas.files import write_atomically
+from hwnas.latency.timing import in_ms
 from hwnas.processes import processes
 
 
@@ -125,12 +126,12 @@ def _rows(found: SweepResult) -> list[tuple[str, ...]]:
     quality = (drawing.quality_label(found), "front") if found.metric else ()
     rows: list[tuple[str, ...]] = [(asked, "predicted [ms]", "measured [ms]", *quality, "network", "run")]
     for point in found.points:
-        measured = "–" if point.measured_ms is None else f"{point.measured_ms:.4g}"
+        measured = "–" if point.measured_ms is None else in_ms(point.measured_ms)
         missed = " (missed)" if point.met is False else ""
         rows.append(
             (
                 f"{point.value:.12g}",
-                f"{point.predicted_ms:.4g}",
+                in_ms(point.predicted_ms),
                 measured + missed,
                 *(_quality(point) if found.metric else ()),
                 point.genotype.short_id,

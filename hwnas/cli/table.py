@@ -13,6 +13,7 @@ from hwnas.cli.console import result
 from hwnas.cli.data import image_shape
 from hwnas.cli.machine import Machine, fields_of, machine_options
 from hwnas.cli.settings import parse, sort_out
+from hwnas.latency.timing import in_ms
 from hwnas.names import find_space
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def show(table: Path, rows: int, as_json: bool) -> None:
         f"verified   {_verified(found, f'never; hwnas verify {table}')}",
         *(f"remark     {remark}" for remark in header.remarks),
         "",
-        *(f"{timing.median_ms:9.4f} ms ± {timing.spread_ms:.4f}  {key}" for key, timing in slowest[:rows]),
+        *(
+            f"{in_ms(timing.median_ms):>9} ms ± {in_ms(timing.spread_ms, 2)}  {key}"
+            for key, timing in slowest[:rows]
+        ),
     ]
     values = {
         "header": header.model_dump(mode="json"),
@@ -153,7 +157,8 @@ def diff(first: Path, second: Path, tolerance: float, rows: int, as_json: bool) 
         *([f"{found.only_first} rows only in {first}"] if found.only_first else []),
         *([f"{found.only_second} rows only in {second}"] if found.only_second else []),
         *(
-            f"{row.verdict:<10}{row.ratio:6.3f}  {row.first_ms:9.4f} → {row.second_ms:9.4f} ms  {row.key}"
+            f"{row.verdict:<10}{row.ratio:6.3f}  {in_ms(row.first_ms):>9} → {in_ms(row.second_ms):>9} ms  "
+            f"{row.key}"
             for row in found.rows[:rows]
         ),
         *([f"… and {len(found.rows) - rows} more rows (--rows N)"] if len(found.rows) > rows else []),

@@ -13,6 +13,7 @@ from hwnas.cli.console import counting, note, result
 from hwnas.cli.machine import Machine, allow_busy_option, reading_settings, recorded_options
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.verification import CALIBRATION_NETWORKS, verify
+from hwnas.latency.timing import in_ms
 from hwnas.names import find_space
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ def lines(said: Verification) -> list[str]:
         f"{said.calibrated.networks} networks in no fit",
         f"rows alone   {said.uncalibrated}",
         f"calibrated   {said.calibrated}",
-        f"calibration  {calibration.scale:.4f} · sum + {calibration.offset_ms:.4f} ms"
-        + (f" + {calibration.per_op_ms:.5f} ms an op" if calibration.per_op_ms else "")
+        f"calibration  {calibration.scale:.4f} · sum + {in_ms(calibration.offset_ms)} ms"
+        + (f" + {in_ms(calibration.per_op_ms)} ms an op" if calibration.per_op_ms else "")
         + f", from {calibration.networks} networks",
         f"95 % of the networks took {said.low_percent:+.1f} to {said.high_percent:+.1f} % of the prediction",
     ]

@@ -12,6 +12,7 @@ from hwnas.cli.app import EXIT_BUDGET, EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.core.genotype import Genotype
 from hwnas.core.sweep import with_front
 from hwnas.latency.fake import FakeBackend, default_formula
+from hwnas.latency.timing import in_ms
 
 from .conftest import hwnas, said, settings
 
@@ -50,7 +51,7 @@ def test_it_ends_with_a_table_and_a_plot(swept, targets):
     assert lines[0].split("  ")[0].strip() == "asked [ms]"
     for line, point in zip(lines[1:3], found.points, strict=True):
         cells = line.split()
-        assert cells[:3] == [f"{point.value:g}", f"{point.predicted_ms:.4g}", f"{point.measured_ms:.4g}"]
+        assert cells[:3] == [f"{point.value:g}", in_ms(point.predicted_ms), in_ms(point.measured_ms)]
         assert ("*" in cells) == point.on_front
         assert cells[-2:] == [point.genotype.short_id, point.folder]
     assert "the first 1 of 2 epochs were trained once for all" in lines
@@ -147,8 +148,8 @@ def test_a_sweep_has_a_report_that_leads_to_its_points_own(swept, tmp_path):
     for row, point in zip(rows, found.points, strict=True):
         assert row == [
             f"{point.value:g}",
-            f"{point.predicted_ms:.4g}",
-            f"{point.measured_ms:.4g}",
+            in_ms(point.predicted_ms),
+            in_ms(point.measured_ms),
             f"{point.score:.1f}",
             "*" if point.on_front else "",
             point.genotype.short_id,
