@@ -17,7 +17,8 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import refuse_zoo
 from hwnas.cli.page import section, write_page
 from hwnas.cli.sweep_report import is_sweep, write_sweep_page
-from hwnas.core.sweep import SweepResult
+from hwnas.core.figures import as_svg, save_png
+from hwnas.core.sweep_result import SweepResult
 from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def write_report(folder: RunFolder, png: Path | None = None) -> Path:
     figures = plots(folder)
     if png is not None:
         for name, (_, drawn) in figures.items():
-            drawing.save_png(drawn, png / f"{name}.png")
+            save_png(drawn, png / f"{name}.png")
     sections = [_numbers(folder), _architecture_text(folder)]
-    sections += [section(title, drawing.as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
+    sections += [section(title, as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
     sections += [_scores(folder), _predictions(folder), _conditions(folder)]
     title = f"{folder.genotype.space} {folder.genotype.short_id}"
     return write_page(folder.path / "report.html", title, sections)

@@ -28,7 +28,8 @@ from hwnas.core.progress import Progress
 from hwnas.core.run import refuse_begun
 from hwnas.core.search import UnverifiedTableWarning
 from hwnas.core.search_config import SearchConfig
-from hwnas.core.sweep import SweepResult, Swept, folder_name, point_configs, sweep, swept_values
+from hwnas.core.sweep import folder_name, point_configs, sweep, swept_values
+from hwnas.core.sweep_result import SweepResult, Swept
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, processes
 

@@ -78,9 +78,10 @@ def command(
     chosen = kind.from_preset(preset, **{**own, **homes["space"]})
     backend = Machine.of(found.header).make(**{**recorded_options(found.header), **homes["backend"]})
     if plot is not None:
-        from hwnas.cli import drawing
+        from hwnas.cli.drawing import predicted_against_measured
+        from hwnas.core.figures import save_png, styled
 
-        drawing.styled()  # matplotlib missing is said before minutes of measuring
+        styled()  # matplotlib missing is said before minutes of measuring
     if found.path is None:
         note(
             f"{table} comes with hwnas and is not written to; to keep what is found, verify a copy:  "
@@ -99,7 +100,7 @@ def command(
             on_progress=on_progress,
         )
     if plot is not None:
-        drawing.save_png(drawing.predicted_against_measured(said, str(found.header)), plot)
+        save_png(predicted_against_measured(said, str(found.header)), plot)
     result({"table": str(table), **values(said)}, lines(said), as_json=as_json)
 
 

@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from hwnas import SweepResult
-from hwnas.cli import drawing
 from hwnas.cli.app import EXIT_BUDGET, EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.core.genotype import Genotype
-from hwnas.core.sweep import with_front
+from hwnas.core.sweep_page import pareto
+from hwnas.core.sweep_result import with_front
 from hwnas.latency.fake import FakeBackend, default_formula
 from hwnas.latency.timing import in_ms
 
@@ -258,18 +258,20 @@ def test_without_scores_there_is_nothing_to_plot(swept):
     out, _ = swept
     found = SweepResult.model_validate_json((out / "pareto.json").read_text())
     bare = [point.model_copy(update={"scores": None, "on_front": None}) for point in found.points]
-    assert drawing.pareto(found.model_copy(update={"points": tuple(bare)})) is None
+    assert pareto(found.model_copy(update={"points": tuple(bare)})) is None
 
 
+@pytest.mark.filterwarnings("default::hwnas.NoPlotWarning")
 def test_without_matplotlib_there_is_a_table_and_no_plot(swept, monkeypatch):
     import sys
 
-    from hwnas.cli.sweep_report import report_sweep
-
     out, _ = swept
-    found = SweepResult.model_validate_json((out / "pareto.json").read_text())
     (out / "pareto.png").rename(out / "kept.png")
+    (out / "sweep.md").rename(out / "kept.md")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    report_sweep(found, out, as_json=False)
+    result = hwnas("sweep", "--out", out, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "NoPlotWarning: no pareto.png: matplotlib is not installed" in result.stderr
     assert not (out / "pareto.png").exists()
+    assert (out / "sweep.md").read_text() == (out / "kept.md").read_text()
     (out / "kept.png").rename(out / "pareto.png")
