@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwnas.cli.app import EXIT_NOT_GOOD
 from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
 from hwnas.cli.data import image_shape
@@ -108,7 +109,11 @@ def check(
     precision: str | None,
     threads: int | None,
 ) -> None:
-    """Check that TABLE is sound, was measured as asked, and (with SPACE) has all rows the space needs."""
+    """Check that TABLE is sound, was measured as asked, and (with SPACE) has all rows the space needs.
+
+    It also says what hwnas verify has found. The exit code is 2 if a check fails, and 4 if only the
+    verification did: its predictions are not good enough to search by. Never verified is no failure.
+    """
     from hwnas.latency.table import LatencyTable
 
     found = LatencyTable.load(table)
@@ -124,6 +129,11 @@ def check(
         found.require(keys)
         said += f", all {len(keys)} of {chosen.name}"
     click.echo(said)
+    click.echo(f"verified: {_verified(found, f'never; hwnas verify {table}')}")
+    verified = found.current_verification
+    if verified is not None and not verified.is_good:
+        click.echo("its predictions are not good enough to search by")
+        click.get_current_context().exit(EXIT_NOT_GOOD)
 
 
 @command.command("diff")

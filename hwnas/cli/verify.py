@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwnas.cli.app import EXIT_NOT_GOOD
 from hwnas.cli.choosing import DEFAULT_SPACE
 from hwnas.cli.console import counting, note, result
 from hwnas.cli.machine import Machine, allow_busy_option, reading_settings, recorded_options
@@ -62,6 +63,9 @@ def command(
     """Measure whole networks of SPACE (default: TABLE's own) and say how well TABLE predicts them.
 
     The networks are in no fit. A calibration from further networks is stored in TABLE, with all the evidence.
+
+    The exit code is 4 if the predictions, calibrated, are not good enough to search by; what was found is
+    stored all the same.
     """
     from hwnas.latency.measuring import ProfileSettings
     from hwnas.latency.table import LatencyTable
@@ -102,6 +106,8 @@ def command(
     if plot is not None:
         save_png(predicted_against_measured(said, str(found.header)), plot)
     result({"table": str(table), **values(said)}, lines(said), as_json=as_json)
+    if not said.is_good:
+        click.get_current_context().exit(EXIT_NOT_GOOD)
 
 
 def values(said: Verification) -> dict[str, object]:
