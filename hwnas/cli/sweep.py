@@ -75,6 +75,9 @@ def command(
     if resume and not out.is_dir():
         raise InvalidInput(f"there is no sweep at {out} to resume; leave --resume out to start one.")
     kept = folder.read("sweep.json") if resume else {}
+    if resume and not kept:
+        # As in the search.
+        note(f"no sweep was begun in {out}: there is nothing to resume, and it starts anew")
     if kept and targets is None and latency_weights is None:
         targets, latency_weights = _kept_values(kept)
     if targets is None and latency_weights is None:
@@ -103,7 +106,12 @@ def command(
     if asked.table is None:
         raise InvalidInput("a sweep is over milliseconds: give a latency table (--lut FILE).")
     found = run_sweep(
-        asked, swept, values, out, resume=resume, backend=confirming_backend(asked.table, out / "POINT")
+        asked,
+        swept,
+        values,
+        out,
+        resume=resume and bool(kept),
+        backend=confirming_backend(asked.table, out / "POINT"),
     )
     report_sweep(found, out, as_json=options.as_json)
     if not found.met:

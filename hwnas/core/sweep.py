@@ -16,7 +16,7 @@ from hwnas.core.budget import Budget
 from hwnas.core.confirm import Measure, measurer, timed
 from hwnas.core.expected import LatencyTableLike
 from hwnas.core.progress import Progress
-from hwnas.core.run import Run
+from hwnas.core.run import Run, require_begun
 from hwnas.core.search import common_epochs, search, search_identity
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
@@ -66,7 +66,8 @@ def sweep(
         targets_ms: hard budgets of milliseconds, at least two; or
         latency_weights: weights of the config's penalty, at least two.
         out: folder of the runs.
-        resume: go on with the sweep in ``out``. Points that are done stay, and are measured if they were not.
+        resume: go on with the sweep in ``out``, given the same again. Points that are done stay, and are
+            measured if they were not; of a finished sweep the result is returned.
         on_progress: called with the value and its search's progress.
         backend: measures what is found, under the table's conditions; under targets, as of
             :func:`hwnas.search`.
@@ -79,13 +80,15 @@ def sweep(
     Raises:
         InvalidInput: not exactly one of targets and weights, fewer than two values, two alike, or one out of
             range; no table; a target in the config beside latency weights; ``out`` holds a sweep already and
-            ``resume`` is false.
+            ``resume`` is false, or none and it is true.
         InfeasibleBudget: no network of the space keeps the least target; raised before anything is trained.
         CheckpointError: what is to be resumed is damaged, or is another sweep; the message lists the
             differences.
         Interrupted: Ctrl-C or SIGTERM; the sweep can be resumed. Besides, whatever the search raises.
     """
     out = Path(out)
+    if resume:
+        told_by_first(lambda: require_begun(out, "sweep"))
     swept, values = swept_values(targets_ms, latency_weights)
     if lut is None:
         raise InvalidInput("a sweep is over milliseconds: give a latency table.")
@@ -109,10 +112,12 @@ def sweep(
             if on_progress is not None:
                 on_progress(value, progress)
 
+        begun = told_by_first((folder / "search.json").is_file)
         under_target = measure if swept == "target_ms" else None
         result = search(
             space, lut, data, one,
-            out=folder, resume=resume, on_progress=report, measure=under_target, warm_up=out / WARM_UP,
+            out=folder, resume=resume and begun, on_progress=report,
+            measure=under_target, warm_up=out / WARM_UP,
         )  # fmt: skip
         assert result.predicted_ms is not None
         point = SweepPoint(

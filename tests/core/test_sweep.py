@@ -223,6 +223,12 @@ def test_points_that_are_done_are_not_done_again(tmp_path, whole):
     assert not seen
 
 
+def test_what_was_never_begun_is_not_resumed(tmp_path):
+    with pytest.raises(InvalidInput, match=r"there is no sweep in .*: expected its sweep\.json there"):
+        resumable.run_sweep(tmp_path / "typo", 0, resume=True, **SWEEPS["targets"])
+    assert not (tmp_path / "typo").exists()
+
+
 def test_it_leaves_a_table_and_a_plot(tmp_path, whole, monkeypatch):
     result, out = whole("targets")
     page = (out / "sweep.md").read_text()
