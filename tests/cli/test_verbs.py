@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 
 import pytest
@@ -114,7 +115,23 @@ def test_eval_names_the_classes(run):
     found = json.loads((run / "eval.json").read_text())
     assert 0 <= found["miou"] <= 100
     assert set(found["per_class"]) >= {"road", "sky", "person"}
+    assert found["size"] == [32, 64]
     assert len(list((run / "predictions").glob("*.png"))) == 2
+
+
+def test_eval_brings_images_of_another_size_to_the_networks(run, tmp_path):
+    from PIL import Image
+
+    names = list(json.loads((run / "eval.json").read_text())["per_class"])
+    for kind, mode in (("images", "RGB"), ("labels", "L")):
+        (tmp_path / "data" / kind / "val").mkdir(parents=True)
+        Image.new(mode, (50, 70)).save(tmp_path / "data" / kind / "val" / "a.png")
+    (tmp_path / "data/classes.json").write_text(json.dumps({"names": names}))
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    result = hwnas("eval", copy, "--data", f"folders:{tmp_path / 'data'}", "--split", "val")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].endswith(" % of 1 images, at 32x64 (height x width)")
 
 
 def test_a_run_is_not_overwritten(run, table):
