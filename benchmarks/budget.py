@@ -23,8 +23,8 @@ import torch
 from result_files import slug, today, write_result_files
 
 from hwnas import BudgetConfig, Genotype, LatencyTable, SearchConfig, SearchData, search
-from hwnas.cli import drawing
 from hwnas.cli.machine import Machine, recorded_options
+from hwnas.core import figures
 from hwnas.core.budget import Range, ranges
 from hwnas.core.confirm import BudgetOutcome
 from hwnas.core.probing import network_subjects
@@ -157,8 +157,8 @@ def row(space: AutoRTNet, target_ms: float, out: Path, again: dict[str, Timing])
 
 def plotted(rows: list[dict[str, Any]], budget: BudgetConfig, title: str) -> Any:
     """Measured against asked, in percent of what was asked."""
-    with drawing.styled():
-        drawn = drawing.figure(6.4, 3.4)
+    with figures.styled():
+        drawn = figures.figure(6.4, 3.4)
         axes = drawn.add_subplot()
         axes.axhspan(-100 * budget.below, 100 * budget.above, color="#e8f1f8", label="accepted")
         for index, (name, label, marker) in enumerate(
@@ -172,7 +172,7 @@ def plotted(rows: list[dict[str, Any]], budget: BudgetConfig, title: str) -> Any
                 [row["asked_ms"] for row in rows],
                 [100 * (row[name] / row["asked_ms"] - 1) for row in rows],
                 marker,
-                color=drawing.LINES[index],
+                color=figures.LINES[index],
                 label=label,
             )
         axes.set_xscale("log")
@@ -257,7 +257,7 @@ def write_result(
         "rows": rows,
     }
     stem = f"budget_{header.backend}_{slug(header.device.name)}_{date}"
-    drawing.save_png(
+    figures.save_png(
         plotted(rows, budget, f"{header.device.name}, {header.backend}"), options.results / f"{stem}.png"
     )
     write_result_files(options.results / stem, summary, markdown(summary, f"{stem}.png"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hwnas.cli import drawing
+from hwnas.core import figures
 from hwnas.zoo.cards import Latency
 from hwnas.zoo.entry import Entry
 
@@ -105,10 +105,10 @@ def page(summary: dict[str, Any], picture: str) -> str:
 
 def plot(summary: dict[str, Any], path: Path) -> None:
     """Plot mIoU against measured milliseconds; what is published is marked as such."""
-    with drawing.styled():
-        figure = drawing.figure(7.0, 4.2)
+    with figures.styled():
+        figure = figures.figure(7.0, 4.2)
         _draw(figure.add_subplot(), summary)
-    drawing.save_png(figure, path)
+    figures.save_png(figure, path)
 
 
 def _draw(axes: Any, summary: dict[str, Any]) -> None:
@@ -135,9 +135,9 @@ def _draw(axes: Any, summary: dict[str, Any]) -> None:
     for net in summary["networks"].values():
         ms, twin = net["latency"]["median_ms"], net["twin_val"]
         if twin is None:
-            line(net["entry"], ms, drawing.LINES[0])
+            line(net["entry"], ms, figures.LINES[0])
             continue
-        axes.plot(ms, twin["miou"], "s", color=drawing.LINES[0])
+        axes.plot(ms, twin["miou"], "s", color=figures.LINES[0])
         axes.annotate(
             f"{net['entry']}, its twin on val",
             (ms, twin["miou"]),

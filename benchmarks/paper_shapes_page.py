@@ -14,6 +14,7 @@ from paper_shapes_runs import BASE, BASE_WEIGHT, BATCH, CELLS, FIT, SEARCH, SIZE
 from result_files import read_lines, slug, today, write_result_files
 
 from hwnas.cli import drawing
+from hwnas.core import figures
 from hwnas.core.runlog import read_log
 from hwnas.latency.device import Device
 
@@ -52,7 +53,7 @@ def write_result(bench: Bench, out: Path) -> None:
     pictures = {}
     for name, drawn in plots(bench, summary).items():
         pictures[name] = f"{stem.name}_{name}.png"
-        drawing.save_png(drawn, out / pictures[name])
+        figures.save_png(drawn, out / pictures[name])
     write_result_files(stem, summary, page(summary, pictures))
 
 
@@ -68,12 +69,12 @@ def plots(bench: Bench, summary: dict[str, Any]) -> dict[str, Any]:
     # Copies: in the plot only seeds that all of both have are compared.
     seeds = compared([*rows, *rivals])
     if len(rows) > 1 and seeds:
-        with drawing.styled():
-            drawn = drawing.figure(6.4, 3.8)
+        with figures.styled():
+            drawn = figures.figure(6.4, 3.8)
             axes = drawn.add_subplot()
             for some, style, colour, label in (
                 (rivals, ".", "#999999", "random networks"),
-                (rows, "-o", drawing.LINES[0], "searched"),
+                (rows, "-o", figures.LINES[0], "searched"),
             ):
                 axes.plot([one["ms"] for one in some], [one["miou"] for one in some], style, color=colour,
                           label=label)  # fmt: skip

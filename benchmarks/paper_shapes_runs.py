@@ -185,7 +185,7 @@ class Bench:
                 SearchData(train=self.loaders[0], description=DESCRIPTION),
                 config,
                 out=self.work / what.key,
-                resume=True,
+                resume=(self.work / what.key / "search.json").is_file(),
                 on_progress=say(what.key),
             )
             assignment = {name: row.index(max(row)) for name, row in result.probabilities.items()}

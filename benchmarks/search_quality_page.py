@@ -222,12 +222,12 @@ def page(summary: dict[str, Any], picture: str) -> str:
 
 def plot(summary: dict[str, Any], path: Path) -> None:
     """Every network's quality against its milliseconds, the budgets, and what each method chose."""
-    from hwnas.cli import drawing
+    from hwnas.core import figures
 
     quality, ms = summary["truth"]["miou"], summary["truth"]["ms"]
     shown = ("search", "random-trained", "evolution-trained")
-    with drawing.styled():
-        drawn = drawing.figure(7.0, 4.2)
+    with figures.styled():
+        drawn = figures.figure(7.0, 4.2)
         axes = drawn.add_subplot()
         axes.plot(
             list(ms.values()),
@@ -246,9 +246,9 @@ def plot(summary: dict[str, Any], path: Path) -> None:
                 [quality[name] - 0.12 * place for name in chosen],
                 s=[10 + 12 * chosen.count(name) for name in chosen],
                 facecolors="none",
-                edgecolors=drawing.LINES[place],
+                edgecolors=figures.LINES[place],
                 label=summary["methods"][method]["name"],
             )
         axes.set(xlabel="milliseconds by a formula", ylabel="mIoU on the test frames [%]")
         axes.legend(loc="lower right")
-        drawing.save_png(drawn, path)
+        figures.save_png(drawn, path)

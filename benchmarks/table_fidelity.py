@@ -34,6 +34,7 @@ from result_files import slug, today, write_result_files
 from hwnas import ExpectedLatency, LatencyTable, profile
 from hwnas.cli import drawing
 from hwnas.cli.machine import Machine
+from hwnas.core import figures
 from hwnas.core.genotype import Genotype
 from hwnas.core.probing import network_subjects
 from hwnas.core.verification import drawn, judged
@@ -336,7 +337,7 @@ def main() -> None:
             summary[name] = said.model_dump(mode="json", exclude={"evidence"})
             summary[name]["of_one_depth"] = ranks_within(space, table, group, timings)
             plot = f"table_fidelity_{options.backend}{suffix}_{slug(backend.device.name)}_{date}_{name}.png"
-            drawing.save_png(
+            figures.save_png(
                 drawing.predicted_against_measured(said, f"{backend}: {name}"), options.results / plot
             )
     stem = options.results / f"table_fidelity_{options.backend}{suffix}_{slug(backend.device.name)}_{date}"

@@ -40,9 +40,10 @@ from hwnas.core.space import Preset as Preset
 from hwnas.core.space import SearchSpace as SearchSpace
 from hwnas.core.stability import Stability as Stability
 from hwnas.core.stability import stability as stability
-from hwnas.core.sweep import SweepPoint as SweepPoint
-from hwnas.core.sweep import SweepResult as SweepResult
 from hwnas.core.sweep import sweep as sweep
+from hwnas.core.sweep_page import NoPlotWarning as NoPlotWarning
+from hwnas.core.sweep_result import SweepPoint as SweepPoint
+from hwnas.core.sweep_result import SweepResult as SweepResult
 from hwnas.core.verification import verify as verify
 from hwnas.errors import HwnasError as HwnasError
 from hwnas.errors import SpaceError as SpaceError

@@ -19,6 +19,8 @@ from hwnas.processes import launched
 
 EXIT_ERROR = 2
 EXIT_BUDGET = 3
+EXIT_NOT_GOOD = 4
+"""Done, and the answer is that a table predicts worse than a search should go by."""
 EXIT_INTERRUPTED = 130
 
 _VERBS = {

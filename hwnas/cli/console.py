@@ -16,6 +16,7 @@ import click
 
 from hwnas.core.progress import Progress
 from hwnas.files import plain
+from hwnas.latency.timing import in_ms
 from hwnas.processes import processes
 
 
@@ -42,7 +43,8 @@ def headline(values: Mapping[str, Any]) -> str:
     for name, label, unit, digits in _NUMBERS:
         value = _value(values, name)
         if value is not None:
-            shown.append(f"{label} {value:.{digits}f}{unit}")
+            number = in_ms(value) if digits is None else f"{value:.{digits}f}"
+            shown.append(f"{label} {number}{unit}")
     return "  ".join(shown)
 
 
@@ -52,8 +54,8 @@ _NUMBERS = (
     ("val.miou", "val mIoU", " %", 1),
     ("train.accuracy", "train accuracy", " %", 1),
     ("val.accuracy", "val accuracy", " %", 1),
-    ("expected_ms", "E[latency]", " ms", 2),
-    ("argmax_ms", "argmax", " ms", 2),
+    ("expected_ms", "E[latency]", " ms", None),
+    ("argmax_ms", "argmax", " ms", None),
     ("temperature", "τ", "", 2),
 )
 

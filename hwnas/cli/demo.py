@@ -55,7 +55,9 @@ def command(out: Path, backend: str, short: bool) -> None:
     reading = reading_settings({"most_rounds": 1}, allow_busy=True)
     table = profile_space(chosen.space, machine.make(), out / "table.json", settings=reading)
     run_search(
-        Asked(chosen, table, images, open_data(chosen.space, images, config.device), config), out, resume=True
+        Asked(chosen, table, images, open_data(chosen.space, images, config.device), config),
+        out,
+        resume=(out / "search.json").is_file(),
     )
     size = describe(folder.genotype)
     note(f"found {size['genotype']}: {size['parameters']:,} parameters, {size['ops']} ops")

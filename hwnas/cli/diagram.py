@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hwnas.cli.drawing import figure, styled
+from hwnas.core.figures import figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

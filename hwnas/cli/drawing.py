@@ -2,86 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import math
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwnas.errors import MissingExtra
-from hwnas.files import write_atomically
+from hwnas.core.figures import LINES, figure, styled
+from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from hwnas.core.sweep import SweepResult
     from hwnas.latency.verification import Verification
 
 Epochs = Sequence[Mapping[str, Any]]
 """The epoch events of a run's log."""
-
-LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, which people with colour blindness tell apart."""
-
-_STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    # Text stays text: smaller files, and it can be searched in the page.
-    "svg.fonttype": "none",
-    "svg.hashsalt": "hwnas",
-}
-
-
-def figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, bound to no window.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "plot", "draw a report") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def styled() -> Any:
-    """A context in which figures are made and saved in the report's style.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "plot", "draw a report") from error
-    return matplotlib.rc_context(_STYLE)
-
-
-def as_svg(drawn: Figure, name: str) -> str:
-    """The figure as an ``<svg>`` element to stand in a page, beside others of other names."""
-    buffer = io.StringIO()
-    with styled():
-        drawn.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    # Without the XML prolog. The page's style lets it shrink: it has a viewBox. Matplotlib numbers from 1 in
-    # every file, and ids are of the whole page.
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
-
-
-def save_png(drawn: Figure, path: Path) -> None:
-    """Write the figure as PNG, atomically."""
-    buffer = io.BytesIO()
-    with styled():
-        drawn.savefig(buffer, format="png", dpi=150)
-    write_atomically(path, buffer.getvalue())
 
 
 def depth_curves(epochs: Epochs) -> Figure | None:
@@ -131,7 +64,13 @@ def latency_curve(epochs: Epochs, target_ms: float | None, measured_ms: float | 
         if target_ms is not None:
             axes.axhline(target_ms, color=LINES[1], linewidth=1.2, label=f"asked: {target_ms:g} ms")
         if measured_ms is not None:
-            axes.plot([xs[-1]], [measured_ms], "o", color=LINES[2], label=f"measured: {measured_ms:.2f} ms")
+            axes.plot(
+                [xs[-1]],
+                [measured_ms],
+                "o",
+                color=LINES[2],
+                label=f"measured: {in_ms(measured_ms)} ms",
+            )
         axes.set_ylim(bottom=0)
         _finish(drawn, axes, "latency [ms]")
     return drawn
@@ -165,49 +104,6 @@ def predicted_against_measured(said: Verification, conditions: str) -> Figure:
         axes.set_title(conditions, fontsize=7)
         axes.legend(title="RMSPE; band: ±5 %")
     return drawn
-
-
-def pareto(found: SweepResult) -> Figure | None:
-    """Quality against latency, each point predicted (hollow) and measured (full), the Pareto front ringed."""
-    scores = {
-        point.folder: score
-        for point in found.points
-        if (score := point.score) is not None and math.isfinite(score)
-    }
-    if not scores:
-        return None
-    points = [point for point in found.points if point.folder in scores]
-    predicted = [(point.predicted_ms, scores[point.folder]) for point in points]
-    measured = [
-        (point.measured_ms, scores[point.folder]) for point in points if point.measured_ms is not None
-    ]
-    front = [(point.latency_ms, scores[point.folder]) for point in found.front if point.folder in scores]
-    with styled():
-        drawn = figure(6.4, 3.8)
-        axes = drawn.add_subplot()
-        axes.plot(
-            *zip(*front, strict=True), "o-", color=LINES[1], linewidth=1.4, drawstyle="steps-post",
-            markersize=11, fillstyle="none", label="Pareto front",
-        )  # fmt: skip
-        for point in points:
-            ends = [point.predicted_ms, point.latency_ms]
-            axes.plot(ends, [scores[point.folder]] * 2, color=LINES[0], linewidth=0.8)
-        axes.plot(*zip(*predicted, strict=True), "o", color=LINES[0], fillstyle="none", label="predicted")
-        if measured:
-            axes.plot(*zip(*measured, strict=True), "o", color=LINES[0], label="measured")
-        for point in points:
-            place = (point.latency_ms, scores[point.folder])
-            axes.annotate(point.folder, place, xytext=(4, 5), textcoords="offset points", fontsize=7)
-        axes.set_xlabel("latency [ms]")
-        axes.set_ylabel(f"{quality_label(found)}, shared weights")
-        drawn.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    return drawn
-
-
-def quality_label(found: SweepResult) -> str:
-    """What points of a sweep are compared by, with its unit."""
-    names = {"miou": "mIoU [%]", "accuracy": "accuracy [%]"}
-    return names.get(found.metric or "", found.metric or "")
 
 
 def quality_curve(epochs: Epochs, title: str) -> Figure | None:

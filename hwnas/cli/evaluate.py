@@ -45,6 +45,8 @@ def command(
 ) -> None:
     """Evaluate NET: a run's weights, an exported file, or one of the zoo.
 
+    Images of another size, and their labels, are brought to the network's, and scored there.
+
     Of a run, RUN/eval.json and RUN/predictions/ are written; of a file, FILE.onnx.eval.json beside it.
     """
     images = data_for(net, data, sort_out(parse(settings), {"data": None})["data"])
@@ -58,7 +60,8 @@ def command(
             f"{name:<16} {'-' if value is None else f'{value:.1f}':>6}"
             for name, value in found.get("per_class", {}).items()
         ),
-        f"{found['headline']:<16} {found[found['headline']]:>6.1f}   % of {found['images']} images",
+        f"{found['headline']:<16} {found[found['headline']]:>6.1f}   % of {found['images']} images, "
+        f"at {found['size'][0]}x{found['size'][1]} (height x width)",
     ]
     result(found, lines, as_json=as_json)
 
@@ -71,12 +74,13 @@ def run_eval(
     from hwnas.segmentation.predictions import save_predictions
 
     space = folder.space
-    loader = images.evaluation(split, image_shape(space)[1:], device)
+    size = image_shape(space)[1:]
+    loader = images.evaluation(split, size, device)
     dataset: Any = loader.dataset
     require_maps(space, dataset.num_classes)
     network = folder.network()
     found = {
-        **_scores(network, loader, named_metric(space, dataset), images, split, device),
+        **_scores(network, loader, named_metric(space, dataset), images, split, size, device),
         "weights": digest(network.state_dict()),
     }
     folder.write("eval.json", found)
@@ -93,7 +97,8 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
         InvalidInput: it tells other classes apart than the data have, or wants pictures normalised otherwise.
     """
     net = find_net(name)
-    loader = images.evaluation(split, net.input_shape[1:], device)
+    size = net.input_shape[1:]
+    loader = images.evaluation(split, size, device)
     dataset: Any = loader.dataset
     if net.labelling is not None and net.labelling.classes != tuple(dataset.classes):
         raise InvalidInput(
@@ -111,7 +116,7 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
             )
     # Any: its update takes tensors, and a Metric's anything.
     metric: Any = MeanIoU(dataset.num_classes, dataset.ignore_index, dataset.classes)
-    found = _scores(net.network, loader, metric, images, split, device)
+    found = _scores(net.network, loader, metric, images, split, size, device)
     path = Path(name)
     if path.is_file():
         write_json(path.with_name(f"{path.name}.eval.json"), found)
@@ -119,13 +124,20 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
 
 
 def _scores(
-    network: nn.Module, loader: Any, metric: Metric, images: DataChoice, split: str, device: str
+    network: nn.Module,
+    loader: Any,
+    metric: Metric,
+    images: DataChoice,
+    split: str,
+    size: Sequence[int],
+    device: str,
 ) -> dict[str, Any]:
     found = evaluate(network, loader, metric, device=device)
     return {
         **found,
         "headline": next(iter(found)),
         "images": len(loader.dataset),
+        "size": list(size),
         "split": split,
         "data": images.name,
     }

@@ -21,6 +21,7 @@ from hwnas.cli.nets import is_of_the_zoo
 from hwnas.cli.settings import parse, sort_out
 from hwnas.errors import InvalidInput, TableMismatch
 from hwnas.files import write_json
+from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -81,12 +82,12 @@ def lines(values: dict[str, Any]) -> list[str]:
     """The three numbers for people: asked, predicted, measured."""
     shown = []
     if values["asked_ms"] is not None:
-        shown.append(f"asked      {values['asked_ms']:8.2f} ms")
+        shown.append(f"asked      {in_ms(values['asked_ms']):>8} ms")
     if values["predicted_ms"] is not None:
         by = "the table, corrected by measurements" if values["corrected"] else "the table"
-        shown.append(f"predicted  {values['predicted_ms']:8.2f} ms   (by {by})")
+        shown.append(f"predicted  {in_ms(values['predicted_ms']):>8} ms   (by {by})")
     under = f"{values['device']}, {values['backend']} {values['precision']}, batch {values['batch']}"
-    number = f"measured   {values['median_ms']:8.2f} ms ± {values['spread_ms']:.2f}"
+    number = f"measured   {in_ms(values['median_ms']):>8} ms ± {in_ms(values['spread_ms'], 2)}"
     shown.append(f"{number}   (of {values['count']} readings on {under})")
     if values["predicted_ms"] and abs(values["predicted_ms"] / values["median_ms"] - 1) > _FAR_OFF:
         off = 100 * (values["predicted_ms"] / values["median_ms"] - 1)

@@ -34,7 +34,10 @@ def command(
     opacity: float,
     as_json: bool,
 ) -> None:
-    """Tint each pixel of PICTURES (images, animations, videos, folders of them) in its class's colour."""
+    """Tint each pixel of PICTURES (images, animations, videos, folders of them) in its class's colour.
+
+    Pictures may have any size: each is brought to the network's, and its classes back to the picture's.
+    """
     values = run_predict(list(pictures), net, out, data=data, maps=maps, opacity=opacity)
     lines = [
         f"{file['path']}  {file['frames']} frame{'s' * (file['frames'] > 1)}" for file in values["files"]

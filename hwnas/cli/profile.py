@@ -163,11 +163,10 @@ def command(
         preparing, taking = estimate(
             chosen.space, measuring, batch=batch, protocol=protocol, path=path, settings=reading
         )
-        result(
-            {"preparing_seconds": preparing, "measuring_seconds": taking},
-            [f"about {preparing:.0f} s to prepare and {taking:.0f} s to measure, on {measuring}"],
-            as_json=as_json,
-        )
+        line = f"about {preparing:.0f} s to prepare and {taking:.0f} s to measure, on {measuring}"
+        if not (preparing or taking):
+            line = f"{path} is complete: nothing is left to measure on {measuring}"
+        result({"preparing_seconds": preparing, "measuring_seconds": taking}, [line], as_json=as_json)
         return
     table = profile_space(chosen.space, measuring, path, batch=batch, protocol=protocol, settings=reading)
     _say(table, path, data=data, as_json=as_json)

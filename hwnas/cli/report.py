@@ -17,7 +17,9 @@ from hwnas.cli.folder import RunFolder
 from hwnas.cli.nets import refuse_zoo
 from hwnas.cli.page import section, write_page
 from hwnas.cli.sweep_report import is_sweep, write_sweep_page
-from hwnas.core.sweep import SweepResult
+from hwnas.core.figures import as_svg, save_png
+from hwnas.core.sweep_result import SweepResult
+from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,9 +67,9 @@ def write_report(folder: RunFolder, png: Path | None = None) -> Path:
     figures = plots(folder)
     if png is not None:
         for name, (_, drawn) in figures.items():
-            drawing.save_png(drawn, png / f"{name}.png")
+            save_png(drawn, png / f"{name}.png")
     sections = [_numbers(folder), _architecture_text(folder)]
-    sections += [section(title, drawing.as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
+    sections += [section(title, as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
     sections += [_scores(folder), _predictions(folder), _conditions(folder)]
     title = f"{folder.genotype.space} {folder.genotype.short_id}"
     return write_page(folder.path / "report.html", title, sections)
@@ -117,7 +119,7 @@ def _numbers(folder: RunFolder) -> str:
         rows.append(("asked", f"{folder.target_ms:g} ms", "the target of the search"))
     if predicted is not None:
         by = "sum of the latency table's rows" + (", corrected by measurements" if folder.corrected else "")
-        rows.append(("predicted", f"{predicted:.2f} ms", by))
+        rows.append(("predicted", f"{in_ms(predicted)} ms", by))
     if measured:
         where = (
             f"{measured['device']}, {measured['backend']} {measured['precision']}, batch {measured['batch']}"
@@ -127,7 +129,7 @@ def _numbers(folder: RunFolder) -> str:
         rows.append(
             (
                 "measured",
-                f"{measured['median_ms']:.2f} ± {measured['spread_ms']:.2f} ms",
+                f"{in_ms(measured['median_ms'])} ± {in_ms(measured['spread_ms'], 2)} ms",
                 f"{where}; {measured['count']} readings",
             )
         )

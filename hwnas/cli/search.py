@@ -91,6 +91,9 @@ def command(
     if resume and not first.is_dir():
         raise InvalidInput(f"there is no run at {first} to resume; leave --resume out to start one.")
     kept = (folder.read("search.json") or folder.read("baseline.json")) if resume else {}
+    if resume and not kept:
+        # Stopped before the first step, in the measuring of a table say, it was told to go on like this.
+        note(f"no search was begun in {first}: there is nothing to resume, and it starts anew")
     method = _method(algorithm, scoring, kept)
     if target_ms is not None and options.lut == Path("none"):
         raise InvalidInput(
@@ -123,7 +126,7 @@ def command(
         if any(result.met is False for result in searched.results):
             click.get_current_context().exit(EXIT_BUDGET)
         return
-    found = run_search(asked, out, resume=resume, backend=confirming)
+    found = run_search(asked, out, resume=resume and bool(kept), backend=confirming)
     report_search(found, out, config, table, as_json=options.as_json)
     if found.budget is not None and found.budget.met is False:
         click.get_current_context().exit(EXIT_BUDGET)

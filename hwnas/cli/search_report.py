@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from hwnas.core.baseline import BaselineConfig
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_result import SearchResult, conditions
 from hwnas.core.stability import Stability
+from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
     from hwnas.core.confirm import BudgetOutcome
@@ -37,11 +39,11 @@ def report_search(
         "val": found.scores,
     }
     line = f"found {found.genotype.short_id}"
-    if table is not None:
+    if table is not None and found.predicted_ms is not None:
         header = table.header
         values |= conditions(header)
         under = f"{header.device.name}, {header.backend} {header.precision}, batch {header.batch}"
-        line += f": {found.predicted_ms:.2f} ms predicted on {under}"
+        line += f": {in_ms(found.predicted_ms)} ms predicted on {under}"
         line += f", asked for {asked_ms:g} ms" if asked_ms is not None else ""
     lines = [line]
     if budget is not None:
@@ -67,15 +69,19 @@ def _budget_lines(name: str, budget: BudgetOutcome, target_ms: float | None) -> 
     ]
     if target_ms is None:
         return lines
-    lines += [
-        f"asked      {target_ms:8.2f} ms",
-        f"predicted  {budget.predicted_ms:8.2f} ms",
-    ]
+    lines.append(f"asked      {in_ms(target_ms):>8} ms")
+    if budget.predicted_ms is not None:
+        table_ms = budget.costs["latency_ms"]
+        # The first network that is measured is chosen by the table as it is.
+        by = "the table"
+        if not math.isclose(budget.predicted_ms, table_ms):
+            by = f"the table, {in_ms(table_ms)}, corrected by the measurements before"
+        lines.append(f"predicted  {in_ms(budget.predicted_ms):>8} ms   (by {by})")
     if budget.measured_ms is None:
         return [*lines, *(f"not measured: {remark}" for remark in budget.remarks)]
     networks = len(budget.attempts)
     tried = f", after {networks} networks were" if networks > 1 else ""
-    lines.append(f"measured   {budget.measured_ms:8.2f} ms{tried}")
+    lines.append(f"measured   {in_ms(budget.measured_ms):>8} ms{tried}")
     if networks > 1:
         lines.append(f"measured ÷ predicted by the table: {budget.correction:.3f} on average")
     if not budget.met:
@@ -87,18 +93,19 @@ def report_seeds(found: Stability, out: Path, *, as_json: bool) -> None:
     """Print how far searches with different seeds agree."""
     lines = []
     for seed in found.results:
-        ms = "" if seed.predicted_ms is None else f"  {seed.predicted_ms:.2f} ms predicted"
+        ms = "" if seed.predicted_ms is None else f"  {in_ms(seed.predicted_ms)} ms predicted"
         if seed.measured_ms is not None:
-            ms += f", {seed.measured_ms:.2f} measured" + ("" if seed.met else ", budget not met")
+            ms += f", {in_ms(seed.measured_ms)} measured" + ("" if seed.met else ", budget not met")
         score = "" if seed.score is None else f"  validation {seed.score:.2f}"
         lines.append(f"seed {seed.seed}: {seed.genotype.short_id}{ms}{score}")
     lines.append(
         f"{found.networks} different networks; choices decided alike in {100 * found.mean_agreement:.0f} % "
         f"of pairs of seeds (random networks: {100 * found.by_chance:.0f} %)"
     )
-    for name, spread in (("predicted ms", found.predicted_ms), ("validation", found.score)):
-        if spread is not None:
-            lines.append(f"{name}: {spread.mean:.2f} ± {spread.deviation:.2f}")
+    if (latency := found.predicted_ms) is not None:
+        lines.append(f"predicted ms: {in_ms(latency.mean)} ± {in_ms(latency.deviation, 2)}")
+    if (quality := found.score) is not None:
+        lines.append(f"validation: {quality.mean:.2f} ± {quality.deviation:.2f}")
     best = out / f"seed-{found.best.seed}"
     lines.append(
         f"next:  hwnas fit {best} && hwnas eval {best} && hwnas measure {best} && hwnas report {best}"

@@ -18,6 +18,7 @@ from hwnas.cli.settings import parse, sort_out
 from hwnas.core.budget import ranges
 from hwnas.core.space import SearchSpace
 from hwnas.latency.table import LatencyTable
+from hwnas.latency.timing import in_ms
 from hwnas.names import find_space, known_spaces
 
 
@@ -69,7 +70,7 @@ def show(
         f"op keys      {values['op_keys']} (rows of its latency table), {values['op_uses']} uses",
         f"networks     {values['cardinality']:.3g}",
         f"supernet     {values['parameters_supernet']:,} parameters",
-        *(f"{name:<14} {_range(values[name])}" for name in _COSTS if name in values),
+        *(f"{name:<14} {_range(name, values[name])}" for name in _COSTS if name in values),
     ]
     result(values, lines, as_json=as_json)
 
@@ -77,8 +78,9 @@ def show(
 _COSTS = ("latency_ms", "params", "macs", "activation_mib")
 
 
-def _range(values: dict[str, float]) -> str:
-    return f"{values['min']:.4g} min, {values['median']:.4g} median, {values['max']:.4g} max"
+def _range(name: str, values: dict[str, float]) -> str:
+    shown = in_ms if name == "latency_ms" else "{:.4g}".format
+    return ", ".join(f"{shown(values[end])} {end}" for end in ("min", "median", "max"))
 
 
 def describe(space: SearchSpace, table: LatencyTable | None = None) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from hwnas.core.progress import Progress
 from hwnas.core.run import refuse_begun
 from hwnas.core.search import UnverifiedTableWarning
 from hwnas.core.search_config import SearchConfig
-from hwnas.core.sweep import SweepResult, Swept, folder_name, point_configs, sweep, swept_values
+from hwnas.core.sweep import folder_name, point_configs, sweep, swept_values
+from hwnas.core.sweep_result import SweepResult, Swept
 from hwnas.errors import InvalidInput
 from hwnas.processes import as_one, processes
 
@@ -74,6 +75,9 @@ def command(
     if resume and not out.is_dir():
         raise InvalidInput(f"there is no sweep at {out} to resume; leave --resume out to start one.")
     kept = folder.read("sweep.json") if resume else {}
+    if resume and not kept:
+        # As in the search.
+        note(f"no sweep was begun in {out}: there is nothing to resume, and it starts anew")
     if kept and targets is None and latency_weights is None:
         targets, latency_weights = _kept_values(kept)
     if targets is None and latency_weights is None:
@@ -102,7 +106,12 @@ def command(
     if asked.table is None:
         raise InvalidInput("a sweep is over milliseconds: give a latency table (--lut FILE).")
     found = run_sweep(
-        asked, swept, values, out, resume=resume, backend=confirming_backend(asked.table, out / "POINT")
+        asked,
+        swept,
+        values,
+        out,
+        resume=resume and bool(kept),
+        backend=confirming_backend(asked.table, out / "POINT"),
     )
     report_sweep(found, out, as_json=options.as_json)
     if not found.met:

@@ -1,7 +1,4 @@
-"""What ``hwnas sweep`` leaves: a table, on the console and in ``OUT/sweep.md``, and ``OUT/pareto.png``.
-
-Both together, as ``hwnas report`` writes them, are ``OUT/report.html``.
-"""
+"""What ``hwnas sweep`` prints in the end, and what ``hwnas report`` makes of a sweep: one page."""
 
 from __future__ import annotations
 
@@ -10,25 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from hwnas.cli import drawing
-from hwnas.cli.console import note, result
+from hwnas.cli.console import result
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.page import section, write_page
-from hwnas.core.sweep import SweepPoint, SweepResult
-from hwnas.errors import MissingExtra
-from hwnas.files import write_atomically
-from hwnas.processes import processes
+from hwnas.core.figures import as_svg, save_png
+from hwnas.core.sweep_page import pareto, remarks_of, rows_of, where_of
+from hwnas.core.sweep_result import SweepResult
 
 
 def report_sweep(found: SweepResult, out: Path, *, as_json: bool) -> None:
-    """Print what a sweep found, and write its table and its plot."""
-    if processes().is_first:
-        write_atomically(out / "sweep.md", ("\n".join(_page(found)) + "\n").encode())
-        _plot(found, out / "pareto.png")
+    """Print what a sweep found."""
     best = out / (found.front[-1] if found.front else found.points[-1]).folder
     lines = [
-        *_aligned(_rows(found)),
-        *_remarks(found),
+        *_aligned(rows_of(found)),
+        *remarks_of(found),
         f"next:  hwnas fit {best} && hwnas eval {best} && hwnas measure {best} && hwnas report {best}",
     ]
     values = {
@@ -73,20 +65,20 @@ def write_sweep_page(
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    drawn = drawing.pareto(found)
+    drawn = pareto(found)
     plot = ""
     if drawn is not None:
-        plot = section("Latency and quality", drawing.as_svg(drawn, "pareto"))
+        plot = section("Latency and quality", as_svg(drawn, "pareto"))
         if png is not None:
-            drawing.save_png(drawn, png / "pareto.png")
-    remarks = "".join(f"<li>{html.escape(line)}</li>" for line in [*_undone(found, out), *_remarks(found)])
-    sections = [section("", f"<p>{html.escape(_where(found))}</p>" + _html_table(found, out, reports))]
+            save_png(drawn, png / "pareto.png")
+    remarks = "".join(f"<li>{html.escape(line)}</li>" for line in [*_undone(found, out), *remarks_of(found)])
+    sections = [section("", f"<p>{html.escape(where_of(found))}</p>" + _html_table(found, out, reports))]
     sections += [f"<ul>{remarks}</ul>", plot]
     return write_page(out / "report.html", "Pareto sweep", sections)
 
 
 def _html_table(found: SweepResult, out: Path, reports: Mapping[str, Path]) -> str:
-    heading, *rows = _rows(found)
+    heading, *rows = rows_of(found)
     lines = ["".join(f"<th>{html.escape(cell)}</th>" for cell in heading)]
     for point, row in zip(found.points, rows, strict=True):
         cells = [html.escape(cell) for cell in row]
@@ -105,82 +97,8 @@ def _undone(found: SweepResult, out: Path) -> list[str]:
     return [f"{done}; for the rest:  hwnas sweep --out {out} --resume"]
 
 
-def _where(found: SweepResult) -> str:
-    return f"Milliseconds on {', '.join(f'{name} {value}' for name, value in found.conditions.items())}."
-
-
-def _plot(found: SweepResult, path: Path) -> None:
-    try:
-        drawn = drawing.pareto(found)
-    except MissingExtra as error:
-        note(f"no {path.name}: {error}")
-        return
-    if drawn is not None:
-        drawing.save_png(drawn, path)
-
-
-def _rows(found: SweepResult) -> list[tuple[str, ...]]:
-    """The table, its heading first."""
-    asked = "asked [ms]" if found.swept == "target_ms" else "latency weight"
-    quality = (drawing.quality_label(found), "front") if found.metric else ()
-    rows: list[tuple[str, ...]] = [(asked, "predicted [ms]", "measured [ms]", *quality, "network", "run")]
-    for point in found.points:
-        measured = "–" if point.measured_ms is None else f"{point.measured_ms:.4g}"
-        missed = " (missed)" if point.met is False else ""
-        rows.append(
-            (
-                f"{point.value:.12g}",
-                f"{point.predicted_ms:.4g}",
-                measured + missed,
-                *(_quality(point) if found.metric else ()),
-                point.genotype.short_id,
-                point.folder,
-            )
-        )
-    return rows
-
-
-def _quality(point: SweepPoint) -> tuple[str, str]:
-    return "–" if point.score is None else f"{point.score:.1f}", "*" if point.on_front else ""
-
-
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def _remarks(found: SweepResult) -> list[str]:
-    shared = f"the first {found.shared_epochs} of {found.epochs} epochs were trained once for all"
-    nothing = (
-        "nothing was shared: choices learn from the first epoch on (--set arch_from_epoch=… says otherwise)"
-    )
-    lines = [shared if found.shared_epochs else nothing]
-    if found.metric:
-        where = "measured where they were, otherwise predicted"
-        lines.append(f"* on the Pareto front of milliseconds ({where}) and {found.metric} on val")
-        lines.append("quality is with the shared weights; hwnas fit trains a network's own")
-    else:
-        lines.append("without validation data nothing is known of quality, so no front is marked")
-    missed = [point.folder for point in found.points if point.met is False]
-    if missed:
-        lines.append(f"the budget was not met by {', '.join(missed)}: the nearest networks found are shown")
-    lines += [f"{point.folder}: {remark}" for point in found.points for remark in point.remarks]
-    return lines
-
-
-def _page(found: SweepResult) -> list[str]:
-    """The same as Markdown."""
-    heading, *rows = _rows(found)
-    return [
-        "# Pareto sweep",
-        "",
-        _where(found),
-        "",
-        "| " + " | ".join(heading) + " |",
-        "|" + "---|" * len(heading),
-        *("| " + " | ".join(row).replace("*", "\\*") + " |" for row in rows),
-        "",
-        *(f"- {line}".replace("- * ", "- \\* ") for line in _remarks(found)),
     ]

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwnas.cli.app import EXIT_NOT_GOOD
 from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
 from hwnas.cli.data import image_shape
 from hwnas.cli.machine import Machine, fields_of, machine_options
 from hwnas.cli.settings import parse, sort_out
+from hwnas.latency.timing import in_ms
 from hwnas.names import find_space
 
 if TYPE_CHECKING:
@@ -79,7 +81,10 @@ def show(table: Path, rows: int, as_json: bool) -> None:
         f"verified   {_verified(found, f'never; hwnas verify {table}')}",
         *(f"remark     {remark}" for remark in header.remarks),
         "",
-        *(f"{timing.median_ms:9.4f} ms ± {timing.spread_ms:.4f}  {key}" for key, timing in slowest[:rows]),
+        *(
+            f"{in_ms(timing.median_ms):>9} ms ± {in_ms(timing.spread_ms, 2)}  {key}"
+            for key, timing in slowest[:rows]
+        ),
     ]
     values = {
         "header": header.model_dump(mode="json"),
@@ -104,7 +109,11 @@ def check(
     precision: str | None,
     threads: int | None,
 ) -> None:
-    """Check that TABLE is sound, was measured as asked, and (with SPACE) has all rows the space needs."""
+    """Check that TABLE is sound, was measured as asked, and (with SPACE) has all rows the space needs.
+
+    It also says what hwnas verify has found. The exit code is 2 if a check fails, and 4 if only the
+    verification did: its predictions are not good enough to search by. Never verified is no failure.
+    """
     from hwnas.latency.table import LatencyTable
 
     found = LatencyTable.load(table)
@@ -120,6 +129,11 @@ def check(
         found.require(keys)
         said += f", all {len(keys)} of {chosen.name}"
     click.echo(said)
+    click.echo(f"verified: {_verified(found, f'never; hwnas verify {table}')}")
+    verified = found.current_verification
+    if verified is not None and not verified.is_good:
+        click.echo("its predictions are not good enough to search by")
+        click.get_current_context().exit(EXIT_NOT_GOOD)
 
 
 @command.command("diff")
@@ -153,7 +167,8 @@ def diff(first: Path, second: Path, tolerance: float, rows: int, as_json: bool) 
         *([f"{found.only_first} rows only in {first}"] if found.only_first else []),
         *([f"{found.only_second} rows only in {second}"] if found.only_second else []),
         *(
-            f"{row.verdict:<10}{row.ratio:6.3f}  {row.first_ms:9.4f} → {row.second_ms:9.4f} ms  {row.key}"
+            f"{row.verdict:<10}{row.ratio:6.3f}  {in_ms(row.first_ms):>9} → {in_ms(row.second_ms):>9} ms  "
+            f"{row.key}"
             for row in found.rows[:rows]
         ),
         *([f"… and {len(found.rows) - rows} more rows (--rows N)"] if len(found.rows) > rows else []),

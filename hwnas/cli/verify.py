@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hwnas.cli.app import EXIT_NOT_GOOD
 from hwnas.cli.choosing import DEFAULT_SPACE
 from hwnas.cli.console import counting, note, result
 from hwnas.cli.machine import Machine, allow_busy_option, reading_settings, recorded_options
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.verification import CALIBRATION_NETWORKS, verify
+from hwnas.latency.timing import in_ms
 from hwnas.names import find_space
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ def command(
     """Measure whole networks of SPACE (default: TABLE's own) and say how well TABLE predicts them.
 
     The networks are in no fit. A calibration from further networks is stored in TABLE, with all the evidence.
+
+    The exit code is 4 if the predictions, calibrated, are not good enough to search by; what was found is
+    stored all the same.
     """
     from hwnas.latency.measuring import ProfileSettings
     from hwnas.latency.table import LatencyTable
@@ -77,9 +82,10 @@ def command(
     chosen = kind.from_preset(preset, **{**own, **homes["space"]})
     backend = Machine.of(found.header).make(**{**recorded_options(found.header), **homes["backend"]})
     if plot is not None:
-        from hwnas.cli import drawing
+        from hwnas.cli.drawing import predicted_against_measured
+        from hwnas.core.figures import save_png, styled
 
-        drawing.styled()  # matplotlib missing is said before minutes of measuring
+        styled()  # matplotlib missing is said before minutes of measuring
     if found.path is None:
         note(
             f"{table} comes with hwnas and is not written to; to keep what is found, verify a copy:  "
@@ -98,8 +104,10 @@ def command(
             on_progress=on_progress,
         )
     if plot is not None:
-        drawing.save_png(drawing.predicted_against_measured(said, str(found.header)), plot)
+        save_png(predicted_against_measured(said, str(found.header)), plot)
     result({"table": str(table), **values(said)}, lines(said), as_json=as_json)
+    if not said.is_good:
+        click.get_current_context().exit(EXIT_NOT_GOOD)
 
 
 def values(said: Verification) -> dict[str, object]:
@@ -128,8 +136,8 @@ def lines(said: Verification) -> list[str]:
         f"{said.calibrated.networks} networks in no fit",
         f"rows alone   {said.uncalibrated}",
         f"calibrated   {said.calibrated}",
-        f"calibration  {calibration.scale:.4f} · sum + {calibration.offset_ms:.4f} ms"
-        + (f" + {calibration.per_op_ms:.5f} ms an op" if calibration.per_op_ms else "")
+        f"calibration  {calibration.scale:.4f} · sum + {in_ms(calibration.offset_ms)} ms"
+        + (f" + {in_ms(calibration.per_op_ms)} ms an op" if calibration.per_op_ms else "")
         + f", from {calibration.networks} networks",
         f"95 % of the networks took {said.low_percent:+.1f} to {said.high_percent:+.1f} % of the prediction",
     ]

@@ -10,6 +10,7 @@ import click
 from hwnas.cli.console import note, result
 from hwnas.cli.data import image_shape
 from hwnas.cli.folder import RunFolder, RunSetup
+from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
     from hwnas.zoo.cards import Card
@@ -142,4 +143,4 @@ def _latency(card: Card) -> str:
     found: Any = card.latency
     if found is None:
         return "not measured"
-    return f"{found.median_ms:.2f} ms ({found.backend} {found.precision}, threads {found.threads})"
+    return f"{in_ms(found.median_ms)} ms ({found.backend} {found.precision}, threads {found.threads})"

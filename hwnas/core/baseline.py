@@ -22,7 +22,7 @@ from hwnas.core.given import refuse_data, refuse_space, refuse_table
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
-from hwnas.core.run import GeneratorState, Run, Stateful, as_ever
+from hwnas.core.run import GeneratorState, Run, Stateful, as_ever, require_begun
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
 from hwnas.core.search import search, warn_of_doubts
 from hwnas.core.search_config import SearchConfig
@@ -231,7 +231,7 @@ def baseline(
         data: ``train`` trains weights, ``val`` (or, without it, ``arch``) scores networks.
         config: settings; default ``BaselineConfig()``.
         out: folder for config, log, checkpoint and genotype; None keeps nothing on disk.
-        resume: go on with the run in ``out``.
+        resume: go on with the baseline in ``out``, as of :func:`hwnas.search`; no trial is done again.
         on_progress: called after each trial, and in the training of the shared weights.
 
     Warns:
@@ -240,7 +240,8 @@ def baseline(
     Raises:
         InvalidInput: an argument is a name or a path where an object is wanted; nothing to score on; a target
             without a table; some networks keep the budget, but so few that none was drawn (before anything is
-            trained, too); ``out`` holds a run already and ``resume`` is false; ``resume`` without ``out``.
+            trained, too); ``out`` holds a baseline already and ``resume`` is false, or none and it is true,
+            or a search; ``resume`` without ``out``.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
@@ -262,7 +263,9 @@ def baseline(
         lut.check(input_shape=space.input_shape())
         warn_of_doubts(lut)
     if told_by_first(lambda: out is not None and (out / "search.json").exists()):
-        raise InvalidInput(f"{out} holds a search already; name another folder (--out).")
+        raise InvalidInput(f"{out} holds a search already; name another folder (--out; out=…).")
+    if resume:
+        told_by_first(lambda: require_begun(out, "baseline"))
     torch_device(config.device)
     predict = _predictor(space, lut)
     budget = Budget.asked(space, list(space.choices().values()), lut, config.target_ms, config.budget)

@@ -53,9 +53,10 @@ class BudgetOutcome(BaseModel):
     asked: dict[str, float]
     """What the network may cost at most, by the name of the cost."""
     costs: dict[str, float]
-    """What it costs; ``latency_ms`` by the table."""
+    """What it costs, by the same names; ``latency_ms`` is by the table as it is, whatever was measured."""
     predicted_ms: float | None = None
-    """What was predicted when it was chosen: by the table, times what earlier attempts had taught."""
+    """What was predicted when it was chosen: ``costs["latency_ms"]`` times the correction that the attempts
+    before had taught. The two are the same where it was the first that was measured, or none was."""
     correction: float = 1.0
     """Geometric mean of measured ÷ table milliseconds over all attempts; the table was left as it is."""
     measured_ms: float | None = None

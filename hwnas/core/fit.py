@@ -108,7 +108,10 @@ def fit(
 
     Args:
         network: a derived network; moved to the device, trained, and brought back to the CPU in eval mode.
-        train: yields ``(inputs, targets)`` batches; its length must be known (``len``).
+        train: yields ``(inputs, targets)`` batches; its length must be known (``len``). Nothing is resized:
+            any size that the network itself takes will do, another one than the space's, too, or one in
+            ``train`` (crops, say) and another in ``val``. Scores then hold for the size of ``val``, and
+            milliseconds for ``space.input_shape()`` as ever.
         loss: from outputs and targets to a scalar; ``space.fit_loss`` for a space's own.
         config: settings; default ``FitConfig()``.
         val: data to evaluate on; needs ``metric``.

@@ -78,7 +78,8 @@ def estimate(
 ) -> tuple[float, float]:
     """About how long :func:`profile` will take: seconds of preparing, and of measuring. Measures a sample.
 
-    What ``path`` holds complete is left out; what it holds in part counts in full.
+    What ``path`` holds complete is left out; what it holds in part counts in full. Both are 0 where nothing
+    is left to measure, and only there.
 
     Raises:
         InvalidInput: the space or the backend is a name or a class.

@@ -37,7 +37,21 @@ def refuse_begun(out: Path, name: str) -> None:
     """
     if (out / f"{name}.json").exists():
         raise InvalidInput(
-            f"{out} holds a {name} already. Go on with it (--resume), or name another folder (--out)."
+            f"{out} holds a {name} already. Go on with it (--resume; resume=True), or name another folder "
+            "(--out; out=…)."
+        )
+
+
+def require_begun(out: Path | None, name: str) -> None:
+    """Refuse to resume in a folder in which no run of that name was begun; without a folder, say nothing.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    if out is not None and not (out / f"{name}.json").is_file():
+        raise InvalidInput(
+            f"there is no {name} in {out} to resume: expected its {name}.json there. Start one (without "
+            "--resume; resume=False), or name the folder of the one that was begun (--out; out=…)."
         )
 
 
@@ -268,7 +282,9 @@ class Run:
         if save:
             self.save()
         saved = (
-            f"{self.checkpoint_path}; go on with --resume" if self.out else "nowhere: the run has no folder"
+            f"{self.checkpoint_path}; go on with --resume (resume=True)"
+            if self.out
+            else "nowhere: the run has no folder"
         )
         where = f"in epoch {self._epoch + 1}" if doing is None else doing
         raise Interrupted(f"stopped {where} after {self.step} steps; saved in {saved}.")

@@ -27,7 +27,7 @@ from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_t
 from hwnas.core.graphed import GraphedTask, refuse_graphs
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
-from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, as_ever
+from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, as_ever, require_begun
 from hwnas.core.score import ScoreFunction
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
@@ -77,7 +77,9 @@ def search(
         data: one loader (single-level) or two (bilevel), and optionally validation data.
         config: settings; default ``SearchConfig()``.
         out: folder for config, log, checkpoint and genotype; None keeps nothing on disk.
-        resume: go on with the run in ``out``.
+        resume: go on with the search in ``out``, given the same space, table, data and config: where it
+            stopped, or, where it is finished, without training; the result is that of a search that was never
+            stopped. What was measured is not measured again.
         on_progress: called after each step and each epoch.
         backend: measures what was found for ``target_ms``, under the table's conditions, and finds again what
             is not within it (:func:`hwnas.core.confirm.confirmed`).
@@ -96,11 +98,11 @@ def search(
 
     Raises:
         InvalidInput: an argument is a name or a path where an object is wanted; no such torch device here;
-            ``out`` holds a search already and ``resume`` is false; ``resume`` or ``warm_up`` without ``out``;
-            a description that is not JSON; batches that are no pairs, or none at all; several candidates
-            without validation data; ``explore=1`` without ``data.arch``; a target without a table;
-            ``backend`` or ``measure`` without a target, or both; batches that several processes cannot share;
-            ``cuda_graph`` where steps cannot be captured.
+            ``out`` holds a search already and ``resume`` is false, or none and it is true, or a baseline;
+            ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
+            pairs, or none at all; several candidates without validation data; ``explore=1`` without
+            ``data.arch``; a target without a table; ``backend`` or ``measure`` without a target, or both;
+            batches that several processes cannot share; ``cuda_graph`` where steps cannot be captured.
         BackendUnavailable: ``backend`` cannot run here.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
         SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
@@ -118,6 +120,10 @@ def search(
     refuse_backend(backend)
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
+    if told_by_first(lambda: out is not None and (out / "baseline.json").exists()):
+        raise InvalidInput(f"{out} holds a baseline already; name another folder (--out; out=…).")
+    if resume:
+        told_by_first(lambda: require_begun(out, "search"))
     if config.explore == 1 and data.arch is None:
         raise InvalidInput(
             "explore=1 leaves no step for α and β to learn from: pass data of their own (SearchData.arch), "

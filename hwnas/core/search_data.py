@@ -20,6 +20,10 @@ Batches = Iterable[Any]
 class SearchData:
     """The data of a search: anything iterable that yields ``(inputs, targets)`` batches, such as DataLoaders.
 
+    Nothing is resized: inputs are as a rule of the space's ``input_shape()``, for which the table's
+    milliseconds hold. Where networks take another size, crops say, what is learned is learned at that, and
+    what is predicted is predicted for the space's.
+
     Several processes share each batch, see :func:`hwnas.processes.shared`.
 
     Attributes:

@@ -23,8 +23,9 @@ class SearchResult:
     Attributes:
         genotype: the most likely architecture, or the best of the ``candidates`` most likely (that keep the
             budget, where there is one), canonical.
-        predicted_ms: its latency by the table, whole network; None without a table. Where measurements for a
-            target corrected the table, what was predicted with the correction.
+        predicted_ms: its latency by the table, whole network; None without a table. Where measurements of
+            other networks for a target had corrected the table's, what was predicted with the correction: the
+            table's own is then ``budget.costs["latency_ms"]``.
         expected_ms: the expectation over the final probabilities; None without a table.
         probabilities: of every option, by choice.
         supernet: the trained supernet, on the CPU; ``space.build(genotype, supernet)`` keeps its weights.

@@ -7,124 +7,31 @@ Each is otherwise the search that it would be alone, and finds the same to the l
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import Any
 
 from hwnas.core.budget import Budget
 from hwnas.core.confirm import Measure, measurer, timed
 from hwnas.core.expected import LatencyTableLike
-from hwnas.core.genotype import Genotype
 from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_table
 from hwnas.core.progress import Progress
-from hwnas.core.run import Run
-from hwnas.core.scoring import headline
+from hwnas.core.run import Run, require_begun
 from hwnas.core.search import common_epochs, search, search_identity
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.search_result import conditions
 from hwnas.core.space import SearchSpace
-from hwnas.errors import DataError, InvalidInput, MeasurementFailed, refusals
+from hwnas.core.sweep_page import NoPlotWarning, write_table_and_plot
+from hwnas.core.sweep_result import SweepPoint, SweepResult, Swept, with_front
+from hwnas.errors import InvalidInput, MeasurementFailed
 from hwnas.files import write_json
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, processes, told_by_first
 
-Swept: TypeAlias = Literal["target_ms", "latency_weight"]
-"""What differs from point to point."""
-
 WARM_UP = "warm-up"
 """Name of the folder of the epochs that all points share."""
-
-
-class SweepPoint(BaseModel):
-    """What was found for one value. Frozen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: float
-    """Milliseconds asked for, or the latency weight."""
-    folder: str
-    """Name of its run's folder in the sweep's."""
-    genotype: Genotype
-    """What was found."""
-    predicted_ms: float
-    """By the table, corrected where measurements for a target corrected it."""
-    measured_ms: float | None = None
-    """None where it was not measured."""
-    met: bool | None = None
-    """Whether the measurement keeps the target, with the tolerance allowed; None where there is none."""
-    scores: dict[str, Any] | None = None
-    """On the validation data, with the shared weights; None without such data."""
-    remarks: tuple[str, ...] = ()
-    """What a reader should know: why it was not measured, or not met."""
-    on_front: bool | None = None
-    """Whether no other point is as fast and as good and better in one of both; None without scores."""
-
-    @property
-    def latency_ms(self) -> float:
-        """Measured where it was, otherwise predicted."""
-        return self.predicted_ms if self.measured_ms is None else self.measured_ms
-
-    @property
-    def score(self) -> float | None:
-        """The headline of its scores, the higher the better; None without scores."""
-        if not self.scores:
-            return None
-        # A number that JSON has no word for comes back as null.
-        return headline({name: math.nan if value is None else value for name, value in self.scores.items()})
-
-
-class SweepResult(BaseModel):
-    """What a sweep found; JSON in ``OUT/pareto.json``. Frozen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    swept: Swept
-    """What differs from point to point."""
-    shared_epochs: int
-    """First epochs of each search that were trained once for all."""
-    epochs: int
-    """Epochs of each search."""
-    conditions: dict[str, Any]
-    """Under which conditions the table's milliseconds hold."""
-    points: tuple[SweepPoint, ...]
-    """In the order asked for; while the sweep goes on, those done so far."""
-
-    @classmethod
-    def load(cls, out: str | Path) -> SweepResult:
-        """What the sweep in the folder ``out`` has found so far.
-
-        Raises:
-            DataError: nothing yet, or its file is damaged.
-        """
-        path = Path(out) / "pareto.json"
-        if not path.is_file():
-            raise DataError(
-                f"the sweep in {out} has finished no point yet; go on with it:  "
-                f"hwnas sweep --out {out} --resume"
-            )
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise DataError(f"{path} is not what a sweep found:\n{refusals(error)}") from error
-
-    @property
-    def metric(self) -> str | None:
-        """The name of what points are compared by; None without scores."""
-        return next((next(iter(point.scores)) for point in self.points if point.scores), None)
-
-    @property
-    def front(self) -> tuple[SweepPoint, ...]:
-        """The points of the Pareto front, the fastest first."""
-        on = [point for point in self.points if point.on_front]
-        return tuple(sorted(on, key=lambda point: point.latency_ms))
-
-    @property
-    def met(self) -> bool:
-        """Whether no point's measurement breaks its target."""
-        return all(point.met is not False for point in self.points)
 
 
 @as_one
@@ -148,8 +55,9 @@ def sweep(
     targets and no pruner those before ``depth_from_epoch``, too, or all where the budget does not steer. Each
     point is a run of its own in ``out/4ms`` or ``out/weight-0.01``, which every other function takes, and is
     bit for bit what :func:`hwnas.search` finds alone. ``out/warm-up`` has what they share,
-    ``out/pareto.json`` the result, and ``out/sweep.json`` what was asked. A target that is missed when
-    measured does not end the sweep.
+    ``out/pareto.json`` the result, ``out/sweep.json`` what was asked. Once all points are done,
+    ``out/sweep.md`` has them as a table and, with scores, ``out/pareto.png`` as a plot: predicted, measured,
+    quality, the Pareto front marked. A target that is missed when measured does not end the sweep.
 
     Args:
         space: what can be chosen.
@@ -159,16 +67,22 @@ def sweep(
         targets_ms: hard budgets of milliseconds, at least two; or
         latency_weights: weights of the config's penalty, at least two.
         out: folder of the runs.
-        resume: go on with the sweep in ``out``. Points that are done stay, and are measured if they were not.
+        resume: go on with the sweep in ``out``, given the same again. Points that are done stay, and are
+            measured if they were not; of a finished sweep the result is returned.
         on_progress: called with the value and its search's progress.
         backend: measures what is found, under the table's conditions; under targets, as of
             :func:`hwnas.search`.
         measure: the same by any function from a genotype to milliseconds, instead of ``backend``.
 
+    Warns:
+        NoPlotWarning: matplotlib is not installed, so there is no ``pareto.png``. Besides, whatever the
+            search warns of.
+
     Raises:
         InvalidInput: an argument is a name or a path where an object is wanted; not exactly one of targets
             and weights, fewer than two values, two alike, or one out of range; no table; a target in the
-            config beside latency weights; ``out`` holds a sweep already and ``resume`` is false.
+            config beside latency weights; ``out`` holds a sweep already and ``resume`` is false, or none and
+            it is true.
         InfeasibleBudget: no network of the space keeps the least target; raised before anything is trained.
         CheckpointError: what is to be resumed is damaged, or is another sweep; the message lists the
             differences.
@@ -179,6 +93,8 @@ def sweep(
     refuse_data(data)
     refuse_backend(backend)
     out = Path(out)
+    if resume:
+        told_by_first(lambda: require_begun(out, "sweep"))
     swept, values = swept_values(targets_ms, latency_weights)
     if lut is None:
         raise InvalidInput("a sweep is over milliseconds: give a latency table.")
@@ -202,10 +118,12 @@ def sweep(
             if on_progress is not None:
                 on_progress(value, progress)
 
+        begun = told_by_first((folder / "search.json").is_file)
         under_target = measure if swept == "target_ms" else None
         result = search(
             space, lut, data, one,
-            out=folder, resume=resume, on_progress=report, measure=under_target, warm_up=out / WARM_UP,
+            out=folder, resume=resume and begun, on_progress=report,
+            measure=under_target, warm_up=out / WARM_UP,
         )  # fmt: skip
         assert result.predicted_ms is not None
         point = SweepPoint(
@@ -252,7 +170,11 @@ def sweep(
                 kept()
                 run.stop_if_asked(save=True)
         run.save()
-        return kept()
+        result = kept()
+        lacking = write_table_and_plot(result, out) if processes().is_first else None
+        if lacking is not None:
+            warnings.warn(lacking, NoPlotWarning, stacklevel=3)  # of whoever called: as_one lies between
+        return result
 
 
 def swept_values(
@@ -299,22 +221,6 @@ def point_configs(config: SearchConfig, swept: Swept, values: Sequence[float]) -
 def folder_name(swept: Swept, value: float) -> str:
     """The name of a point's folder: ``4ms``, or ``weight-0.01``."""
     return f"{value:.12g}ms" if swept == "target_ms" else f"weight-{value:.12g}"
-
-
-def with_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
-    """The points, each told whether it is on the Pareto front of latency and score; None without scores."""
-    scored = [(point.latency_ms, score) for point in points if (score := point.score) is not None]
-
-    def on_front(point: SweepPoint) -> bool | None:
-        ms, score = point.latency_ms, point.score
-        if score is None:
-            return None
-        return not any(
-            other_ms <= ms and other >= score and (other_ms < ms or other > score)
-            for other_ms, other in scored
-        )
-
-    return tuple(point.model_copy(update={"on_front": on_front(point)}) for point in points)
 
 
 class _Points:

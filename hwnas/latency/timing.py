@@ -25,6 +25,20 @@ Reader = Callable[[], float]
 """One call gives one reading: milliseconds of one inference."""
 
 
+def in_ms(value: float, digits: int = 4) -> str:
+    """Milliseconds as people read them, without the unit: so many significant digits, two decimals at least.
+
+    Never in powers of ten: ``12.35``, ``0.01234``.
+
+    Args:
+        value: how many.
+        digits: 4 for a latency; 2 for how far readings of it lie apart.
+    """
+    is_plain = math.isfinite(value) and value != 0
+    decimals = digits - 1 - math.floor(math.log10(abs(value))) if is_plain else 0
+    return f"{value:.{max(2, decimals)}f}"
+
+
 def quantile(ordered: Sequence[float], share: float) -> float:
     """Linear interpolation between the two nearest of the sorted values."""
     position = share * (len(ordered) - 1)
@@ -177,4 +191,6 @@ class Timing(BaseModel):
     def __str__(self) -> str:
         if self.status == "failed":
             return f"failed: {self.error}"
-        return f"{self.median_ms:.4g} ms ± {self.spread_ms:.2g} (n={self.count}, {self.rounds} rounds)"
+        return (
+            f"{in_ms(self.median_ms)} ms ± {in_ms(self.spread_ms, 2)} (n={self.count}, {self.rounds} rounds)"
+        )

@@ -9,6 +9,7 @@ from hwnas.cli.folder import RunFolder
 from hwnas.core.genotype import Genotype
 from hwnas.latency.fake import FakeBackend, default_formula
 from hwnas.latency.table import LatencyTable
+from hwnas.latency.timing import in_ms
 from tests.cli.conftest import TINY, hwnas, said, settings
 
 FAST = ("--batch", "2", *settings(epochs=1, data__length=4, depth_from_epoch=0))
@@ -30,7 +31,7 @@ def test_a_space_shows_what_its_networks_cost(table, ranges):
         assert 0 < ranges[name]["min"] < ranges[name]["median"] < ranges[name]["max"]
     assert ranges["activation_mib"]["min"] <= ranges["activation_mib"]["max"]
     lines = hwnas("spaces", "show", "autortnet", "--lut", table).output
-    assert f"latency_ms     {ranges['latency_ms']['min']:.4g} min" in lines
+    assert f"latency_ms     {in_ms(ranges['latency_ms']['min'])} min" in lines
     # Without a table there are no milliseconds; a table of another resolution is refused.
     assert "latency_ms" not in said("spaces", "show", "chain")
     result = hwnas("spaces", "show", "autortnet", "--lut", table, *settings(height=64))
@@ -91,8 +92,9 @@ def test_asked_predicted_and_measured_for_people(table, ranges, tmp_path):
         "measured",
         "next:",
     ]
-    assert f"asked      {target_ms:8.2f} ms" in lines
+    assert f"asked      {in_ms(target_ms):>8} ms" in lines
     assert "of at most 2000" in lines[1]
+    assert lines[3].endswith(" ms   (by the table)")
 
 
 def test_other_costs_need_no_table(ranges, tmp_path):
@@ -135,7 +137,13 @@ def test_a_target_that_is_not_met_when_measured_ends_with_exit_code_3(table, ran
     assert result.exit_code == EXIT_BUDGET
     name = Genotype.load(tmp_path / "run/genotype.json").short_id
     assert f"the budget was not met: {name} is the nearest network that was found" in result.stdout
-    assert f"measured   {1.2 * latency['min']:8.2f} ms, after 2 networks were" in result.stdout
+    assert f"measured   {in_ms(1.2 * latency['min']):>8} ms, after 2 networks were" in result.stdout
+    # The second was chosen after the first had taught that all takes 1.2 times what the table says.
+    least = in_ms(latency["min"])
+    predicted = f"predicted  {in_ms(1.2 * latency['min']):>8} ms   (by the table, {least}, corrected by the"
+    assert predicted in result.stdout
+    kept = json.loads((tmp_path / "run/result.json").read_text())
+    assert kept["predicted_ms"] == pytest.approx(1.2 * kept["budget"]["costs"]["latency_ms"], rel=1e-3)
     # With more room it is met, by a network that the table alone would not have chosen.
     target_ms = 1.2 * latency["median"]
     found = json.loads(search(table, tmp_path / "other", "--target-ms", target_ms, "--json").stdout)

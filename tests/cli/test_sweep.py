@@ -7,11 +7,12 @@ import shutil
 import pytest
 
 from hwnas import SweepResult
-from hwnas.cli import drawing
 from hwnas.cli.app import EXIT_BUDGET, EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.core.genotype import Genotype
-from hwnas.core.sweep import with_front
+from hwnas.core.sweep_page import pareto
+from hwnas.core.sweep_result import with_front
 from hwnas.latency.fake import FakeBackend, default_formula
+from hwnas.latency.timing import in_ms
 
 from .conftest import hwnas, said, settings
 
@@ -50,7 +51,7 @@ def test_it_ends_with_a_table_and_a_plot(swept, targets):
     assert lines[0].split("  ")[0].strip() == "asked [ms]"
     for line, point in zip(lines[1:3], found.points, strict=True):
         cells = line.split()
-        assert cells[:3] == [f"{point.value:g}", f"{point.predicted_ms:.4g}", f"{point.measured_ms:.4g}"]
+        assert cells[:3] == [f"{point.value:g}", in_ms(point.predicted_ms), in_ms(point.measured_ms)]
         assert ("*" in cells) == point.on_front
         assert cells[-2:] == [point.genotype.short_id, point.folder]
     assert "the first 1 of 2 epochs were trained once for all" in lines
@@ -147,8 +148,8 @@ def test_a_sweep_has_a_report_that_leads_to_its_points_own(swept, tmp_path):
     for row, point in zip(rows, found.points, strict=True):
         assert row == [
             f"{point.value:g}",
-            f"{point.predicted_ms:.4g}",
-            f"{point.measured_ms:.4g}",
+            in_ms(point.predicted_ms),
+            in_ms(point.measured_ms),
             f"{point.score:.1f}",
             "*" if point.on_front else "",
             point.genotype.short_id,
@@ -257,18 +258,20 @@ def test_without_scores_there_is_nothing_to_plot(swept):
     out, _ = swept
     found = SweepResult.model_validate_json((out / "pareto.json").read_text())
     bare = [point.model_copy(update={"scores": None, "on_front": None}) for point in found.points]
-    assert drawing.pareto(found.model_copy(update={"points": tuple(bare)})) is None
+    assert pareto(found.model_copy(update={"points": tuple(bare)})) is None
 
 
+@pytest.mark.filterwarnings("default::hwnas.NoPlotWarning")
 def test_without_matplotlib_there_is_a_table_and_no_plot(swept, monkeypatch):
     import sys
 
-    from hwnas.cli.sweep_report import report_sweep
-
     out, _ = swept
-    found = SweepResult.model_validate_json((out / "pareto.json").read_text())
     (out / "pareto.png").rename(out / "kept.png")
+    (out / "sweep.md").rename(out / "kept.md")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    report_sweep(found, out, as_json=False)
+    result = hwnas("sweep", "--out", out, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "NoPlotWarning: no pareto.png: matplotlib is not installed" in result.stderr
     assert not (out / "pareto.png").exists()
+    assert (out / "sweep.md").read_text() == (out / "kept.md").read_text()
     (out / "kept.png").rename(out / "pareto.png")

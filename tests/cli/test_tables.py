@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hwnas.cli.app import EXIT_ERROR
+from hwnas.cli.app import EXIT_ERROR, EXIT_NOT_GOOD
 from hwnas.cli.verify import lines
 from hwnas.latency import packaged
+from hwnas.latency.fake import FakeBackend, default_formula
 from hwnas.latency.packaged import packaged_tables
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.table_file import SCHEMA_VERSION
@@ -61,6 +62,31 @@ def test_verify_prints_what_programs_read_and_keeps_the_evidence(probed, tmp_pat
     assert "\ngood enough to search by (calibrated: RMSPE of at most 5 %, Kendall tau of at least" in shown
 
 
+class Other(FakeBackend):
+    """A device of which the table knows nothing: it takes its time for what the table finds quick."""
+
+    def __init__(self, **conditions):
+        super().__init__(lambda key: 1e-5 / default_formula(key), **conditions)
+
+
+def test_a_table_that_fails_its_verification_ends_in_exit_code_4(probed, monkeypatch):
+    checked = hwnas("table", "check", probed)
+    assert checked.exit_code == 0 and f"verified: never; hwnas verify {probed}\n" in checked.stdout
+    monkeypatch.setattr("hwnas.cli.machine.find_backend", lambda _: Other)
+    result = hwnas("verify", probed, "--samples", "8", "--calibrate", "3")
+    assert result.exit_code == EXIT_NOT_GOOD
+    assert "\nnot good enough to search by (calibrated: RMSPE" in result.stdout
+    # What was found is kept, and checking says it again.
+    said_so = LatencyTable.load(probed).current_verification
+    assert said_so is not None and not said_so.is_good
+    checked = hwnas("table", "check", probed)
+    assert checked.exit_code == EXIT_NOT_GOOD
+    assert ": sound, " in checked.stdout
+    assert "its predictions are not good enough to search by" in checked.stdout
+    # Another mistake comes first.
+    assert hwnas("table", "check", probed, "--backend", "torch").exit_code == EXIT_ERROR
+
+
 def test_verifying_what_cannot_be_verified_is_refused(probed):
     result = hwnas("verify", probed, "chain", *settings(size=32), "--samples", "4")
     assert result.exit_code == EXIT_ERROR
@@ -80,12 +106,15 @@ def test_an_estimate_leaves_out_what_is_there(protocol, tmp_path):
     hwnas("profile", *table)
     assert said("profile", *table, "--estimate") == {"preparing_seconds": 0, "measuring_seconds": 0}
     path = tmp_path / "t.json"
+    shown = hwnas("profile", *table, "--estimate").stdout
+    assert shown.startswith(f"{path} is complete: nothing is left to measure on fake")
     begun = LatencyTable.load(path)
     timings = begun.isolated if protocol == "probe" else begun.rows
     key = next(iter(timings))
     timings[key] = timings[key].model_copy(update={"status": "partial"})
     begun.save(path)
     assert min(said("profile", *table, "--estimate").values()) > 0
+    assert " s to measure" in hwnas("profile", *table, "--estimate").stdout
     other = "isolated" if protocol == "probe" else "probe"
     refused = hwnas("profile", *table, "--estimate", "--protocol", other)
     assert refused.exit_code == EXIT_ERROR and "other conditions" in refused.stderr
@@ -155,7 +184,9 @@ def test_tables_that_come_along_are_listed_and_taken_by_name(tmp_path):
     assert list(listed) == list(packaged_tables())
     name = next(iter(listed))
     assert said("table", "show", name)["header"] == listed[name]["header"]
-    assert hwnas("table", "check", name).stdout == f"{name}: sound, {listed[name]['rows']} rows\n"
+    verified = f"verified: never; hwnas verify {name}"
+    checked = hwnas("table", "check", name).stdout
+    assert checked == f"{name}: sound, {listed[name]['rows']} rows\n{verified}\n"
     # Of one table it is a copy.
     assert hwnas("table", "merge", name, "--out", tmp_path / "mine.json").exit_code == 0
     assert LatencyTable.load(tmp_path / "mine.json") == LatencyTable.load(name)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 
 import pytest
@@ -114,7 +115,23 @@ def test_eval_names_the_classes(run):
     found = json.loads((run / "eval.json").read_text())
     assert 0 <= found["miou"] <= 100
     assert set(found["per_class"]) >= {"road", "sky", "person"}
+    assert found["size"] == [32, 64]
     assert len(list((run / "predictions").glob("*.png"))) == 2
+
+
+def test_eval_brings_images_of_another_size_to_the_networks(run, tmp_path):
+    from PIL import Image
+
+    names = list(json.loads((run / "eval.json").read_text())["per_class"])
+    for kind, mode in (("images", "RGB"), ("labels", "L")):
+        (tmp_path / "data" / kind / "val").mkdir(parents=True)
+        Image.new(mode, (50, 70)).save(tmp_path / "data" / kind / "val" / "a.png")
+    (tmp_path / "data/classes.json").write_text(json.dumps({"names": names}))
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    result = hwnas("eval", copy, "--data", f"folders:{tmp_path / 'data'}", "--split", "val")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].endswith(" % of 1 images, at 32x64 (height x width)")
 
 
 def test_a_run_is_not_overwritten(run, table):
@@ -130,7 +147,7 @@ def test_a_run_is_not_overwritten_and_that_is_said_before_anything_is_measured(r
     for method in ((), ("--algorithm", "random")):
         result = hwnas("search", "autortnet", "--backend", "fake", "--out", run, *method)
         assert result.exit_code == EXIT_ERROR
-        assert f"{run} holds a search already. Go on with it (--resume)" in result.stderr
+        assert f"{run} holds a search already. Go on with it (--resume; resume=True)" in result.stderr
 
 
 def test_resuming_a_finished_run_finds_the_same(run):
@@ -247,6 +264,19 @@ def test_resuming_a_run_that_is_not_there_is_refused(tmp_path) -> None:
     outcome = CliRunner().invoke(main, ["search", "--out", str(tmp_path / "typo"), "--resume"])
     assert outcome.exit_code == 2
     assert "there is no run at" in outcome.output
+
+
+def test_a_folder_in_which_no_search_was_begun_is_begun_in(tmp_path, table):
+    """So that the command which an interrupted one names does, however early that was."""
+    for verb, options in (("search", ()), ("sweep", ("--latency-weights", "0.1,1"))):
+        out = tmp_path / verb
+        out.mkdir()
+        fast = ("--batch", "2", *settings(epochs=1, data__length=4))
+        result = hwnas(verb, "--lut", table, "--out", out, "--resume", *fast, *options)
+        assert result.exit_code == 0, result.output
+        assert (
+            f"no {verb} was begun in {out}: there is nothing to resume, and it starts anew" in result.stderr
+        )
 
 
 def test_a_path_that_cannot_be_written_is_a_message_before_anything_is_measured(

@@ -330,6 +330,12 @@ def test_it_does_not_begin_in_the_folder_of_a_search(tmp_path):
         baseline(CHAIN, None, data(), config(), out=tmp_path)
 
 
+def test_what_was_never_begun_is_not_resumed(tmp_path):
+    with pytest.raises(InvalidInput, match=r"there is no baseline in .*: expected its baseline\.json there"):
+        baseline(CHAIN, None, data(), config(), out=tmp_path / "typo", resume=True)
+    assert not (tmp_path / "typo").exists()
+
+
 class Stop(Exception):
     pass
 
@@ -375,8 +381,10 @@ class Counting(list):
 
 def test_the_shared_weights_are_trained_once(tmp_path):
     train = Counting(images())
-    baseline(CHAIN, None, data(train=train), config(trials=4), out=tmp_path)
+    found = baseline(CHAIN, None, data(train=train), config(trials=4), out=tmp_path)
     # One epoch of the supernet; once for the statistics of each trial's batch norms.
     assert train.passes == 1 + 4
-    baseline(CHAIN, None, data(train=train), config(trials=4), out=tmp_path, resume=True)
+    again = baseline(CHAIN, None, data(train=train), config(trials=4), out=tmp_path, resume=True)
     assert train.passes == 1 + 4
+    # Finished, it gives its result again.
+    assert (again.genotype, again.trials, again.scores) == (found.genotype, found.trials, found.scores)

@@ -41,6 +41,17 @@ def separable(n=8):
     return [(means[targets] + 0.3 * torch.randn(8, 3, 8, 8, generator=generator), targets) for _ in range(n)]
 
 
+def test_any_size_that_the_network_takes_will_do():
+    def sized(*size):
+        return [(nn.functional.interpolate(x, size=size), y) for x, y in separable(2)]
+
+    small, other = sized(*SPACE.input_shape()[1:]), sized(13, 9)
+    for train, val in ((other, other), (other, small), (small, other)):
+        net = network()
+        found = fit(net, train, loss=LOSS, config=config(epochs=1), val=val, metric=Accuracy())
+        assert found == evaluate(net, val, Accuracy(), device="cpu")
+
+
 def test_it_learns_and_says_how_well(tmp_path):
     net = network()
     seen = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hwnas.core.runlog import read_log
-from hwnas.errors import CheckpointError, Interrupted
+from hwnas.errors import CheckpointError, Interrupted, InvalidInput
 
 from . import resumable
 
@@ -53,6 +53,34 @@ def test_stopped_by_sigterm(tmp_path, whole, stop_at):
     with pytest.raises(Interrupted, match="go on with --resume"):
         resumable.run(tmp_path, 0, on_progress=resumable.signal_at(stop_at, signal.SIGTERM))
     assert_same(resumable.run(tmp_path, 0, resume=True), whole)
+
+
+def test_a_finished_search_gives_its_result_again(tmp_path):
+    options = {"target_ms": 0.0142, "candidates": 2}
+    found = resumable.run(tmp_path, 0, measure=lambda _: 0.0155, **options)
+    assert found.budget.attempts
+    log, seen = read_log(tmp_path / "search.log.jsonl"), []
+
+    def measure(genotype):
+        raise AssertionError("it was measured")
+
+    again = resumable.run(tmp_path, 0, resume=True, on_progress=seen.append, measure=measure, **options)
+    assert not seen
+    assert_same(again, (found, log[: len(read_log(tmp_path / "search.log.jsonl"))]))
+    assert (again.scores, again.budget) == (found.scores, found.budget)
+
+
+def test_what_was_never_begun_is_not_resumed(tmp_path):
+    with pytest.raises(InvalidInput, match=r"there is no search in .*: expected its search\.json there"):
+        resumable.run(tmp_path / "typo", 0, resume=True)
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_it_does_not_begin_in_the_folder_of_a_baseline(tmp_path, resume):
+    (tmp_path / "baseline.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="holds a baseline already; name another folder"):
+        resumable.run(tmp_path, 0, resume=resume)
 
 
 def test_stopped_again_and_again(tmp_path, whole):

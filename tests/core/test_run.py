@@ -79,7 +79,7 @@ def test_a_finished_run_resumes_to_nothing(tmp_path):
 
 def test_a_folder_in_use_is_not_overwritten(tmp_path):
     train(tmp_path)
-    with pytest.raises(InvalidInput, match=r"holds a sum already\. Go on with it \(--resume\)"):
+    with pytest.raises(InvalidInput, match=r"holds a sum already\. Go on with it \(--resume; resume=True\)"):
         train(tmp_path)
 
 

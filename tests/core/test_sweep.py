@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwnas import FakeBackend, Genotype, SearchConfig, SearchData, SweepResult, sweep
+from hwnas import FakeBackend, Genotype, NoPlotWarning, SearchConfig, SearchData, SweepResult, sweep
 from hwnas.core.checkpoint import load_checkpoint
 from hwnas.core.prune import NoPruning
 from hwnas.core.runlog import read_log
 from hwnas.core.search import common_epochs
-from hwnas.core.sweep import SweepPoint, folder_name, with_front
+from hwnas.core.sweep import folder_name
+from hwnas.core.sweep_result import SweepPoint, with_front
 from hwnas.errors import CheckpointError, InfeasibleBudget, Interrupted, InvalidInput, MeasurementFailed
+from hwnas.latency.timing import in_ms
 
 from . import resumable
 from .nets import images
@@ -218,6 +221,32 @@ def test_points_that_are_done_are_not_done_again(tmp_path, whole):
     )
     assert again == result
     assert not seen
+
+
+def test_what_was_never_begun_is_not_resumed(tmp_path):
+    with pytest.raises(InvalidInput, match=r"there is no sweep in .*: expected its sweep\.json there"):
+        resumable.run_sweep(tmp_path / "typo", 0, resume=True, **SWEEPS["targets"])
+    assert not (tmp_path / "typo").exists()
+
+
+def test_it_leaves_a_table_and_a_plot(tmp_path, whole, monkeypatch):
+    result, out = whole("targets")
+    page = (out / "sweep.md").read_text()
+    for point in result.points:
+        front = "\\*" if point.on_front else ""
+        cells = [f"{point.value:g}", in_ms(point.predicted_ms), "–", f"{point.score:.1f}", front]
+        assert f"| {' | '.join(cells)} | {point.genotype.short_id} | {point.folder} |" in page
+    assert any(point.on_front for point in result.points)
+    assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    for name in ("sweep.md", "pareto.png"):
+        (tmp_path / name).unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.warns(NoPlotWarning, match=r"no pareto\.png: matplotlib is not installed") as warned:
+        resumable.run_sweep(tmp_path, 1, resume=True, **SWEEPS["targets"])
+    assert warned[0].filename == resumable.__file__  # the caller's line, not the library's
+    assert not (tmp_path / "pareto.png").exists()
+    assert (tmp_path / "sweep.md").read_text() == page
 
 
 def test_a_signal_in_a_measurement_stops_the_sweep_after_the_point(tmp_path):

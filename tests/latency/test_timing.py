@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from hwnas.errors import MeasurementFailed
-from hwnas.latency.timing import Timing, lower_tercile
+from hwnas.latency.timing import Timing, in_ms, lower_tercile
 
 
 def test_summary_by_hand():
@@ -23,7 +23,28 @@ def test_summary_by_hand():
     assert timing.spread_ms == pytest.approx(3.22)
     # 0.05 → 0.4: 1.4; 0.25 → 2: 3; 0.5 → 4: 4; 0.75 → 6: 8; 0.95 → 7.6: 9.6.
     assert timing.quantiles_ms == pytest.approx((1.4, 2.28, 3, 4, 8, 8.72, 9.6))
-    assert str(timing) == "3.333 ms ± 3.2 (n=9, 3 rounds)"
+    assert str(timing) == "3.333 ms ± 3.22 (n=9, 3 rounds)"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (123.456, 4, "123.46"),
+        (12.345678, 4, "12.35"),
+        (1.2, 4, "1.200"),
+        (0.099996, 4, "0.10000"),
+        (0.0123456, 4, "0.01235"),
+        (0.0000123456, 4, "0.00001235"),
+        (-0.0012, 4, "-0.001200"),
+        (3.22, 2, "3.22"),
+        (0.00123, 2, "0.0012"),
+        (0.0, 4, "0.00"),
+        (float("nan"), 4, "nan"),
+        (float("inf"), 4, "inf"),
+    ],
+)
+def test_milliseconds_are_shown_with_digits_that_tell_something(value, digits, shown):
+    assert in_ms(value, digits) == shown
 
 
 def test_the_usual_round_by_hand():
