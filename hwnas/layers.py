@@ -91,11 +91,11 @@ class Conv(Op):
         super().__init__(
             c_in=c_in, c_out=c_out, kernel=kernel, stride=stride, dilation=dilation, groups=groups
         )
-        if kernel % 2 == 0:
+        if kernel < 1 or kernel % 2 == 0:
             raise InvalidInput(
                 f"Conv needs an odd kernel, got kernel={kernel}: padded alike on all sides, an even one "
-                f"changes the size of the map. Use {max(1, kernel - 1)} or {kernel + 1}, or write an op of "
-                "your own that pads as you want it (docs/new-space.md)."
+                f"changes the size of the map. Use {max(1, kernel - 1)} or {max(3, kernel + 1)}, or write an "
+                "op of your own that pads as you want it (docs/new-space.md)."
             )
         padding = dilation * (kernel // 2)
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)

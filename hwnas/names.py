@@ -6,6 +6,7 @@ import json
 import sys
 from functools import lru_cache
 from importlib.metadata import entry_points
+from inspect import isabstract
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -43,6 +44,11 @@ def known_backends() -> dict[str, str]:
     return _BACKENDS | {point.name: point.value for point in entry_points(group="hwnas.latency_backends")}
 
 
+def in_file_names(name: str) -> str:
+    """A space's name as the names of its tables and folders have it."""
+    return name.replace(":", ".")
+
+
 def find_space(name: str) -> type[SearchSpace]:
     """The search space that ``name`` names.
 
@@ -53,6 +59,8 @@ def find_space(name: str) -> type[SearchSpace]:
     found = _find("search space", name, known_spaces())
     if not isinstance(found, type) or not issubclass(found, SearchSpace):
         raise InvalidInput(f'"{name}" names {found!r}, which is not a SearchSpace.')
+    if isabstract(found):
+        raise InvalidInput(f'"{name}" is abstract: name a class that has input_shape and supernet.')
     if found.name != name and not _leads_to(found):
         raise InvalidInput(
             f'{name} calls itself "{found.name}", a name by which no file that it is written into would find '

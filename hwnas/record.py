@@ -9,8 +9,8 @@ decisions that then hold: its *condition*. From that, for an assignment Z of pro
 which is the exact expectation for independent choices, and the additive latency of one network at one-hot.
 
 What is computed outside of any op is noted too. It has no latency row, so nothing could charge for it: costs
-cannot be told of a recording that has any (:meth:`Recording.charged`). Views, constants, and what evaluation
-mode leaves out (dropout) compute nothing.
+cannot be told of a recording that has any (:meth:`Recording.charged`). Views, what is made of constants and
+parameters alone, and what evaluation mode leaves out (dropout) compute nothing.
 
 Limits. Conditions are lexical: an op that runs is charged even if a later block throws its output away.
 Shapes must not depend on choices within one use.
@@ -19,7 +19,7 @@ Shapes must not depend on choices within one use.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,6 +29,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from hwnas.errors import SpaceError, listing
 from hwnas.ops import Op, OpKey
@@ -112,8 +114,8 @@ class Recording:
         """
         if self.uncharged:
             raise SpaceError(
-                "what is computed outside of any op has no latency row, and would cost 0 ms in every "
-                f"prediction:\n{listing(map(str, self.uncharged))}\n"
+                "what is computed outside of any op is in no cost: it has no latency row, and would take 0 "
+                f"ms in every prediction:\n{listing(map(str, self.uncharged))}\n"
                 "Make an op of it, a subclass of hwnas.Op under @hwnas.register_op (docs/new-space.md), or "
                 "use one that is there: hwnas.Add, Concat, Conv, PoolLinear, Resize."
             )
@@ -228,39 +230,54 @@ class Recorder:
 
 
 class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
-    """Tells a recorder of each function of torch that computes something."""
+    """Tells a recorder of each function of torch that computes something of the network's inputs.
 
-    def __init__(self, recorder: Recorder) -> None:
+    What is computed of constants and parameters alone is a constant too, which a runtime folds.
+    """
+
+    def __init__(self, recorder: Recorder, inputs: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorder = recorder
+        self._derived: MutableMapping[Tensor, None] = WeakTensorKeyDictionary()
+        self._derive(inputs)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        function = _computing(func)
-        if function is not None:
-            self.recorder._note(function, (*args, *kwargs.values()) if kwargs else args)
-        return func(*args, **kwargs) if kwargs else func(*args)
+        kwargs = kwargs or {}
+        reads = not _is_constant(func) and any(
+            value in self._derived for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)
+        )
+        if reads and not _is_free(func):
+            self.recorder._note(func.overloadpacket.__name__, (*args, *kwargs.values()))
+        found = func(*args, **kwargs)
+        if reads:
+            self._derive(tree_leaves(found))
+        return found
+
+    def _derive(self, values: Iterable[Any]) -> None:
+        self._derived.update((value, None) for value in values if isinstance(value, Tensor))
 
 
-_FREE = ("_local_scalar_dense", "_unsafe_view")
+@cache
+def _is_constant(func: Any) -> bool:
+    """Whether a function reads no more of a tensor than its shape."""
+    name: str = func.overloadpacket.__name__
+    return name.endswith("_like") or name.startswith("new_")
+
+
+_FREE = ("_assert_async", "_local_scalar_dense", "_unsafe_view")
 """Functions that compute nothing, though their schema does not tell."""
 
 
 @cache
-def _computing(func: Any) -> str | None:
-    """Name of a function that computes something of tensors, or None for a view or a constant."""
-    name: str = func.overloadpacket.__name__
-    schema = func._schema
-    if all(
-        returned.alias_info is not None and not returned.alias_info.is_write for returned in schema.returns
-    ):
-        return None
-    # Constants, which a runtime folds; of a tensor these read the shape alone.
-    reads = any("Tensor" in str(argument.type) for argument in schema.arguments)
-    if not reads or name.endswith("_like") or name.startswith("new_") or name in _FREE:
-        return None
-    return name
+def _is_free(func: Any) -> bool:
+    """Whether a function computes nothing: a view."""
+    returns = func._schema.returns
+    is_view = bool(returns) and all(
+        returned.alias_info is not None and not returned.alias_info.is_write for returned in returns
+    )
+    return is_view or func.overloadpacket.__name__ in _FREE
 
 
 def _told(values: Iterable[Any]) -> Iterator[str]:
@@ -309,7 +326,7 @@ def record(network: nn.Module, inputs: Sequence[Tensor]) -> Recording:
     token = _ACTIVE.set(recorder)
     try:
         network.eval()
-        with torch.no_grad(), _Computed(recorder):
+        with torch.no_grad(), _Computed(recorder, inputs):
             network(*inputs)
     finally:
         _ACTIVE.reset(token)

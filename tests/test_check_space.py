@@ -58,6 +58,18 @@ class Unspoken(Op):
         return self.conv(x)
 
 
+@register_op("test.keeping")
+class Keeping(Op):
+    """Keeps from its first call what goes by shapes alone."""
+
+    kept: torch.Tensor | None = None
+
+    def forward(self, x):
+        if self.kept is None or self.kept.shape != x.shape or self.kept.device != x.device:
+            self.kept = torch.ones_like(x) * 2
+        return x * self.kept
+
+
 class Residual(nn.Module):
     """Adds without an op."""
 
@@ -147,14 +159,18 @@ WRONG = {
     "residual": lambda: nn.Sequential(Conv(3, 4), Residual()),
     "late": Late,
     "activation": lambda: nn.Sequential(Conv(3, 4), either(x=Conv(4, 4), y=nn.Hardswish())),
+    "keeping": lambda: nn.Sequential(
+        *[Keeping()] * 2, Conv(3, 4), either(x=Conv(4, 4), y=Conv(4, 4, kernel=1))
+    ),
     "two of one key": lambda: nn.Sequential(Conv(3, 4), either(x=Hiding(), y=Hiding(repeat=2))),
     "one of another key": lambda: nn.Sequential(Conv(3, 4), either(x=Hiding(dilation=2), y=Conv(4, 4))),
     "unspoken": lambda: nn.Sequential(Conv(3, 4), either(x=Unspoken(3), y=Unspoken(1))),
 }
 
 
-def test_nothing_wrong():
-    check_space(Space(what="nothing"))
+@pytest.mark.parametrize("what", ["nothing", "keeping"])
+def test_nothing_wrong(what):
+    check_space(Space(what=what))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_half_precision_gradients_stay_half():
     torch.testing.assert_close(x.grad.sum(), torch.tensor(96.0, dtype=torch.bfloat16))
 
 
-@pytest.mark.parametrize("kernel", [0, 2, 4])
+@pytest.mark.parametrize("kernel", [-2, -1, 0, 2, 4])
 def test_an_even_kernel_is_refused(kernel):
     with pytest.raises(
         InvalidInput, match=rf"an odd kernel, got kernel={kernel}: .*the size of the map\. Use"

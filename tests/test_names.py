@@ -60,6 +60,10 @@ def test_a_class_is_found_by_module_and_name():
         ("no_such_module:Space", "there is no no_such_module"),
         ("hwnas.search_spaces.chain:Chian", "hwnas.search_spaces.chain has no Chian"),
         ("hwnas.latency.fake:FakeBackend", "which is not a SearchSpace"),
+        (
+            "hwnas:SearchSpace",
+            '"hwnas:SearchSpace" is abstract: name a class that has input_shape and supernet',
+        ),
     ],
 )
 def test_what_names_no_space_is_refused(name, message):

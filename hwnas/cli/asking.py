@@ -24,14 +24,14 @@ from hwnas.cli.machine import (
     recorded_options,
 )
 from hwnas.cli.settings import changed, parse, sort_out, validated
-from hwnas.core.baseline import BaselineConfig
+from hwnas.core.baseline import BaselineConfig, refuse_hopeless
 from hwnas.core.budget import Budget
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.space import SearchSpace
 from hwnas.errors import HwnasError, InvalidInput
 from hwnas.files import try_place
-from hwnas.names import find_space
+from hwnas.names import find_space, in_file_names
 from hwnas.processes import processes
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Options:
 
     def out_or(self, suffix: str = "") -> Path:
         """The folder; not given: ``runs/SPACE``, with a suffix."""
-        return self.out or Path("runs") / ((self.space or DEFAULT_SPACE).replace(":", "-") + suffix)
+        return self.out or Path("runs") / (in_file_names(self.space or DEFAULT_SPACE) + suffix)
 
 
 _COSTS = ("max_params", "max_macs", "max_activation_mib")
@@ -138,10 +138,11 @@ class Asked:
     data: SearchData
     config: SearchConfig | BaselineConfig
 
-    def refuse_if_hopeless(self) -> None:
+    def refuse_if_hopeless(self, *, resume: bool) -> None:
         """Refuse what could not be searched before anything is written, so that nothing could be resumed.
 
         Raises:
+            InvalidInput: a baseline that would find nothing.
             TableMismatch: the table is of another resolution.
             MissingLatency: it lacks rows of the space.
             InfeasibleBudget: no network keeps the budget.
@@ -150,7 +151,9 @@ class Asked:
         if table is not None:
             table.check(input_shape=space.input_shape())
             table.require(space.record(batch=table.header.batch).keys())
-        Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
+        budget = Budget.asked(space, list(space.choices().values()), table, config.target_ms, config.budget)
+        if isinstance(config, BaselineConfig) and not resume:
+            refuse_hopeless(space, config, budget)
 
     def lay_out(self, out: Path, name: str, *, resume: bool) -> list[str]:
         """Lay out the folder of a run of that name that has not begun; what is to be said about its table."""

@@ -19,7 +19,7 @@ from hwnas.core.profiling import DEFAULT_PROTOCOL, profile
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InvalidInput
 from hwnas.files import try_place
-from hwnas.names import find_backend
+from hwnas.names import find_backend, in_file_names
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -149,7 +149,7 @@ def default_table_path(
     """
     text = json.dumps(space.model_dump(mode="json"), sort_keys=True)
     parts = [
-        space.name.replace(":", "."),
+        in_file_names(space.name),
         hashlib.sha256(text.encode()).hexdigest()[:6],
         backend.device.alias,
         backend.name,

@@ -176,7 +176,7 @@ def run_seeds(
 
 def _prepare(asked: Asked, out: Path, *, resume: bool) -> list[str]:
     """Lay out the folder of a run that has not begun; what is to be said about its table."""
-    asked.refuse_if_hopeless()
+    asked.refuse_if_hopeless(resume=resume)
     name = "baseline" if isinstance(asked.config, BaselineConfig) else "search"
     return asked.lay_out(out, name, resume=resume)
 

@@ -132,7 +132,8 @@ def run_sweep(
     assert isinstance(config, SearchConfig)
     configs = point_configs(config, swept, values)
     # The least target is the hardest.
-    replace(asked, config=min(configs, key=lambda one: one.target_ms or 0.0)).refuse_if_hopeless()
+    hardest = min(configs, key=lambda one: one.target_ms or 0.0)
+    replace(asked, config=hardest).refuse_if_hopeless(resume=resume)
     doubts = asked.lay_out(out, "sweep", resume=resume)
     for value in values:
         asked.lay_out(out / folder_name(swept, value), "search", resume=resume)

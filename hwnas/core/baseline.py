@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from hwnas.core.budget import Budget, BudgetConfig, asked_costs
@@ -78,7 +77,7 @@ class SharedWeights(BaseModel):
     """Names this scoring in JSON and in ``--set scoring.form=shared``."""
     supernet: SearchConfig = SearchConfig()
     """How the supernet is trained; choices, penalty and pruning in it play no part, nor does its budget,
-    which must be the baseline's."""
+    which may ask nothing that the baseline's does not."""
     statistics_batches: int = Field(16, ge=1)
     """Training batches from which a network's batch norms take their statistics before it is scored."""
 
@@ -114,22 +113,6 @@ class BaselineConfig(BaseModel):
     budget: BudgetConfig = BudgetConfig()
     """What else the networks tried may cost at most. Nothing is measured: what it says of how a target is met
     plays no part."""
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> Self:
-        if not isinstance(self.scoring, SharedWeights):
-            return self
-        supernet = self.scoring.supernet
-        ours = asked_costs(self.target_ms, self.budget)
-        theirs = asked_costs(supernet.target_ms, supernet.budget)
-        if theirs.items() <= ours.items():
-            return self
-        instead = f"another ({_in_words(ours)})" if ours else "none"
-        raise ValueError(
-            f"scoring.supernet has a budget ({_in_words(theirs)}), and the baseline {instead}. The supernet "
-            "is trained for all networks; it is the baseline's that says which are tried: give it the same "
-            "target_ms and budget, or take them out of scoring.supernet."
-        )
 
     @property
     def seed(self) -> int:
@@ -243,6 +226,7 @@ def baseline(
             trained, too); ``out`` holds a baseline already and ``resume`` is false, or none and it is true,
             or a search; ``resume`` without ``out``.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
+        SpaceError: the space computes outside of its ops where costs are asked for.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution.
         CheckpointError: what is to be resumed is damaged, or is another run; the message lists the
@@ -269,6 +253,8 @@ def baseline(
     torch_device(config.device)
     predict = _predictor(space, lut)
     budget = Budget.asked(space, list(space.choices().values()), lut, config.target_ms, config.budget)
+    if not resume:
+        refuse_hopeless(space, config, budget)
     history = _History()
     generator = torch.Generator().manual_seed(config.seed)
     identity = {
@@ -282,10 +268,7 @@ def baseline(
     parts: dict[str, Stateful] = {"history": history, "proposals": GeneratorState(generator)}
     supernet: nn.Module | None = None
     with Run(out, "baseline", identity, parts, resume=resume) as run:
-        proposals: Iterator[dict[str, int]] = _proposals(space, config, history, budget, generator)
-        # Before weights are trained, in vain if no network within the budget can be drawn.
-        first = list(islice(proposals, 1 if len(history.trials) < config.trials else 0))
-        proposals = chain(first, proposals)
+        proposals = _proposals(space, config, history, budget, generator)
         if isinstance(config.scoring, SharedWeights):
             supernet = _shared_weights(space, data, config.scoring, out, on_progress)
         for number in run.epochs(config.trials):
@@ -327,6 +310,33 @@ def baseline(
 
 
 Predictor = Callable[[Mapping[str, int]], float | None]
+
+
+def refuse_hopeless(space: SearchSpace, config: BaselineConfig, budget: Budget | None) -> None:
+    """Refuse a baseline that would find nothing, before anything is written or trained.
+
+    Args:
+        space: what can be chosen.
+        config: of the baseline.
+        budget: what ``config`` asks for, on its table.
+
+    Raises:
+        InvalidInput: the supernet has a budget that is not the baseline's; or some networks keep the budget,
+            but so few that none was drawn.
+    """
+    if isinstance(config.scoring, SharedWeights):
+        supernet = config.scoring.supernet
+        ours = asked_costs(config.target_ms, config.budget)
+        theirs = asked_costs(supernet.target_ms, supernet.budget)
+        if not theirs.items() <= ours.items():
+            instead = f"another ({_in_words(ours)})" if ours else "none"
+            raise InvalidInput(
+                f"scoring.supernet has a budget ({_in_words(theirs)}), and the baseline {instead}. The "
+                "supernet is trained for all networks; it is the baseline's that says which are tried: give "
+                "it the same target_ms and budget, or take them out of scoring.supernet."
+            )
+    # The first network of the run to come, drawn once more than is needed.
+    next(_proposals(space, config, _History(), budget, torch.Generator().manual_seed(config.seed)))
 
 
 def _predictor(space: SearchSpace, lut: LatencyTableLike | None) -> Predictor:
@@ -392,7 +402,10 @@ def _proposals(
             continue
         for _ in range(_DRAWS):
             drawn = space.random_assignment(generator)
-            if admissible(drawn) and space.genotype(drawn).short_id not in history.trials:
+            # What is cheaper is asked first, once there is anything to ask of.
+            if history.trials and space.genotype(drawn).short_id in history.trials:
+                continue
+            if admissible(drawn):
                 yield drawn
                 break
         else:

@@ -274,7 +274,7 @@ class Budget:
         assert found is not None, "a budget that no network keeps was refused"
         return found
 
-    def costs(self, assignment: dict[str, int]) -> dict[str, float]:
+    def costs(self, assignment: Mapping[str, int]) -> dict[str, float]:
         """What a network costs, by the name of each cost that was asked for."""
         found = {name: limit.cost.at(assignment) for name, limit in self.limits.items()}
         if self.activations:
@@ -283,10 +283,8 @@ class Budget:
 
     def keeps(self, assignment: Mapping[str, int]) -> bool:
         """Whether a network costs at most what was asked for, by prediction."""
-        most_mib = self.config.max_activation_mib
-        return all(limit.cost.at(assignment) <= limit.most for limit in self.limits.values()) and (
-            most_mib is None or peak(self.activations, assignment) <= most_mib
-        )
+        most = self.most()
+        return all(cost <= most[name] for name, cost in self.costs(assignment).items())
 
     def most(self) -> dict[str, float]:
         """What was asked for, by the name of the cost."""

@@ -105,7 +105,8 @@ def search(
             batches that several processes cannot share; ``cuda_graph`` where steps cannot be captured.
         BackendUnavailable: ``backend`` cannot run here.
         InfeasibleBudget: no network of the space keeps the budget; raised before anything is trained.
-        SpaceError: the supernet breaks a rule of the recording, or has nothing to choose.
+        SpaceError: the supernet breaks a rule of the recording, has nothing to choose, or computes outside of
+            its ops where costs are asked for.
         MissingLatency: the table lacks rows of this space.
         TableMismatch: the table was measured at another resolution, or under other conditions than
             ``backend``'s.

@@ -50,6 +50,7 @@ def verify(
 
     Raises:
         TableMismatch: the table was measured under other conditions than the backend's, or for another size.
+        SpaceError: the space computes outside of its ops.
         MissingLatency: the table lacks rows of the space.
         MeasurementFailed: a network gave no number, or the machine was not steady; the table is as it was.
         BackendUnavailable: the backend cannot run here.

@@ -62,10 +62,11 @@ class FakeBackend(LatencyBackend):
         """A reader that gives the formula's value, always the same.
 
         Raises:
+            SpaceError: it computes something outside of its ops, which no formula knows.
             MeasurementFailed: the module does not run, calls no op, or is a supernet.
         """
         try:
-            uses = record(copy.deepcopy(module).to("meta"), [x.to("meta") for x in inputs]).ops
+            uses = record(copy.deepcopy(module).to("meta"), [x.to("meta") for x in inputs]).charged()
         except HwnasError:
             raise
         except Exception as error:

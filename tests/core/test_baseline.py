@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 import hwnas.core.baseline as module
 from hwnas import (
@@ -89,9 +88,10 @@ def test_a_budget_among_the_settings_of_the_shared_weights_is_the_baselines():
     bare = same.model_copy(update={"scoring": SHARED})
     alone = baseline(Planted(), planted_table(), SearchData(batches, val=batches), bare)
     assert result.trials == alone.trials
+    parts = SearchData(batches, val=batches)
     for other in ({}, {"target_ms": 3.0}, {"target_ms": 2.5, "budget": {"max_params": 2}}):
-        with pytest.raises(ValidationError) as caught:
-            config(scoring=scoring, **other)
+        with pytest.raises(InvalidInput) as caught:
+            baseline(Planted(), planted_table(), parts, config(scoring=scoring, **other))
         assert "scoring.supernet has a budget (target_ms=3, max_params=2), and the baseline" in str(
             caught.value
         )
@@ -161,7 +161,7 @@ def test_a_budget_that_no_network_keeps_is_refused_as_by_a_search(scoring, asked
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.form)
-def test_a_budget_that_no_draw_keeps_is_refused_before_anything_is_trained(algorithm, monkeypatch):
+def test_a_budget_that_no_draw_keeps_is_refused_before_anything_is_trained(algorithm, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_DRAWS", 3)
     monkeypatch.setattr(Chain, "random_assignment", lambda self, generator: slowest)
     slowest = {name: len(choice.options) - 1 for name, choice in CHAIN.choices().items()}
@@ -170,12 +170,33 @@ def test_a_budget_that_no_draw_keeps_is_refused_before_anything_is_trained(algor
     with pytest.raises(
         InvalidInput, match=r"within the budget \(target_ms=.*\) are rare: none of 3 random ones is"
     ):
-        baseline(CHAIN, table, data(train=NeverRead()), config(algorithm=algorithm, target_ms=target_ms))
+        asked = config(algorithm=algorithm, target_ms=target_ms)
+        baseline(CHAIN, table, data(train=NeverRead()), asked, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_before_there_were_ceilings_is_still_the_same(tmp_path):
-    baseline(CHAIN, None, data(), config(trials=1), out=tmp_path)
+def test_a_run_of_before_there_were_ceilings_is_still_the_same(tmp_path, monkeypatch):
+    """It has no "budget", and that of its supernet could be any: it played no part."""
+    batches = planted_batches(2)
+    given = (Planted(), planted_table(), SearchData(batches, val=batches))
+    supernet = SearchConfig(epochs=1, device="cpu", target_ms=3.0)
+    asked = config(scoring=SharedWeights(supernet=supernet, statistics_batches=2), trials=3)
+    tried, calls = module._tried, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return tried(*arguments)
+
+    with monkeypatch.context() as before:
+        before.setattr(module, "refuse_hopeless", lambda *_: None)
+        whole = baseline(*given, asked)
+        before.setattr(module, "_tried", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            baseline(*given, asked, out=tmp_path)
     assert "budget" not in json.loads((tmp_path / "baseline.json").read_text())["config"]
+    assert baseline(*given, asked, out=tmp_path, resume=True).trials == whole.trials
 
 
 @pytest.mark.parametrize(
