@@ -155,9 +155,10 @@ class NoMetric(AutoRTNet):
 def test_the_metric_is_the_spaces(places, tmp_path):
     short = Recipe(about="", stages=(Stage(name="target", batch=6, fit=fitted(epochs=1)),))
     fields = SPACE.model_dump()
-    _, scores = train(OwnMetric(**fields), GENOTYPE, short, places, out=tmp_path / "own")
+    own = GENOTYPE.model_copy(update={"space": OwnMetric.name})
+    _, scores = train(OwnMetric(**fields), own, short, places, out=tmp_path / "own")
     assert scores.keys() == {"right"}
-    with pytest.raises(InvalidInput, match="autortnet has no metric"):
+    with pytest.raises(InvalidInput, match="NoMetric has no metric"):
         train(NoMetric(**fields), GENOTYPE, short, places, out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
