@@ -63,13 +63,14 @@ class Scores(_Frozen):
             within_5=round(100.0 * float(np.mean(off <= 0.05)), 2),
             within_10=round(100.0 * float(np.mean(off <= 0.10)), 2),
             kendall_tau=kendall_tau(predicted_ms, measured_ms),
-            bias=round(float(np.median(ratio)), 4),
+            # By significant digits: a table may be wrong by any factor.
+            bias=float(f"{np.median(ratio):.5g}"),
         )
 
     def __str__(self) -> str:
         return (
             f"RMSPE {self.rmspe_percent:.2f} %, within 5 % {self.within_5:.0f} %, within 10 % "
-            f"{self.within_10:.0f} %, Kendall tau {self.kendall_tau:.3f}, bias {self.bias:.3f}"
+            f"{self.within_10:.0f} %, Kendall tau {self.kendall_tau:.3f}, bias {self.bias:.4g}"
         )
 
 

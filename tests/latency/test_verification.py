@@ -30,6 +30,11 @@ def test_scores_by_hand():
     assert str(scores).startswith("RMSPE 10.95 %, within 5 % 50 %, within 10 % 75 %, Kendall tau 1.000")
 
 
+def test_predictions_that_are_wrong_by_any_factor_are_scored():
+    assert Scores.of([1e-6, 2e-6, 3e-6], [1.0, 2.0, 3.0]).bias == 1e-6
+    assert "bias 1e-06" in str(Scores.of([1e-6, 2e-6], [1.0, 2.0]))
+
+
 @pytest.mark.parametrize(("predicted", "measured"), [([1.0], [1.0]), ([1.0, 2.0], [1.0, 2.0, 3.0])])
 def test_scores_need_two_networks(predicted, measured):
     with pytest.raises(InvalidInput, match="scores need two networks or more, each predicted and measured"):
