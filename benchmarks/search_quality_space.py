@@ -130,7 +130,7 @@ def _street_chain(stages: int) -> StreetChain:
 
 QUESTIONS = {
     "small": Question(_street_chain(2), seeds=range(10, 20), truth_seeds=(0, 1, 2)),
-    "large": Question(_street_chain(3), seeds=range(10, 26), truth_seeds=(0, 1), sample=100),
+    "large": Question(_street_chain(3), seeds=range(10, 42), truth_seeds=(0, 1), sample=100),
 }
 
 
