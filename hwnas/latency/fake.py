@@ -66,7 +66,7 @@ class FakeBackend(LatencyBackend):
             MeasurementFailed: the module does not run, calls no op, or is a supernet.
         """
         try:
-            uses = record(copy.deepcopy(module).to("meta"), [x.to("meta") for x in inputs]).charged()
+            recording = record(copy.deepcopy(module).to("meta"), [x.to("meta") for x in inputs])
         except HwnasError:
             raise
         except Exception as error:
@@ -74,11 +74,12 @@ class FakeBackend(LatencyBackend):
                 f"{type(module).__name__} does not run on inputs {[tuple(x.shape) for x in inputs]}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if not uses:
+        if not recording.ops:
             raise MeasurementFailed(
                 f"{type(module).__name__} calls no op (no subclass of hwnas.Op), so the fake backend has "
                 "nothing to add up. Time it with the torch backend."
             )
+        uses = recording.charged()
         if any(use.condition for use in uses):
             raise MeasurementFailed(
                 f"{type(module).__name__} is a supernet: what it costs depends on its choices. "

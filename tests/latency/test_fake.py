@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import DeviceNotFound, InvalidInput, MeasurementFailed, TableMismatch
+from hwnas.errors import DeviceNotFound, InvalidInput, MeasurementFailed, SpaceError, TableMismatch
 from hwnas.latency.device import Device
 from hwnas.latency.fake import FAKE_DEVICE, FakeBackend, default_formula, fake_table
 from hwnas.latency.profile import profile_keys
@@ -138,3 +138,16 @@ def test_a_formula_that_gives_no_latency(value):
 def test_keys_of_another_batch_size():
     with pytest.raises(InvalidInput, match="the table is for batch 1, but"):
         fake_table([key((4, 8, 10, 10))])
+
+
+def test_what_is_computed_outside_of_ops_is_refused():
+    class Halved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = Conv(3, 4)
+
+        def forward(self, x):
+            return self.conv(x) / 2
+
+    with pytest.raises(SpaceError, match="outside of any op"):
+        FakeBackend().prepare(Halved(), [torch.zeros(1, 3, 8, 8)])
