@@ -29,7 +29,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hwnas.errors import SpaceError, listing
@@ -245,18 +244,18 @@ class _Computed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        reads = not _is_constant(func) and any(
-            value in self._derived for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)
-        )
+        given = (*args, *kwargs.values())
+        reads = not _is_constant(func) and any(tensor in self._derived for tensor in _tensors(given))
         if reads and not _is_free(func):
-            self.recorder._note(func.overloadpacket.__name__, (*args, *kwargs.values()))
+            self.recorder._note(func.overloadpacket.__name__, given)
         found = func(*args, **kwargs)
         if reads:
-            self._derive(tree_leaves(found))
+            self._derive((found,))
         return found
 
     def _derive(self, values: Iterable[Any]) -> None:
-        self._derived.update((value, None) for value in values if isinstance(value, Tensor))
+        for tensor in _tensors(values):
+            self._derived[tensor] = None
 
 
 @cache
@@ -278,6 +277,14 @@ def _is_free(func: Any) -> bool:
         returned.alias_info is not None and not returned.alias_info.is_write for returned in returns
     )
     return is_view or func.overloadpacket.__name__ in _FREE
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
 
 
 def _told(values: Iterable[Any]) -> Iterator[str]:

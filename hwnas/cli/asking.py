@@ -24,7 +24,8 @@ from hwnas.cli.machine import (
     recorded_options,
 )
 from hwnas.cli.settings import changed, parse, sort_out, validated
-from hwnas.core.baseline import BaselineConfig, refuse_hopeless
+from hwnas.core.baseline import refuse_hopeless
+from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.budget import Budget
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData

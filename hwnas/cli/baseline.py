@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from hwnas.cli.asking import ceilings
 from hwnas.cli.settings import changed, validated
-from hwnas.core.baseline import BaselineConfig
+from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.fit import FitConfig
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.space import Preset

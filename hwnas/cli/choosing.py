@@ -68,8 +68,8 @@ def choose_space(
             preset = DEFAULT_PRESET
             assumed.append(f"preset {preset} ({kind.preset(preset).about})")
     # Which classes there are, a table or a run says better than data that nobody asked for.
-    told = data is None and "num_classes" in values
     assumes_data = data is None
+    told = assumes_data and "num_classes" in values
     if data is None:
         data = DEFAULT_DATA
         assumed.append(

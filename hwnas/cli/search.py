@@ -31,7 +31,8 @@ from hwnas.cli.console import headline, note, watching
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.search_report import report_search, report_seeds
 from hwnas.cli.settings import parse
-from hwnas.core.baseline import BaselineConfig, baseline
+from hwnas.core.baseline import baseline
+from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.progress import Progress
 from hwnas.core.run import refuse_begun
 from hwnas.core.search import UnverifiedTableWarning, search

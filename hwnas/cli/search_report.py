@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.cli.console import result
-from hwnas.core.baseline import BaselineConfig
+from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_result import SearchResult, conditions
 from hwnas.core.stability import Stability

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from hwnas.core.baseline_config import AgeingEvolution, BaselineConfig, SharedWeights
 from hwnas.core.budget import Budget, BudgetConfig, asked_costs
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.confirm import predicted_outcome
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
-from hwnas.core.fit import FitConfig, fit
+from hwnas.core.fit import fit
 from hwnas.core.given import refuse_data, refuse_space, refuse_table
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
@@ -24,7 +24,6 @@ from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.core.run import GeneratorState, Run, Stateful, as_ever, require_begun
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
 from hwnas.core.search import search, warn_of_doubts
-from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.search_result import SearchResult, save_result
 from hwnas.core.space import SearchSpace
@@ -36,103 +35,6 @@ _DRAWS = 10_000
 """Random networks drawn in vain before the space counts as exhausted."""
 _LATER = {"budget": BudgetConfig().model_dump(mode="json")}
 """Settings that there have not always been; see :func:`hwnas.core.run.as_ever`."""
-
-
-class RandomSearch(BaseModel):
-    """Every network tried is drawn uniformly, choice by choice."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    form: Literal["random"] = "random"
-    """Names this algorithm in JSON and in ``--set algorithm.form=random``."""
-
-
-class AgeingEvolution(BaseModel):
-    """The best of a few members of the population is changed in one choice; the oldest member dies.
-
-    "Aging evolution" of Real et al., Regularized Evolution for Image Classifier Architecture Search (2019).
-    The first ``population`` networks are random.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    form: Literal["evolution"] = "evolution"
-    """Names this algorithm in JSON and in ``--set algorithm.form=evolution``."""
-    population: int = Field(20, ge=1)
-    """Members that live at a time."""
-    tournament: int = Field(5, ge=1)
-    """Members drawn at random, of which the best becomes the parent."""
-
-
-class SharedWeights(BaseModel):
-    """Networks take their weights from one supernet, trained on uniformly drawn networks, one a step.
-
-    "Single path one-shot" of Guo et al. (2020): fair to all options, and a network costs no training. The
-    network with the least validation loss is the best.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    form: Literal["shared"] = "shared"
-    """Names this scoring in JSON and in ``--set scoring.form=shared``."""
-    supernet: SearchConfig = SearchConfig()
-    """How the supernet is trained; choices, penalty and pruning in it play no part, nor does its budget,
-    which may ask nothing that the baseline's does not."""
-    statistics_batches: int = Field(16, ge=1)
-    """Training batches from which a network's batch norms take their statistics before it is scored."""
-
-
-class ShortTraining(BaseModel):
-    """Every network is trained on its own, for a short while. The best has the best headline metric."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    form: Literal["trained"] = "trained"
-    """Names this scoring in JSON and in ``--set scoring.form=trained``."""
-    fit: FitConfig = FitConfig(epochs=10)
-    """How."""
-
-
-AnyAlgorithm: TypeAlias = Annotated[RandomSearch | AgeingEvolution, Field(discriminator="form")]
-AnyScoring: TypeAlias = Annotated[SharedWeights | ShortTraining, Field(discriminator="form")]
-
-
-class BaselineConfig(BaseModel):
-    """Which networks are tried, how many, and how each is scored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    algorithm: AnyAlgorithm = RandomSearch()
-    """How the next network is chosen."""
-    scoring: AnyScoring = SharedWeights()
-    """What a network is worth."""
-    trials: int = Field(50, ge=1)
-    """How many different networks are scored."""
-    target_ms: float | None = Field(None, gt=0)
-    """Networks that the table predicts above this are not tried; null: all may be."""
-    budget: BudgetConfig = BudgetConfig()
-    """What else the networks tried may cost at most. Nothing is measured: what it says of how a target is met
-    plays no part."""
-
-    @property
-    def seed(self) -> int:
-        """Of the networks drawn and of the weights: the scoring's."""
-        return self._training.seed
-
-    @property
-    def device(self) -> str:
-        """Where weights are trained and networks scored."""
-        return self._training.device
-
-    def with_seed(self, seed: int) -> BaselineConfig:
-        """The same with another seed."""
-        part = "supernet" if isinstance(self.scoring, SharedWeights) else "fit"
-        training = self._training.model_copy(update={"seed": seed})
-        return self.model_copy(update={"scoring": self.scoring.model_copy(update={part: training})})
-
-    @property
-    def _training(self) -> SearchConfig | FitConfig:
-        return self.scoring.supernet if isinstance(self.scoring, SharedWeights) else self.scoring.fit
 
 
 @dataclass(frozen=True)

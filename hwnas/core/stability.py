@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from hwnas.core.baseline import BaselineConfig, baseline
+from hwnas.core.baseline import baseline
+from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.expected import LatencyTableLike
 from hwnas.core.genotype import Genotype
 from hwnas.core.progress import Progress
