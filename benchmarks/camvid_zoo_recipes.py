@@ -28,6 +28,8 @@ def of_pictures(epochs: int, *, warmup_epochs: float, compiled: bool, **settings
 TWO_SIZES = SoftTargetConfig(scales=(1.0, 1.5), mirrored=False)
 """The teacher is asked once for each image, in two sizes, and not in each step. Mirror images would double
 what the first epochs take."""
+LARGER = SoftTargetConfig(scales=(1.5,), mirrored=False)
+"""In the size in which it is best at CamVid's images at 360×480."""
 
 
 def cpu_recipe(
@@ -37,11 +39,13 @@ def cpu_recipe(
     crops: int,
     taught: int,
     longer: tuple[int, ...],
+    whole: int,
     teacher: int,
     soft_targets: SoftTargetConfig | None,
 ) -> Recipe:
     """Images of all sorts, other streets, crops of the target, then crops of it and of other streets with a
-    teacher: as many of both, and later, when most is learnt, more of the target and of its labels.
+    teacher: as many of both, and later, when most is learnt, more of the target and of its labels. Last, what
+    is seen has the size of what will be: crops lack an image's outskirts, and show things larger.
 
     Args:
         pictures: the stage.
@@ -50,6 +54,8 @@ def cpu_recipe(
         taught: of CamVid and as many images of IDD-lite, whose labels are left out.
         longer: of CamVid and a quarter as many of IDD-lite, with the teacher's word a third of what it was:
             a stage for each, whose learning rate begins anew.
+        whole: of CamVid and a quarter as many of IDD-lite, whole images, those of IDD-lite brought to where
+            things are about as large.
         teacher: of the teacher, on CamVid.
         soft_targets: how it is asked once; None: in each step.
     """
@@ -79,6 +85,21 @@ def cpu_recipe(
         by_both = by_teacher.model_copy(update={"epochs": epochs, "distillation_weight": 1.0})
         stage_name = "longer" if number == 1 else f"longer-{number}"
         stages.append(Stage(name=stage_name, unlabelled_share=0.2, fit=by_both, **with_teacher))
+    stages.append(
+        Stage(
+            name="whole",
+            fit=by_teacher.model_copy(update={"epochs": whole, "distillation_weight": 1.0}),
+            **with_teacher
+            | {
+                "augmentation": JointAugmentation(
+                    crop=(360, 480), scale=(0.75, 1.35), rare=RARE, rare_share=0.3
+                ),
+                "soft_targets": LARGER,
+                "unlabelled_share": 0.2,
+                "unlabelled_size": (340, 480),
+            },
+        )
+    )
     return Recipe(
         about="images of all sorts, other streets, then the target with a teacher: hours on one CPU core",
         stages=tuple(stages),
@@ -111,6 +132,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "crops": 90,
         "taught": 45,
         "longer": (130, 120),
+        "whole": 45,
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
@@ -120,6 +142,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "crops": 0,
         "taught": 60,
         "longer": (160,),
+        "whole": 30,
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
@@ -129,6 +152,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "crops": 0,
         "taught": 80,
         "longer": (170, 100),
+        "whole": 30,
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },

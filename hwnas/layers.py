@@ -34,6 +34,32 @@ def bilinear(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(x_NCHW, size=size, mode="bilinear", align_corners=False)
 
 
+def bilinear_onto(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """``x_NCHW`` over the positions that strides of 2 made it of, bilinearly.
+
+    ``(N, C, H, W) → (N, C, *size)``. Of ``n`` positions strides of 2 leave ``ceil(n / f)``, ``f`` a power
+    of two, and each of these stands for ``f`` of them, whether or not ``f`` divides ``n``. So an axis is
+    enlarged by ``f`` and cut at ``n``. The ratio of the sizes, by which :func:`bilinear` resizes, would move
+    what is farther down or to the right from its place by up to nearly ``f``, and against maps of other
+    strides. Sizes that no strides of 2 relate are resized by their ratio.
+
+    Args:
+        x_NCHW: left untouched.
+        size: height and width that come out.
+    """
+    height, width = size
+    whole = (_whole(x_NCHW.shape[-2], height), _whole(x_NCHW.shape[-1], width))
+    resized = bilinear(x_NCHW, whole)
+    return resized if whole == (height, width) else resized[..., :height, :width]
+
+
+def _whole(n_in: int, n_out: int) -> int:
+    """The size that is to be cut to ``n_out``, or ``n_out`` where no strides of 2 relate the two."""
+    # The least power of two that is no less than the ratio: the strides' product, if there is one.
+    factor = 1 << (-(-n_out // n_in) - 1).bit_length()
+    return n_in * factor if -(-n_out // factor) == n_in else n_out
+
+
 class _Bilinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NCHW: Tensor, height: int, width: int) -> Tensor:
@@ -135,14 +161,18 @@ class Concat(Op):
 
 @register_op("hwnas.resize")
 class Resize(Op):
-    """Bilinear resize of the first tensor to the height and width of the second (corners not aligned)."""
+    """Bilinear resize of the first tensor over the height and width of the second (corners not aligned).
+
+    Where strides made the first of the second's size, each position comes to lie where it was taken from, at
+    sizes too that the strides do not divide: :func:`hwnas.layers.bilinear_onto`.
+    """
 
     def __init__(self) -> None:
         super().__init__()
 
     def forward(self, x_NCHW: Tensor, like_NCHW: Tensor) -> Tensor:
         """Resize ``x_NCHW``; of ``like_NCHW`` only the shape is read."""
-        return bilinear(x_NCHW, (int(like_NCHW.shape[-2]), int(like_NCHW.shape[-1])))
+        return bilinear_onto(x_NCHW, (int(like_NCHW.shape[-2]), int(like_NCHW.shape[-1])))
 
 
 @register_op("hwnas.pool_linear")

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hwnas.core.distributed import global_loss
 from hwnas.errors import InvalidInput
-from hwnas.layers import bilinear
+from hwnas.layers import bilinear_onto
 
 
 class AuxiliaryHeads(nn.Module):
@@ -70,7 +70,7 @@ class AuxiliaryHeads(nn.Module):
         for head, features in zip(self.heads, self._features, strict=True):
             output = head(features)
             if like.dim() == 4 and output.shape[2:] != like.shape[2:]:
-                output = bilinear(output, (like.shape[2], like.shape[3]))
+                output = bilinear_onto(output, (like.shape[2], like.shape[3]))
             outputs.append(output)
         self._features = [None] * len(self._features)
         return outputs
