@@ -48,7 +48,8 @@ def bilinear_onto(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
         size: height and width that come out.
     """
     height, width = size
-    whole = (_whole(x_NCHW.shape[-2], height), _whole(x_NCHW.shape[-1], width))
+    # To an exporter that traces, sizes are tensors.
+    whole = (_whole(int(x_NCHW.shape[-2]), height), _whole(int(x_NCHW.shape[-1]), width))
     resized = bilinear(x_NCHW, whole)
     return resized if whole == (height, width) else resized[..., :height, :width]
 

@@ -55,6 +55,8 @@ _MODULES = (
     (Concat, [(1, 4, 5, 6), (1, 2, 5, 6)]),
     # Only the shape of the second input is read: a runtime may drop it.
     (Resize, [(1, 4, 5, 6), (1, 3, 11, 13)]),
+    # By strides: enlarged by 2 and by 4, and cut.
+    (Resize, [(1, 4, 6, 4), (1, 3, 11, 13)]),
     (lambda: PoolLinear(4, 3), [(1, 4, 5, 6)]),
     (lambda: nn.Sequential(Conv(3, 4, stride=2), Conv(4, 4), PoolLinear(4, 3)), [(1, 3, 17, 19)]),
 )

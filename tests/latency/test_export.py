@@ -112,6 +112,7 @@ def test_reduced_precision(tmp_path):
         (Concat(), [(1, 4, 5, 6), (1, 2, 5, 6)], ["input_0", "input_1"]),
         # Of the second input only the shape is read, which is a constant by then.
         (Resize(), [(1, 4, 5, 6), (1, 3, 11, 13)], ["input_0"]),
+        (Resize(), [(1, 4, 6, 4), (1, 3, 11, 13)], ["input_0"]),
     ],
 )
 def test_the_model_has_the_inputs_that_are_used(module, shapes, names):

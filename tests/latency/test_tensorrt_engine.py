@@ -38,8 +38,9 @@ def model_of(operator, inputs, outputs):
         (Add(), [(1, 4, 5, 6)] * 3),
         (Concat(), [(1, 4, 5, 6), (1, 2, 5, 6)]),
         (Resize(), [(1, 4, 5, 6), (1, 3, 11, 13)]),
+        (Resize(), [(1, 4, 6, 4), (1, 3, 11, 13)]),
     ],
-    ids=["network", "add", "concat", "resize"],
+    ids=["network", "add", "concat", "resize", "resize by strides"],
 )
 def test_an_engine_is_built(network, shapes, precision):
     assert len(build_engine(exported(network, *shapes, precision=precision), package="tensorrt_rtx")) > 1000
