@@ -1,7 +1,8 @@
 """Ops that most spaces need: the fused convolution, and the glue between candidate ops.
 
-Every strided op halves as ``ceil(n / 2)``, and every resize goes to the size of a given tensor, so that
-networks built from these work at any input size, not only at multiples of 32.
+Every strided op halves as ``ceil(n / 2)``, and every resize goes to the size of a given tensor and puts each
+position over those that strides made it of, so that networks built from these work at any input size, not
+only at multiples of 32.
 """
 
 from __future__ import annotations

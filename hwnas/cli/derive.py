@@ -37,13 +37,22 @@ def command(genotype: Path, layers: bool, as_json: bool) -> None:
         "",
         *(f"{name:<24} {option}" for name, option in found.choices.items()),
     ]
+    if values["outside_of_ops"]:
+        lines += [
+            "",
+            "computed outside of ops, in no count and no prediction:",
+            *values["outside_of_ops"],
+        ]
     if layers:
         lines += ["", *values["layers"]]
     result(values, lines, as_json=as_json)
 
 
 def describe(genotype: Genotype) -> dict[str, Any]:
-    """Parameters and ops of the network that a genotype describes; only shapes are computed."""
+    """Parameters and ops of the network that a genotype describes, and what it computes outside of ops.
+
+    Only shapes are computed.
+    """
     import torch
 
     from hwnas.record import record
@@ -57,6 +66,7 @@ def describe(genotype: Genotype) -> dict[str, Any]:
         "genotype": genotype.short_id,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "ops": len(recording.ops),
+        "outside_of_ops": [str(each) for each in recording.uncharged],
         "choices": genotype.choices,
         "layers": [str(use.key) for use in recording.ops],
     }

@@ -1,7 +1,10 @@
 """A space of a user's own module goes through all verbs by the name that it was given first."""
 
+import torch
+
 from hwnas.latency.table import LatencyTable
 from tests.cli.conftest import TINY, hwnas, said, settings
+from tests.cli.own_space import Sloppy
 
 NAME = "tests.cli.own_space:Own"
 
@@ -33,3 +36,11 @@ def test_classes_that_drawn_scenes_set_are_said(tmp_path):
     told = settings(**TINY | small, num_classes=4)
     other = hwnas("profile", NAME.replace(":Own", ":Four"), *fast, "--force", *told)
     assert "which that data have" not in other.stderr
+
+
+def test_derive_tells_what_no_prediction_has_in_it(tmp_path):
+    space = Sloppy(cells=(1, 1, 1), height=32, width=64)
+    space.random(torch.Generator().manual_seed(0)).save(tmp_path / "genotype.json")
+    assert said("derive", tmp_path)["outside_of_ops"] == ["Doubled: mul"]
+    shown = hwnas("derive", tmp_path).output
+    assert shown.endswith("computed outside of ops, in no count and no prediction:\nDoubled: mul\n")
