@@ -142,7 +142,7 @@ CPU_RECIPES: dict[str, dict[str, Any]] = {
         "crops": 0,
         "taught": 60,
         "longer": (160,),
-        "whole": 30,
+        "whole": 25,
         "teacher": 36,
         "soft_targets": TWO_SIZES,
     },
