@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_t
 from hwnas.core.graphed import GraphedTask, refuse_graphs
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
+from hwnas.core.relaxation import Draw
 from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, as_ever, require_begun
 from hwnas.core.score import ScoreFunction
 from hwnas.core.search_config import SearchConfig
@@ -188,7 +190,8 @@ def search(
         kinds = [choice.kind for choice in arch.choices]
         beginning = Beginning(Path(warm_up), common_epochs(config, kinds), (apart,))
     report = on_progress if on_progress and processes().is_first else lambda progress: None
-    learning = (score, monitor)
+    searched = _Searched(space, net, arch, lut, cost, data, config, budget)
+    step_loss = _StepLoss(searched, score, monitor, generator, graphed)
     every = config.checkpoint_every_steps
     identity = search_identity(space, lut, data, config)
     run = Run(out, "search", identity, parts, resume=resume, every_steps=every, beginning=beginning)
@@ -206,19 +209,14 @@ def search(
             for batch, arch_batch in run.batches(data.steps()):
                 ms = None
                 if arch_batch is not None and arch_moves(arch):
-                    loss, task, ms = _loss(
-                        space, net, arch, cost, learning, config, temperature, generator, arch_batch, None,
-                        graphed, weights_learn=False,
-                    )  # fmt: skip
+                    loss, task, ms = step_loss(arch_batch, temperature, weights_learn=False)
                     step(loss, alphas)
                     loss = loss.detach()  # a graph's memory hangs on it
                 uniform = config.explore > 0 and float(torch.rand((), generator=generator)) < config.explore
                 teaches = arch_batch is None and not uniform
-                penalised, taught = (cost, learning) if teaches else (None, None)
-                loss, task, ms_now = _loss(
-                    space, net, arch, penalised, taught, config, temperature, generator, batch, metric,
-                    graphed, weights_learn=True, uniform=uniform,
-                )  # fmt: skip
+                loss, task, ms_now = step_loss(
+                    batch, temperature, choices_learn=teaches, uniform=uniform, metric=metric
+                )
                 step(loss, *([weights, alphas] if teaches and arch_moves(arch) else [weights]))
                 loss = loss.detach()
                 ms = ms_now if arch_batch is None else ms
@@ -239,7 +237,7 @@ def search(
                 died = budget.spare(arch, died)
             # After a resume in mid-epoch the metric has seen a part of the epoch only: no number then.
             whole = metric if scored == averages.count("loss") and add_up_metric(metric, device) else None
-            values = _epoch_values(arch, cost, averages, whole, temperature)
+            values = _epoch_values(searched, averages, whole, temperature)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
             values |= {"task_gradient": monitor.means(), "collapse": collapse.values()}
             if budget is not None:
@@ -263,7 +261,7 @@ def search(
             report(Progress(epoch, config.epochs, run.step, True, values))
         # By the first: it alone has the file, and writes it anew meanwhile.
         earlier = told_by_first(lambda: earlier_attempts(out)) if resume else ()
-        result = _result(space, net, arch, lut, cost, data, config, out, budget, measure, earlier, run)
+        result = _result(searched, out, measure, earlier, run)
         run.log.write("end", genotype=result.genotype.short_id, predicted_ms=result.predicted_ms)
     return result
 
@@ -316,64 +314,97 @@ def arch_moves(arch: ArchParameters) -> bool:
     return any(matrix.requires_grad for matrix in arch.parameters())
 
 
-def _loss(
-    space: SearchSpace,
-    net: nn.Module,
-    arch: ArchParameters,
-    cost: ExpectedLatency | None,
-    learning: tuple[ScoreFunction, BlindnessMonitor] | None,
-    config: SearchConfig,
-    temperature: float,
-    generator: torch.Generator,
-    batch: Any,
-    metric: Metric | None,
-    graphed: GraphedTask | None,
-    *,
-    weights_learn: bool,
-    uniform: bool = False,
-) -> tuple[torch.Tensor, float, float | None]:
-    device = arch.alive.device
-    inputs, targets = batch_to(device, batch, config.channels_last)
-    draw = arch.draw(config.relaxation, temperature, generator, uniform=uniform)
-    seen = network_side(draw if learning is None else learning[0].seen_by_network(draw))
-    gradient = seen.weights.requires_grad
-    if graphed is not None:
-        loss, outputs = graphed(inputs, targets, seen.weights)
-    else:
+@dataclass(frozen=True)
+class _Searched:
+    """What is searched, by what, and within what."""
+
+    space: SearchSpace
+    net: nn.Module
+    arch: ArchParameters
+    lut: LatencyTableLike | None
+    cost: ExpectedLatency | None
+    data: SearchData
+    config: SearchConfig
+    budget: Budget | None
+
+
+@dataclass(frozen=True)
+class _StepLoss:
+    """What a step of weights, of choices or of both minimises, on one draw of the choices."""
+
+    searched: _Searched
+    score: ScoreFunction
+    monitor: BlindnessMonitor
+    generator: torch.Generator
+    graphed: GraphedTask | None
+
+    def __call__(
+        self,
+        batch: Any,
+        temperature: float,
+        *,
+        weights_learn: bool = True,
+        choices_learn: bool = True,
+        uniform: bool = False,
+        metric: Metric | None = None,
+    ) -> tuple[torch.Tensor, float, float | None]:
+        """The loss with all that choices learn by, the task's part of it, and the milliseconds penalised.
+
+        Args:
+            batch: inputs and targets.
+            temperature: of the relaxation.
+            weights_learn: whether the network's weights want a gradient.
+            choices_learn: whether choices do; without, there are no penalised milliseconds.
+            uniform: whether all options are drawn alike.
+            metric: is shown the outputs.
+        """
+        arch, config = self.searched.arch, self.searched.config
+        draw = arch.draw(config.relaxation, temperature, self.generator, uniform=uniform)
+        seen = network_side(self.score.seen_by_network(draw) if choices_learn else draw)
+        loss, outputs, targets = self._task(batch, seen, weights_learn=weights_learn)
+        if metric is not None:
+            metric.update(outputs.detach().float(), targets)
+        task = float(loss.detach())
+        if not choices_learn:
+            return loss, task, None
+        self.monitor.watch(seen, task)
+        loss = loss + self.score.term(task, draw)
+        if config.entropy_weight:
+            loss = loss - config.entropy_weight * arch.entropy()
+        cost = self.searched.cost
+        if cost is None:
+            return loss, task, None
+        latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())
+        # With a target, the budget's multiplier moves the logits, and nothing else is to pull at them. Before
+        # any choice learns there is nothing to pull at.
+        pulls = config.target_ms is None and latency_ms.requires_grad
+        penalty = config.penalty(latency_ms) if pulls else 0.0
+        return loss + penalty, task, float(latency_ms.detach())
+
+    def _task(
+        self, batch: Any, seen: Draw, *, weights_learn: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The task's loss, the outputs and the targets."""
+        space, config = self.searched.space, self.searched.config
+        device = self.searched.arch.alive.device
+        inputs, targets = batch_to(device, batch, config.channels_last)
+        if self.graphed is not None:
+            return *self.graphed(inputs, targets, seen.weights), targets
+        gradient = seen.weights.requires_grad
         # Where all choices learn by the score, a step of theirs alone needs no derivative of the network.
         with (
             torch.set_grad_enabled(weights_learn or gradient),
-            assigned(net, arch, seen, gradient=gradient),
+            assigned(self.searched.net, self.searched.arch, seen, gradient=gradient),
             autocast(device, config.precision),
         ):
-            outputs = net(inputs)
-            loss = global_loss(space.loss(outputs, targets), space.loss_weight(targets))
-    if metric is not None:
-        metric.update(outputs.detach().float(), targets)
-    task = float(loss.detach())
-    if learning is not None:
-        score, monitor = learning
-        monitor.watch(seen, task)
-        loss = loss + score.term(task, draw)
-        if config.entropy_weight:
-            loss = loss - config.entropy_weight * arch.entropy()
-    if cost is None:
-        return loss, task, None
-    latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())
-    # With a target, the budget's multiplier moves the logits, and nothing else is to pull at them. Before any
-    # choice learns there is nothing to pull at.
-    pulls = config.target_ms is None and latency_ms.requires_grad
-    penalty = config.penalty(latency_ms) if pulls else 0.0
-    return loss + penalty, task, float(latency_ms.detach())
+            outputs = self.searched.net(inputs)
+            return global_loss(space.loss(outputs, targets), space.loss_weight(targets)), outputs, targets
 
 
 def _epoch_values(
-    arch: ArchParameters,
-    cost: ExpectedLatency | None,
-    averages: Averages,
-    metric: Metric | None,
-    temperature: float,
+    searched: _Searched, averages: Averages, metric: Metric | None, temperature: float
 ) -> dict[str, Any]:
+    arch, cost = searched.arch, searched.cost
     probabilities = arch.probabilities()
     values: dict[str, Any] = {**averages.means(), "temperature": temperature}
     if cost is not None:
@@ -387,19 +418,10 @@ def _epoch_values(
 
 
 def _result(
-    space: SearchSpace,
-    net: nn.Module,
-    arch: ArchParameters,
-    lut: LatencyTableLike | None,
-    cost: ExpectedLatency | None,
-    data: SearchData,
-    config: SearchConfig,
-    out: Path | None,
-    budget: Budget | None,
-    measure: Measure | None,
-    earlier: Sequence[Attempt],
-    run: Run,
+    searched: _Searched, out: Path | None, measure: Measure | None, earlier: Sequence[Attempt], run: Run
 ) -> SearchResult:
+    space, net, arch, cost = searched.space, searched.net, searched.arch, searched.cost
+    data, config, budget = searched.data, searched.config, searched.budget
     expected_ms = cost.total(arch.probabilities()) if cost is not None else None
     probabilities = arch.by_name(arch.probabilities())
 
@@ -412,7 +434,7 @@ def _result(
         result = SearchResult(
             space.genotype(best), predicted_ms, expected_ms, probabilities, net, out, scores, outcome
         )
-        save_result(result, lut)
+        save_result(result, searched.lut)
         return result
 
     if budget is None:
