@@ -304,6 +304,7 @@ def stage_result(options: argparse.Namespace) -> None:
     """Measure, pack, and write the result file, its page and its plot."""
     device = Device.find("auto")
     earlier = read_json(options.measured) if options.measured else None
+    known = read_json(options.predicted) if options.predicted else earlier
     latencies = measured_before(earlier, device) if earlier else measured(options.work, options.peers)
     place = f"camvid:{options.data / 'camvid'}"
     train = open_dataset(place, "train")
@@ -318,7 +319,7 @@ def stage_result(options: argparse.Namespace) -> None:
             else Entry(options.zoo / entry_name(name))
         )
         searched = options.work / name / "result.json"
-        said = read_json(searched) if searched.is_file() else earlier["networks"][name] if earlier else {}
+        said = read_json(searched) if searched.is_file() else known["networks"][name] if known else {}
         networks[name] = described(entry, latencies[name], TARGETS_MS[name], said.get("predicted_ms"))
     peers = {
         name: described_peer(name, latency) for name, latency in latencies.items() if name not in TARGETS_MS
@@ -363,6 +364,9 @@ def main() -> None:
     )
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--measured", type=Path, help="Take the milliseconds of this result of this machine.")
+    parser.add_argument(
+        "--predicted", type=Path, help="Take what searches predicted from this result, where they are gone."
+    )
     parser.add_argument("--training-device", help="What it was trained on, if not on this machine.")
     parser.add_argument("--remark", help="What a reader of the result should know besides.")
     parser.add_argument("--zoo", type=Path, default=Path("hwnas/zoo"))
