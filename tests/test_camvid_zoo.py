@@ -95,7 +95,7 @@ def done(folder, *names):
 def test_a_twin_takes_over_what_was_learnt_elsewhere_until_a_stage_differs(tmp_path):
     recipe = recipes.recipe_for("a", "cpu")
     stages = [stage.name for stage in recipe.stages]
-    assert stages == ["pictures", "streets", "crops", "taught", "longer", "longer-2"]
+    assert stages == ["pictures", "streets", "crops", "taught", "longer", "longer-2", "whole"]
     source = tmp_path / "a"
     done(source, "pictures", "streets", "crops")
     write_json(source / "recipe.json", recipe.model_dump(mode="json"))
