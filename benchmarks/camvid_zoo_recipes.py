@@ -29,7 +29,8 @@ TWO_SIZES = SoftTargetConfig(scales=(1.0, 1.5), mirrored=False)
 """The teacher is asked once for each image, in two sizes, and not in each step. Mirror images would double
 what the first epochs take."""
 LARGER = SoftTargetConfig(scales=(1.5,), mirrored=False)
-"""In the size in which it is best at CamVid's images at 360×480."""
+"""In one size, which takes half as long: the larger one, since the crops that it learnt from show things
+larger than whole images do."""
 
 
 def cpu_recipe(
