@@ -6,36 +6,34 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from hwnas.core.arch import ArchParameters, assigned, depth_summary
-from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor, network_side
+from hwnas.core.arch import ArchParameters, depth_summary
+from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor
 from hwnas.core.budget import Budget
 from hwnas.core.candidates import WithinBudget, best_candidate, validate
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.choice import ChoiceKind, recompute
 from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_options
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
-from hwnas.core.distributed import add_up_metric, global_loss, trained_as_one
+from hwnas.core.distributed import add_up_metric, trained_as_one
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_table
 from hwnas.core.graphed import GraphedTask, refuse_graphs
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
-from hwnas.core.relaxation import Draw
 from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, as_ever, require_begun
 from hwnas.core.score import ScoreFunction
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
+from hwnas.core.search_loss import Searched, StepLoss
 from hwnas.core.search_result import SearchResult, save_result
 from hwnas.core.space import Metric, SearchSpace
-from hwnas.core.training import GuardedStep, autocast, batch_to, torch_device
+from hwnas.core.training import GuardedStep, torch_device
 from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, begin_epoch, processes, told_by_first
@@ -190,8 +188,8 @@ def search(
         kinds = [choice.kind for choice in arch.choices]
         beginning = Beginning(Path(warm_up), common_epochs(config, kinds), (apart,))
     report = on_progress if on_progress and processes().is_first else lambda progress: None
-    searched = _Searched(space, net, arch, lut, cost, data, config, budget)
-    step_loss = _StepLoss(searched, score, monitor, generator, graphed)
+    searched = Searched(space, net, arch, lut, cost, data, config, budget)
+    step_loss = StepLoss(searched, score, monitor, generator, graphed)
     every = config.checkpoint_every_steps
     identity = search_identity(space, lut, data, config)
     run = Run(out, "search", identity, parts, resume=resume, every_steps=every, beginning=beginning)
@@ -314,95 +312,8 @@ def arch_moves(arch: ArchParameters) -> bool:
     return any(matrix.requires_grad for matrix in arch.parameters())
 
 
-@dataclass(frozen=True)
-class _Searched:
-    """What is searched, by what, and within what."""
-
-    space: SearchSpace
-    net: nn.Module
-    arch: ArchParameters
-    lut: LatencyTableLike | None
-    cost: ExpectedLatency | None
-    data: SearchData
-    config: SearchConfig
-    budget: Budget | None
-
-
-@dataclass(frozen=True)
-class _StepLoss:
-    """What a step of weights, of choices or of both minimises, on one draw of the choices."""
-
-    searched: _Searched
-    score: ScoreFunction
-    monitor: BlindnessMonitor
-    generator: torch.Generator
-    graphed: GraphedTask | None
-
-    def __call__(
-        self,
-        batch: Any,
-        temperature: float,
-        *,
-        weights_learn: bool = True,
-        choices_learn: bool = True,
-        uniform: bool = False,
-        metric: Metric | None = None,
-    ) -> tuple[torch.Tensor, float, float | None]:
-        """The loss with all that choices learn by, the task's part of it, and the milliseconds penalised.
-
-        Args:
-            batch: inputs and targets.
-            temperature: of the relaxation.
-            weights_learn: whether the network's weights want a gradient.
-            choices_learn: whether choices do; without, there are no penalised milliseconds.
-            uniform: whether all options are drawn alike.
-            metric: is shown the outputs.
-        """
-        arch, config = self.searched.arch, self.searched.config
-        draw = arch.draw(config.relaxation, temperature, self.generator, uniform=uniform)
-        seen = network_side(self.score.seen_by_network(draw) if choices_learn else draw)
-        loss, outputs, targets = self._task(batch, seen, weights_learn=weights_learn)
-        if metric is not None:
-            metric.update(outputs.detach().float(), targets)
-        task = float(loss.detach())
-        if not choices_learn:
-            return loss, task, None
-        self.monitor.watch(seen, task)
-        loss = loss + self.score.term(task, draw)
-        if config.entropy_weight:
-            loss = loss - config.entropy_weight * arch.entropy()
-        cost = self.searched.cost
-        if cost is None:
-            return loss, task, None
-        latency_ms = cost.penalised(draw.weights if config.penalty_on == "draw" else arch.probabilities())
-        # With a target, the budget's multiplier moves the logits, and nothing else is to pull at them. Before
-        # any choice learns there is nothing to pull at.
-        pulls = config.target_ms is None and latency_ms.requires_grad
-        penalty = config.penalty(latency_ms) if pulls else 0.0
-        return loss + penalty, task, float(latency_ms.detach())
-
-    def _task(
-        self, batch: Any, seen: Draw, *, weights_learn: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The task's loss, the outputs and the targets."""
-        space, config = self.searched.space, self.searched.config
-        device = self.searched.arch.alive.device
-        inputs, targets = batch_to(device, batch, config.channels_last)
-        if self.graphed is not None:
-            return *self.graphed(inputs, targets, seen.weights), targets
-        gradient = seen.weights.requires_grad
-        # Where all choices learn by the score, a step of theirs alone needs no derivative of the network.
-        with (
-            torch.set_grad_enabled(weights_learn or gradient),
-            assigned(self.searched.net, self.searched.arch, seen, gradient=gradient),
-            autocast(device, config.precision),
-        ):
-            outputs = self.searched.net(inputs)
-            return global_loss(space.loss(outputs, targets), space.loss_weight(targets)), outputs, targets
-
-
 def _epoch_values(
-    searched: _Searched, averages: Averages, metric: Metric | None, temperature: float
+    searched: Searched, averages: Averages, metric: Metric | None, temperature: float
 ) -> dict[str, Any]:
     arch, cost = searched.arch, searched.cost
     probabilities = arch.probabilities()
@@ -418,7 +329,7 @@ def _epoch_values(
 
 
 def _result(
-    searched: _Searched, out: Path | None, measure: Measure | None, earlier: Sequence[Attempt], run: Run
+    searched: Searched, out: Path | None, measure: Measure | None, earlier: Sequence[Attempt], run: Run
 ) -> SearchResult:
     space, net, arch, cost = searched.space, searched.net, searched.arch, searched.cost
     data, config, budget = searched.data, searched.config, searched.budget
