@@ -74,6 +74,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4, help="Score every so manieth image.")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    if options.labels and len(options.labels) != len(options.nets):
+        parser.error(
+            f"--labels names {len(options.labels)} networks, --nets {len(options.nets)}: give as many"
+        )
     train = CamVid(options.data / "camvid", "train")
     images = Subset(train, range(0, len(train), options.every))
     found: dict[str, Any] = {}

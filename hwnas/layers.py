@@ -44,6 +44,9 @@ def bilinear_onto(x_NCHW: Tensor, size: tuple[int, int]) -> Tensor:
     what is farther down or to the right from its place by up to nearly ``f``, and against maps of other
     strides. Sizes that no strides of 2 relate are resized by their ratio.
 
+    Only sizes are known: a map that was pooled to a size of its own, such as 6 bins over 45 rows, may pass
+    for one that strides made. Resize that with :func:`bilinear`.
+
     Args:
         x_NCHW: left untouched.
         size: height and width that come out.

@@ -59,6 +59,13 @@ def test_sizes_that_no_stride_relates_or_that_it_divides_are_resized_by_their_ra
     assert bilinear_onto(x, to).equal(functional.interpolate(x, size=to, mode="bilinear"))
 
 
+def test_bins_of_a_size_of_their_own_may_pass_for_strided_ones():
+    """The limit that the docstring tells: 6 of 45 is what a stride of 8 leaves, too."""
+    bins = torch.arange(6.0).view(1, 1, 6, 1)
+    by_stride = functional.interpolate(bins, size=(48, 1), mode="bilinear")[:, :, :45]
+    assert bilinear_onto(bins, (45, 1)).equal(by_stride)
+
+
 def test_the_gradient_of_what_was_cut_is_torchs():
     x = torch.randn(2, 3, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: bilinear_onto(x, (5, 13)), x)

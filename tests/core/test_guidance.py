@@ -55,3 +55,15 @@ def test_heads_read_training_passes_and_leave_no_hook():
     assert [name for name, _ in heads.named_parameters()] == ["heads.0.weight", "heads.0.bias"]
     with pytest.raises(InvalidInput, match="reads '7', and the network has no such module"):
         AuxiliaryHeads(net, {"7": head})
+
+
+def test_heads_of_smaller_maps_lie_where_strides_took_them_from():
+    """A row that says where it was taken from still does in a head's output: 3 of 5 rows, by a stride 2."""
+    net = nn.Sequential(nn.AvgPool2d((2, 1), ceil_mode=True), nn.Identity())
+    heads = AuxiliaryHeads(net, {"0": nn.Identity()})
+    rows = torch.arange(5.0).view(1, 1, 5, 1)
+    with heads.reading():
+        net(rows)
+        (output,) = heads(rows)
+    # Means of rows 0 and 1, and of 2 and 3, stand between them; the last has row 4 alone.
+    assert output.flatten().tolist() == pytest.approx([0.5, 1.0, 2.0, 2.875, 3.625])
