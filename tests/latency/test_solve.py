@@ -1,5 +1,7 @@
 """Rows solved from whole networks: exact where latency is additive, graceful where it is not."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -255,6 +257,21 @@ def test_terms_that_noise_explains_are_not_believed():
             terms @ [1.1, 0.0, 0.02] + noise,
         )
         assert found == pytest.approx([1.1, 0.0, 0.02], abs=0.005)
+
+
+@pytest.mark.parametrize(("errors", "is_believed"), [(4.0, False), (-4.0, False), (6.0, True), (-6.0, True)])
+def test_a_term_is_believed_from_five_standard_errors_on(errors, is_believed):
+    """What is known to a quarter only would be there in one build of a table and not in the next."""
+    count, size = 40, 0.01
+    term = np.tile([1.0, -1.0], count // 2)
+    # At right angles to both columns, so that least squares leave all of it, and find the term itself.
+    left = size * np.tile([1.0, 1.0, -1.0, -1.0], count // 4)
+    standard_error = size * math.sqrt(count / (count - 2)) / math.sqrt(count)
+    scale, found = _clear_terms(
+        np.stack([np.ones(count), term], axis=1), 0.9 + errors * standard_error * term + left
+    )
+    assert scale == pytest.approx(0.9, abs=2 * size)
+    assert found == pytest.approx(errors * standard_error if is_believed else 0.0)
 
 
 @pytest.mark.parametrize(("call", "least"), [(0.1, 0.0), (-0.1, 0.0), (0.6, 0.05)])
