@@ -32,8 +32,8 @@ _OF_ROWS = (0.003, 0.005, 0.01, 0.014, 0.02, 0.03, 0.04, 0.055, 0.07, 0.1, 0.14,
 # foretells networks no better, and makes two builds of a table differ by which of the two they widen.
 _KINDS_OVER_ROWS = 2.0
 _LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
-# A term of the prior's level must differ from nothing by so many standard errors. What is sure to a third of
-# itself only is there in one build of a table and not in the next, and moves the cheapest rows by a third of it.
+# A term of the prior's level must differ from nothing by so many standard errors. What is known to a third of
+# itself is there in one build of a table and not in the next, and moves the cheapest rows.
 _CLEAR_ERRORS = 5.0
 _NETWORKS_PER_TERM = 3
 _SAYS_NOTHING = 1e-6  # singular value of terms beside those that are there
