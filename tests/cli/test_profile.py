@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hwnas.cli.app import EXIT_ERROR
-from hwnas.latency.bundle import load_manifest
+from hwnas.latency.bundle_files import load_manifest
 from hwnas.latency.table import LatencyTable
 from hwnas.search_spaces.chain import Chain
 from tests.cli.conftest import hwnas, said, settings

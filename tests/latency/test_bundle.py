@@ -20,7 +20,8 @@ from hwnas.errors import (
     TableMismatch,
 )
 from hwnas.latency import bundle, edge_runner
-from hwnas.latency.bundle import export_bundle, import_bundle, load_manifest
+from hwnas.latency.bundle import export_bundle, import_bundle
+from hwnas.latency.bundle_files import load_manifest
 from hwnas.latency.export import onnx_bytes
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend
