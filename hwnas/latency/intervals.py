@@ -55,16 +55,22 @@ class Intervals:
             of_builds = 0.0 if is_certain else math.sqrt(2.0) * _OF_A_BUILD * timing.median_ms
             half = 1.96 * math.hypot(timing.spread_ms, of_builds)
             return max(0.0, timing.median_ms - half), timing.median_ms + half
-        count = len(timing.process_medians_ms)
-        own = _relative_variance(timing) or 0.0
-        freedom = count - 1 + _POOLED_FREEDOM
-        variance = ((count - 1) * own + _POOLED_FREEDOM * self.pooled) / freedom
+        error, freedom = self.standard_error(timing), len(timing.process_medians_ms) - 1 + _POOLED_FREEDOM
         t = _T[freedom - 1] if freedom <= len(_T) else 1.96
         # A formula has no scatter, and no moods.
-        of_a_build = _OF_A_BUILD if variance else 0.0
+        of_a_build = _OF_A_BUILD if error else 0.0
         # Twice: the other build has its own.
-        half = t * math.sqrt(2.0 * (variance / count + of_a_build**2)) * timing.median_ms
+        half = t * math.sqrt(2.0) * math.hypot(error, of_a_build) * timing.median_ms
         return max(0.0, timing.median_ms - half), timing.median_ms + half
+
+    def standard_error(self, timing: Timing) -> float:
+        """Of a timing over its milliseconds, without what moves a whole build; 0 of one without readings."""
+        count = len(timing.process_medians_ms)
+        if not count:
+            return 0.0
+        own = _relative_variance(timing) or 0.0
+        variance = ((count - 1) * own + _POOLED_FREEDOM * self.pooled) / (count - 1 + _POOLED_FREEDOM)
+        return math.sqrt(variance / count)
 
 
 def _relative_variance(timing: Timing) -> float | None:

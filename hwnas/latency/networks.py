@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from hwnas.latency.device import Device
 from hwnas.latency.formula import default_formula
 from hwnas.latency.header import TableHeader
+from hwnas.latency.intervals import Intervals
 from hwnas.latency.solve import NetworkTiming, Solution, solve_rows
 from hwnas.latency.table_file import TableContent
 from hwnas.latency.timing import Timing
@@ -78,13 +79,15 @@ def solve_content(
 
     For the arguments see :meth:`hwnas.LatencyTable.solve`, as for what is raised.
     """
+    errors: dict[OpKey, float] = {}
     if prior_ms is None:
-        prior_ms = {
-            key: timing.median_ms for key, timing in content.isolated.items() if timing.status == "ok"
-        }
+        alone = {key: timing for key, timing in content.isolated.items() if timing.status == "ok"}
+        intervals = Intervals(list(alone.values()))
+        prior_ms = {key: timing.median_ms for key, timing in alone.items()}
+        errors = {key: intervals.standard_error(timing) for key, timing in alone.items()}
     known = set(keys)
     networks = [network for network in content.networks if known.issuperset(network.counter)]
-    solution = solve_rows(networks, keys, prior_ms)
+    solution = solve_rows(networks, keys, prior_ms, errors)
     said = [f"Networks not used, since they are by far no sum of their ops: {', '.join(solution.outliers)}."]
     remarks = [remark for remark in content.header.remarks if not remark.startswith("Networks not used")]
     header = content.header.model_copy(

@@ -31,6 +31,10 @@ _OF_ROWS = (0.003, 0.005, 0.01, 0.014, 0.02, 0.03, 0.04, 0.055, 0.07, 0.1, 0.14,
 # Width of what all ops of a kind have in common against the prior, over that of a single row. Free, it
 # foretells networks no better, and makes two builds of a table differ by which of the two they widen.
 _KINDS_OVER_ROWS = 2.0
+# Before anything is known, a hypothesis of wider rows weighs less by this power of their width: what networks
+# foretell equally well with rows as they are alone, need not move any. A power, for a runtime that fuses must
+# be able to overrule it.
+_POWER_OF_WIDTH = 3.0
 _LEAST_WEIGHT = 1e-3  # of a hypothesis that is worth solving for
 # A term of the prior's level must differ from nothing by so many standard errors. What is known to a third of
 # itself is there in one build of a table and not in the next, and moves the cheapest rows.
@@ -119,7 +123,10 @@ class _Hypothesis:
 
 
 def solve_rows(
-    networks: Sequence[NetworkTiming], keys: Sequence[OpKey], prior_ms: Mapping[OpKey, float]
+    networks: Sequence[NetworkTiming],
+    keys: Sequence[OpKey],
+    prior_ms: Mapping[OpKey, float],
+    prior_errors: Mapping[OpKey, float] | None = None,
 ) -> Solution:
     """Milliseconds of each of ``keys`` such that their sums give the measured networks; none is negative.
 
@@ -128,7 +135,8 @@ def solve_rows(
     its neighbours) and, half as much, for each row by itself. How wide noise and prior are, is weighed: rows
     are averaged over hypotheses by how well each foretells every network from the others (leave-one-out
     predictive likelihood: Geisser and Eddy 1979; Rasmussen and Williams 2006, Eqs. 5.10-5.12, who choose one
-    by it), so that a little more noise in another build does not tip a choice. The prior's level is fitted to
+    by it), so that a little more noise in another build does not tip a choice; where that hardly differs, by
+    how little it moves the rows. The prior's level is fitted to
     all networks, the one left out too. Where latency is exactly additive and the
     networks identify the rows, sums come out exactly.
 
@@ -136,6 +144,7 @@ def solve_rows(
         networks: timed end to end; those whose timing failed or is not complete are left out.
         keys: the rows wanted.
         prior_ms: milliseconds of each key, right in proportion; above 0.
+        prior_errors: relative standard error of each of these; 0 where left out.
 
     Raises:
         MeasurementFailed: no network was timed.
@@ -149,7 +158,7 @@ def solve_rows(
         raise InvalidInput(f"the prior must give milliseconds above 0 for every key; none for {without[0]}.")
     outliers: list[str] = []
     while True:
-        solution, left_out = _solved(timed, keys, prior_ms)
+        solution, left_out = _solved(timed, keys, prior_ms, prior_errors or {})
         # Far off by the standard of the others, and by any: it would spoil all rows that it shares.
         usual = 1.4826 * float(np.median(np.abs(left_out)))
         limit = max(_OUTLIER_DEVIATIONS * usual, _OUTLIER_SHARE)
@@ -160,7 +169,10 @@ def solve_rows(
 
 
 def _solved(
-    timed: Sequence[NetworkTiming], keys: Sequence[OpKey], prior_ms: Mapping[OpKey, float]
+    timed: Sequence[NetworkTiming],
+    keys: Sequence[OpKey],
+    prior_ms: Mapping[OpKey, float],
+    prior_errors: Mapping[OpKey, float],
 ) -> tuple[Solution, Vector]:
     """The solution, and each network's relative error when it is left out of it."""
     counts = count_matrix([network.counter for network in timed], keys)
@@ -168,14 +180,17 @@ def _solved(
     prior, level = _scaled_prior(counts, measured, np.array([prior_ms[key] for key in keys]))
     # In units of the prior and of the measurements: all that follows is relative.
     shares = counts * prior / measured[:, None]
-    alike = np.array([[float(one.spec.kind == other.spec.kind) for other in keys] for one in keys])
+    of_prior = _OfPrior(
+        alike=np.array([[float(one.spec.kind == other.spec.kind) for other in keys] for one in keys]),
+        errors=np.array([prior_errors.get(key, 0.0) for key in keys]),
+    )
     # Milliseconds without a spread are taken at their word, unless they contradict one another.
     certain = all(network.timing.spread_ms == 0.0 for network in timed) and _is_additive(counts, measured)
-    hypotheses = _weighed(shares, alike, _MISFITS[:1] if certain else _MISFITS)
+    hypotheses = _weighed(shares, of_prior, _MISFITS[:1] if certain else _MISFITS)
     rows, variance, left_out = np.zeros(len(keys)), np.zeros(len(keys)), np.zeros(len(timed))
     solved = []
     for hypothesis in hypotheses:
-        spread = _prior_covariance(alike, hypothesis.of_rows)
+        spread = of_prior.covariance(hypothesis.of_rows)
         found, deviation = _expected(shares, spread, hypothesis.misfit)
         solved.append((hypothesis.weight, found, deviation))
         rows += hypothesis.weight * found
@@ -306,24 +321,33 @@ def _is_additive(counts: Vector, measured: Vector) -> bool:
     return bool(np.abs(design @ solved - 1.0).max() < 1e-9)
 
 
-def _prior_covariance(alike: Vector, of_rows: float) -> Vector:
-    """Of the rows over their priors: what those of a kind have in common, and what each has of its own."""
-    covariance: Vector = of_rows**2 * (_KINDS_OVER_ROWS**2 * alike + np.eye(len(alike)))
-    return covariance
+@dataclass(frozen=True)
+class _OfPrior:
+    """What is known of the prior: which rows are of a kind (1, else 0), and how well each was measured."""
+
+    alike: Vector
+    errors: Vector
+
+    def covariance(self, of_rows: float) -> Vector:
+        """Of the rows over their priors: what those of a kind have in common, and what each has alone."""
+        own = np.diag(of_rows**2 + self.errors**2)
+        covariance: Vector = (_KINDS_OVER_ROWS * of_rows) ** 2 * self.alike + own
+        return covariance
 
 
-def _weighed(shares: Vector, alike: Vector, misfits: Sequence[float]) -> list[_Hypothesis]:
+def _weighed(shares: Vector, of_prior: _OfPrior, misfits: Sequence[float]) -> list[_Hypothesis]:
     """The hypotheses that are worth solving for, with weights that add up to 1."""
     found = []
     for of_rows in _OF_ROWS:
-        left_outs = _left_out(shares, _prior_covariance(alike, of_rows), misfits)
+        left_outs = _left_out(shares, of_prior.covariance(of_rows), misfits)
+        beforehand = -_POWER_OF_WIDTH * math.log(of_rows)
         for misfit, left_out in zip(misfits, left_outs, strict=True):
-            found.append((left_out.log_likelihood, misfit, of_rows))
-    best = max(likelihood for likelihood, *_ in found)
+            found.append((beforehand + left_out.log_likelihood, misfit, of_rows))
+    best = max(log_weight for log_weight, *_ in found)
     kept = [
-        _Hypothesis(misfit, of_rows, math.exp(likelihood - best))
-        for likelihood, misfit, of_rows in found
-        if likelihood - best > math.log(_LEAST_WEIGHT)
+        _Hypothesis(misfit, of_rows, math.exp(log_weight - best))
+        for log_weight, misfit, of_rows in found
+        if log_weight - best > math.log(_LEAST_WEIGHT)
     ]
     total = sum(hypothesis.weight for hypothesis in kept)
     return [replace(hypothesis, weight=hypothesis.weight / total) for hypothesis in kept]

@@ -21,8 +21,12 @@ def test_by_hand():
     assert intervals.pooled == pytest.approx(own / 0.4705, rel=1e-3)
     # One degree of freedom of its own, four of the table's; t(5) = 2.57. The
     # difference of two builds has twice the variance of a mean over two processes, and of a build's 1 %.
-    half = 2.57 * math.sqrt(2 * ((own + 4 * intervals.pooled) / 5 / 2 + 0.01**2)) * 0.9
+    error = math.sqrt((own + 4 * intervals.pooled) / 5 / 2)
+    assert intervals.standard_error(timing) == pytest.approx(error)
+    half = 2.57 * math.sqrt(2 * (error**2 + 0.01**2)) * 0.9
     assert intervals.of(timing) == pytest.approx((0.9 - half, 0.9 + half))
+    # Without readings nothing is known of it.
+    assert intervals.standard_error(Timing(median_ms=2.0, spread_ms=0.5, count=3)) == 0.0
 
 
 def test_a_solved_row_has_its_own_deviation():

@@ -10,7 +10,7 @@ from hwnas.latency.solve import (
     NetworkTiming,
     _clear_terms,
     _left_out,
-    _prior_covariance,
+    _OfPrior,
     _scaled_prior,
     count_matrix,
     independent_rows,
@@ -114,7 +114,8 @@ def test_the_likelihood_of_what_is_left_out_is_that_of_solving_again():
     """The closed form equals the density of each network under the posterior of the others, multiplied."""
     random = np.random.default_rng(5)
     shares = random.uniform(0.0, 0.4, size=(9, 5))
-    spread = _prior_covariance(np.eye(5)[[0, 0, 1, 1, 2]] @ np.eye(5)[[0, 0, 1, 1, 2]].T, 0.1)
+    kinds = np.eye(5)[[0, 0, 1, 1, 2]]
+    spread = _OfPrior(kinds @ kinds.T, errors=np.full(5, 0.03)).covariance(0.1)
     misfits = (0.01, 0.2)
     for misfit, found in zip(misfits, _left_out(shares, spread, misfits), strict=True):
         total = 0.0
@@ -127,6 +128,48 @@ def test_the_likelihood_of_what_is_left_out_is_that_of_solving_again():
             assert found.errors[left] == pytest.approx(error, rel=1e-6)
             total += -0.5 * (error**2 / variance + np.log(variance))
         assert found.log_likelihood == pytest.approx(total, rel=1e-9)
+
+
+def test_what_is_known_of_the_prior_adds_up():
+    """Rows of one kind have twice the width in common; each has its own and the error of its measurement."""
+    covariance = _OfPrior(np.array([[1.0, 1.0], [1.0, 1.0]]), np.array([0.0, 0.3])).covariance(0.1)
+    assert covariance == pytest.approx(np.array([[0.05, 0.04], [0.04, 0.14]]))
+
+
+def noisy_networks(seed, deviation=0.01, count=40):
+    """Networks of noisy sums of TRUTH."""
+    random = np.random.default_rng(seed)
+    return [
+        network(counts, noise=random.normal(1.0, deviation))
+        for counts in random.integers(1, 5, size=(count, 4)).tolist()
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rows_that_foretell_networks_as_they_are_alone_are_left_so(seed):
+    """Else each build of a table would move them by its own noise."""
+    solution = solve_rows(noisy_networks(seed), KEYS, {k: 2.0 * ms for k, ms in TRUTH.items()})
+    assert solution.of_rows == 0.003
+    for k, timing in solution.rows.items():
+        assert timing.median_ms == pytest.approx(solution.level.scale * 2.0 * TRUTH[k], rel=0.008)
+
+
+def test_a_row_gives_way_by_how_badly_it_was_measured_alone():
+    """The one that is known to a tenth is mended, and the others stay where they were right."""
+    networks, alone = noisy_networks(0, deviation=0.003), {**TRUTH, KEYS[0]: 1.2}
+    told = solve_rows(networks, KEYS, alone, {KEYS[0]: 0.1}).rows
+    untold = solve_rows(networks, KEYS, alone).rows
+    for k, ms in TRUTH.items():
+        assert told[k].median_ms == pytest.approx(ms, rel=0.01)
+        assert abs(told[k].median_ms - ms) < abs(untold[k].median_ms - ms)
+
+
+def test_a_row_is_no_surer_than_its_measurement_alone_where_networks_do_not_tell():
+    """Two ops that always run together: their sum is known, and each to its own error."""
+    networks = [network([1, 1, n, 0], noise=1 + 0.004 * (-1) ** n) for n in range(12)]
+    rows = solve_rows(networks, KEYS[:3], TRUTH, {KEYS[0]: 0.05, KEYS[1]: 0.05}).rows
+    for k in KEYS[:2]:
+        assert 0.02 < rows[k].spread_ms / rows[k].median_ms < 0.06
 
 
 def test_failed_networks_are_left_out():
