@@ -111,10 +111,10 @@ def outcome_in(out: Path, *, measured: bool) -> BudgetOutcome | None:
 
 
 def measured_again(
-    space: AutoRTNet, genotypes: list[Genotype], backend: LatencyBackend, path: Path
+    space: AutoRTNet, genotypes: list[Genotype], backend: LatencyBackend, batch: int, path: Path
 ) -> dict[str, Timing]:
     """All networks in interleaved rounds, in processes that measured none of them; kept at ``path``."""
-    subjects = network_subjects(space, genotypes)
+    subjects = network_subjects(space, genotypes, batch=batch)
     if path.exists():
         kept = read_json(path)
         if set(kept) == set(subjects):
@@ -148,7 +148,7 @@ def row(space: AutoRTNet, target_ms: float, out: Path, again: dict[str, Timing])
         "met": outcome.met,
         "again_ms": timing.median_ms,
         "again_spread_ms": timing.spread_ms,
-        "again_percent": round(100 * (timing.median_ms / target_ms - 1), 2),
+        "again_percent": 100 * (timing.median_ms / target_ms - 1),
         "depths": [value for name, value in sorted(genotype.choices.items()) if name.endswith(".depth")],
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "attempts": [attempt.model_dump(mode="json", exclude={"genotype"}) for attempt in outcome.attempts],
@@ -220,7 +220,7 @@ def main() -> None:
     if missing:
         raise SystemExit(f"not measured yet: {missing}; run --stage measure again, on a quiet machine")
     genotypes = [Genotype.load(out / "genotype.json") for out in folders.values()]
-    again = measured_again(space, genotypes, backend, options.work / "again.json")
+    again = measured_again(space, genotypes, backend, table.header.batch, options.work / "again.json")
     rows = [row(space, target_ms, out, again) for target_ms, out in folders.items()]
     write_result(table, space, latency, rows, options)
 

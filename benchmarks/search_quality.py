@@ -42,6 +42,7 @@ from hwnas import (
     AgeingEvolution,
     ArchParameters,
     BaselineConfig,
+    BudgetConfig,
     FitConfig,
     RandomSearch,
     SearchConfig,
@@ -53,7 +54,8 @@ from hwnas import (
     fit,
     search,
 )
-from hwnas.core.candidates import best_candidate
+from hwnas.core.budget import Budget
+from hwnas.core.candidates import WithinBudget
 from hwnas.latency.device import Device
 
 RECIPE = FitConfig(epochs=20, lr=0.05, warmup_epochs=1, device="cpu")
@@ -67,6 +69,8 @@ SEARCH = WEIGHTS.model_copy(
         "entropy_weight": 0.02, "candidates": 16,
     }
 )  # fmt: skip
+CEILING = BudgetConfig(steers=False, below=None)
+"""How the search takes a budget, as the baselines do: networks far below it will do."""
 SHORT = RECIPE.model_copy(update={"epochs": 5})
 """How the baselines train networks one by one: a quarter of the recipe, so that they can try more of them."""
 FORWARD = 1 / 3
@@ -196,7 +200,8 @@ def within(
 ) -> str:
     """The network that a search chooses under a budget: the best of its likeliest ones that keep it.
 
-    The one place that enforces the budget of a search.
+    As with ``target_ms``, ``budget.steers=false`` and ``budget.below=null``: such a budget moves nothing in
+    the search, so that one serves all of them.
     """
     assert found.supernet is not None
     arch = ArchParameters(found.supernet)
@@ -204,11 +209,10 @@ def within(
         {name: [math.log(max(p, 1e-30)) for p in row] for name, row in found.probabilities.items()}
     )
     config = SEARCH.model_copy(update={"candidates": candidates, "seed": seed})
-    chosen, _ = best_candidate(
-        question.space, found.supernet, arch, data, config,
-        keeps=lambda assignment: question.predict_ms(assignment) <= limit_ms,
-    )  # fmt: skip
-    return question.name_of(chosen)
+    budget = Budget(question.space, arch.choices, question.table, limit_ms, CEILING)
+    chosen = WithinBudget(question.space, found.supernet, budget, arch, data, config)()
+    assert chosen is not None, "there are networks within every budget"
+    return question.name_of(chosen.assignment)
 
 
 def choose(

@@ -87,7 +87,7 @@ def command(
     """
     out, resume = options.out_or(), options.resume
     # A run that is resumed says what it is; what is given anew must agree, or its checkpoint is refused.
-    first = out / f"seed-{_first_seed(options.settings)}" if seeds else out
+    first = out / f"seed-{_first_seed(options.settings, out if resume else None)}" if seeds else out
     folder = RunFolder(first)
     if resume and not first.is_dir():
         raise InvalidInput(f"there is no run at {first} to resume; leave --resume out to start one.")
@@ -193,10 +193,15 @@ def _say_trial(progress: Progress) -> None:
         note(_count(progress))
 
 
-def _first_seed(settings: Sequence[str]) -> int:
+def _first_seed(settings: Sequence[str], begun: Path | None) -> int:
+    """The first of several seeds: as given, or the least in the folder of those begun, or 0."""
     given = parse(settings)
-    seed = given.get("seed", given.get("search.seed", given.get("fit.seed", 0)))
-    return seed if isinstance(seed, int) else 0
+    seed = given.get("seed", given.get("search.seed", given.get("fit.seed")))
+    if isinstance(seed, int):
+        return seed
+    folders = begun.glob("seed-*") if begun is not None else ()
+    seeds = [name for folder in folders if (name := folder.name.removeprefix("seed-")).isdecimal()]
+    return min(map(int, seeds), default=0)
 
 
 def _method(algorithm: str | None, scoring: str | None, kept: Mapping[str, Any]) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
 from hwnas.core.run import GeneratorState, Run, Stateful, as_ever, require_begun
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
-from hwnas.core.search import search, warn_of_doubts
+from hwnas.core.search import LATER_SETTINGS, search, warn_of_doubts
 from hwnas.core.search_data import SearchData
 from hwnas.core.search_result import SearchResult, save_result
 from hwnas.core.space import SearchSpace
@@ -33,7 +33,10 @@ from hwnas.processes import as_one, processes, told_by_first
 
 _DRAWS = 10_000
 """Random networks drawn in vain before the space counts as exhausted."""
-_LATER = {"budget": BudgetConfig().model_dump(mode="json")}
+_LATER = {
+    "budget": BudgetConfig().model_dump(mode="json"),
+    **{f"scoring.supernet.{name}": value for name, value in LATER_SETTINGS.items()},
+}
 """Settings that there have not always been; see :func:`hwnas.core.run.as_ever`."""
 
 
@@ -264,6 +267,8 @@ def _shared_weights(
             "pruner": NoPruning(),
             "explore": 0.0,
             "candidates": 1,
+            # Of soft steps only, and these are hard.
+            "cuda_graph": False,
             # The baseline keeps it, by which networks are tried.
             "target_ms": None,
             "budget": BudgetConfig(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -19,12 +20,14 @@ from hwnas.core.discretise import Limit, Programme, relative_likelihoods
 from hwnas.core.expected import ExpectedCost, ExpectedLatency
 from hwnas.core.space import SearchSpace
 from hwnas.errors import InfeasibleBudget, InvalidInput
+from hwnas.processes import told_by_first
 from hwnas.record import Condition
 
 _REACHED = 0.005  # relative: an expected cost this near to its aim is left alone
 _LARGEST_SHIFT = 0.5  # nats by which one step moves the options of a choice at most, weighted by probability
 _FARTHEST_SHIFT = 5.0  # nats by which it moves any option, however improbable
 _SAMPLES = 2000  # random networks whose median is a space's
+_PEAKS = 200  # of these, networks whose peak is looked up: one by one, in Python
 
 
 class BudgetConfig(BaseModel):
@@ -42,12 +45,14 @@ class BudgetConfig(BaseModel):
     """Whether expected costs are held at the budget while searching. False: the loss alone teaches the
     choices, and the budget is kept where networks are chosen; for searches with ``explore=1`` and an
     ``entropy_weight``, in which expected costs are those of a mixture that is never taken."""
-    below: float = Field(0.08, ge=0, lt=1)
-    """A measured network may be faster than the target by this share of it; faster ones waste it."""
+    below: float | None = Field(0.08, gt=0, lt=1)
+    """A measured network may be faster than the target by this share of it; faster ones waste it. null: by
+    anything; the target is a ceiling, under which the likeliest network is taken, however fast."""
     above: float = Field(0.02, ge=0)
     """A measured network may be slower than the target by this share of it."""
     rounds: int = Field(5, ge=1)
-    """How many networks are measured at most, each chosen by what the ones before have taught."""
+    """How many networks are measured at most, each chosen by what the ones before have taught; where all of
+    them are too slow, the fastest of the space is measured besides."""
     processes: int | None = Field(None, ge=1)
     """In how many processes each is measured: one differs from the next by some percent. null: as many as the
     backend advises. Up to twice as many further ones follow while readings differ too much."""
@@ -82,7 +87,8 @@ class Found:
 
     Attributes:
         assignment: choice name → option index.
-        near: whether it uses the target as far as it should; False where no network does.
+        near: whether it uses the target as far as it should; False where no network does. True where the
+            target is a ceiling.
     """
 
     assignment: dict[str, int]
@@ -101,10 +107,10 @@ class Budget:
     choice's options) where that is less. Costs are relative to what is asked, whatever unit and space.
 
     A target is aimed at from both sides, a little below: networks drawn in training are then of the size that
-    will be taken. Other costs, and a target beside others, are ceilings: a multiplier does not become
-    negative. Nothing is moved before all kinds of choice learn: with depths held still, ops alone would have
-    to save, and cells would fill with zeros. All choices that cost are moved, also those that bear no
-    penalty, for a budget is of the whole network.
+    will be taken. Other costs, a target beside others, and one that need not be used, are ceilings: a
+    multiplier does not become negative. Nothing is moved before all kinds of choice learn: with depths held
+    still, ops alone would have to save, and cells would fill with zeros. All choices that cost are moved,
+    also those that bear no penalty, for a budget is of the whole network.
 
     **At the end** the likeliest network that keeps all costs is found exactly
     (:meth:`hwnas.core.discretise.Programme.likeliest`), among those that use the target where there are any.
@@ -232,13 +238,15 @@ class Budget:
         Where what lives holds no network within the budget any more, those options come back that the
         likeliest such network takes. Returns the options that stay dead.
         """
-        if not died or self.likeliest(arch) is not None:
+        # By the first process: of equally likely networks another one's solver may find another.
+        likeliest = partial(told_by_first, partial(self.likeliest, arch))
+        if not died or likeliest() is not None:
             return died
         choices = self.programme.choices
         places = [(arch.rows[name], choices[arch.rows[name]].options.index(option)) for name, option in died]
         for row, option in places:
             arch.alive[row, option] = True
-        found = self.likeliest(arch)
+        found = likeliest()
         assert found is not None, "what was alive before held a network within the budget"
         dead = [place for place in places if found.assignment[choices[place[0]].name] != place[1]]
         for row, option in dead:
@@ -250,8 +258,8 @@ class Budget:
     ) -> Found | None:
         """The likeliest network of the live options that keeps the budget; None where there is none.
 
-        Under a target those come first that lie in the middle half of the predictions that use it, where an
-        error of either sign does least harm; then those that use it; then all.
+        Under a target that is to be used those come first that lie in the middle half of the predictions that
+        use it, where an error of either sign does least harm; then those that use it; then all.
 
         Args:
             arch: whose probabilities.
@@ -259,12 +267,13 @@ class Budget:
             without: networks that must not be found again.
         """
         likelihoods = relative_likelihoods(arch.logits, arch.alive)
-        quarter = self._slack / 4
-        for least, most in ((1.0 - 3 * quarter, 1.0 - quarter), (1.0 - self._slack, 1.0), (0.0, 1.0)):
+        slack = self._slack
+        uses = [] if slack is None else [(1.0 - 0.75 * slack, 1.0 - 0.25 * slack), (1.0 - slack, 1.0)]
+        for least, most in (*uses, (0.0, 1.0)):
             limits = self._limits(correction, least, most)
             assignment = self.programme.likeliest(likelihoods, limits, without=without)
             if assignment is not None:
-                return Found(assignment, near=least > 0.0)
+                return Found(assignment, near=slack is None or least > 0.0)
         return None
 
     def fastest(self) -> dict[str, int]:
@@ -302,7 +311,10 @@ class Budget:
         }
 
     @property
-    def _slack(self) -> float:
+    def _slack(self) -> float | None:
+        """By which share of the target a prediction that uses it may lie below it; None: by anything."""
+        if self.config.below is None:
+            return None
         # As far above the lower end of what is accepted when measured as the target is below the upper end;
         # but some room there must be, or no prediction would be near it, and any below the target would do.
         return max(self.config.below / 2, self.config.below - self.config.above)
@@ -325,11 +337,13 @@ class Budget:
         fastest_ms = cost.at(self.fastest())
         slowest = self.programme.dearest(cost)
         assert slowest is not None
-        aim_ms = max((1.0 - self._slack / 2) * target_ms, (1 + 2 * _REACHED) * fastest_ms)
+        aim_ms = max((1.0 - (self._slack or 0.0) / 2) * target_ms, (1 + 2 * _REACHED) * fastest_ms)
         self.aims["latency_ms"] = min(aim_ms, target_ms)
         # Slower than every network: it rules nothing out. Beside other costs: one could push up what the
-        # other pushes down.
-        self.both_ways = len(self.limits) == 1 and target_ms < cost.at(slowest)
+        # other pushes down. A ceiling pushes nothing up.
+        self.both_ways = (
+            len(self.limits) == 1 and target_ms < cost.at(slowest) and self.config.below is not None
+        )
 
     def _require_feasible(self) -> None:
         if self.programme.possible(list(self.limits.values())):
@@ -349,6 +363,8 @@ class Budget:
             # Each could be kept, not all together: the first gives way to the others.
             first, *others = self.limits.values()
             nearest = self.programme.cheapest(first.cost, others) or free.cheapest(first.cost)
+        if nearest is None:
+            nearest = _of_least_peak(self.activations, free)
         if nearest is not None:
             costs = ", ".join(f"{name} {_rounded_up(value)}" for name, value in self.costs(nearest).items())
             lines.append(f"The nearest network is {self.space.genotype(nearest).short_id}: {costs}.")
@@ -386,17 +402,35 @@ def range_of(cost: ExpectedCost, programme: Programme) -> Range:
 
 
 def peak_range(uses: Sequence[tuple[Condition, float]], programme: Programme) -> Range:
-    """The same of a cost that is a maximum over what runs, not a sum."""
+    """The same of a cost that is a maximum over what runs, not a sum; the median of fewer random ones."""
+    names = [choice.name for choice in programme.choices]
+    drawn = [dict(zip(names, row, strict=True)) for row in _random(programme.choices)[:_PEAKS].tolist()]
+    return Range(
+        peak(uses, _of_least_peak(uses, programme)),
+        median(peak(uses, assignment) for assignment in drawn),
+        max(amount for _, amount in uses),
+    )
+
+
+def _of_least_peak(uses: Sequence[tuple[Condition, float]], programme: Programme) -> dict[str, int]:
+    """A network whose largest amount of all that runs is the least."""
     values = sorted({amount for _, amount in uses})
+
+    def within(most: float) -> dict[str, int] | None:
+        forbidden = [condition for condition, amount in uses if amount > most]
+        return Programme(programme.choices, programme.recording, forbidden).any()
+
+    found = within(values[-1])
     low, high = 0, len(values) - 1
     while low < high:
         middle = (low + high) // 2
-        forbidden = [condition for condition, amount in uses if amount > values[middle]]
-        possible = Programme(programme.choices, programme.recording, forbidden).possible()
-        low, high = (low, middle) if possible else (middle + 1, high)
-    names = [choice.name for choice in programme.choices]
-    drawn = [dict(zip(names, row, strict=True)) for row in _random(programme.choices)[:200].tolist()]
-    return Range(values[low], median(peak(uses, assignment) for assignment in drawn), values[-1])
+        network = within(values[middle])
+        if network is None:
+            low = middle + 1
+        else:
+            found, high = network, middle
+    assert found is not None, "nothing is forbidden above the greatest amount"
+    return found
 
 
 def _random(choices: Sequence[Choice]) -> Tensor:

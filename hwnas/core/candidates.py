@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,6 @@ from hwnas.core.scoring import by_loss, shared_scores
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.space import SearchSpace
-from hwnas.errors import InvalidInput
 from hwnas.processes import told_by_first
 from hwnas.record import Recording
 
@@ -103,7 +103,6 @@ def best_candidate(
     arch: ArchParameters,
     data: SearchData,
     config: SearchConfig,
-    keeps: Callable[[Mapping[str, int]], bool] = lambda assignment: True,
 ) -> tuple[dict[str, int], dict[str, Any] | None]:
     """The best of the ``config.candidates`` likeliest networks, and its scores on the validation data.
 
@@ -116,28 +115,16 @@ def best_candidate(
         arch: whose likeliest networks.
         data: for batch norms' statistics, and to validate on.
         config: how many, and how.
-        keeps: whether a network may be taken, such as one that keeps a budget.
-
-    Raises:
-        InvalidInput: no network may be taken.
     """
-    device = arch.alive.device
-    best: tuple[dict[str, int], dict[str, Any] | None] | None = None
-    compared = 0
-    for assignment in likeliest(arch, space.record()):
-        if not keeps(assignment):
-            continue
-        if data.val is None:
-            return assignment, None
-        compared += 1
-        scores = validate(space, net, assignment, data, device, config)
-        if best is None or best[1] is None or by_loss(scores) > by_loss(best[1]):
-            best = assignment, scores
-        if compared == config.candidates:
-            break
-    if best is None:
-        raise InvalidInput("no network may be taken.")
-    return best
+    first = likeliest(arch, space.record())
+    if data.val is None:
+        return next(first), None
+    compared = (
+        (assignment, validate(space, net, assignment, data, arch.alive.device, config))
+        for assignment in itertools.islice(first, config.candidates)
+    )
+    # The first of equals: the likeliest.
+    return max(compared, key=lambda pair: by_loss(pair[1]))
 
 
 class WithinBudget:

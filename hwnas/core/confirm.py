@@ -202,7 +202,7 @@ def confirmed(
     can_measure = told_by_first(lambda: measure is not None)
     if budget.target_ms is None:
         return taken, outcome
-    lowest_ms = (1.0 - budget.config.below) * budget.target_ms
+    lowest_ms = 0.0 if budget.config.below is None else (1.0 - budget.config.below) * budget.target_ms
     highest_ms = (1.0 + budget.config.above) * budget.target_ms
     known = {attempt.genotype.short_id: attempt for attempt in earlier}
     attempts: list[Attempt] = []

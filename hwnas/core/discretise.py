@@ -96,9 +96,13 @@ class Programme:
         model = self._model(likelihoods > -math.inf, limits, without)
         return self._solved(model, model.per_option(likelihoods), limits)
 
+    def any(self, limits: Sequence[Limit] = ()) -> dict[str, int] | None:
+        """Some network that keeps all ``limits``; None if none does."""
+        return self.likeliest(np.zeros(self._shape), limits)
+
     def possible(self, limits: Sequence[Limit] = ()) -> bool:
         """Whether any network keeps all ``limits``."""
-        return self.likeliest(np.zeros(self._shape), limits) is not None
+        return self.any(limits) is not None
 
     def cheapest(self, cost: ExpectedCost, limits: Sequence[Limit] = ()) -> dict[str, int] | None:
         """The network of least ``cost`` that keeps all ``limits``; None if none does."""

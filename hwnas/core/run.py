@@ -62,14 +62,15 @@ def as_ever(settings: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, 
 
     Args:
         settings: what a run is told; left as it is.
-        later: by dotted name, the value that does what was done before there was the setting.
+        later: by dotted name, the value that does what was done before there was the setting; of names that
+            are not among the settings nothing is said.
     """
     kept = copy.deepcopy(dict(settings))
     for name, value in later.items():
         *path, last = name.split(".")
         place = kept
         for part in path:
-            place = place[part]
+            place = place.get(part, {})
         if last in place and place[last] == value:
             del place[last]
     return kept

@@ -83,8 +83,11 @@ class ScoreFunction:
     def term(self, task_loss: float, draw: Draw) -> Tensor:
         """A scalar whose gradient is the score function's; 0 for a soft draw. Moves mean and effects."""
         logits = self.arch.logits
-        if not self.applies(draw) or not math.isfinite(task_loss):
+        if not self.applies(draw):
             return logits.new_zeros(())
+        if not math.isfinite(task_loss):
+            # With a derivative, if of nothing: the loss that this is added to may have no other.
+            return 0.0 * logits.sum()
         assert draw.index is not None
         advantages = self._advantages(task_loss, draw.index)
         index = torch.tensor(draw.index, device=logits.device).unsqueeze(-1)

@@ -38,7 +38,7 @@ from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, begin_epoch, processes, told_by_first
 
-_LATER = {"cuda_graph": False, "budget.steers": True}
+LATER_SETTINGS = {"cuda_graph": False, "budget.steers": True}
 """Settings that there have not always been; see :func:`hwnas.core.run.as_ever`."""
 
 
@@ -271,7 +271,7 @@ def search_identity(
     return {
         "space": space.name,
         "fields": space.model_dump(mode="json"),
-        "config": as_ever(config.model_dump(mode="json"), _LATER),
+        "config": as_ever(config.model_dump(mode="json"), LATER_SETTINGS),
         "table": getattr(lut, "checksum", None),
         "levels": 1 if data.arch is None else 2,
         "data": data.description,

@@ -68,7 +68,11 @@ class StepLoss:
         """
         arch, config = self.searched.arch, self.searched.config
         draw = arch.draw(config.relaxation, temperature, self.generator, uniform=uniform)
-        seen = network_side(self.score.seen_by_network(draw) if choices_learn else draw)
+        if choices_learn:
+            seen = network_side(self.score.seen_by_network(draw))
+        else:
+            # Nothing flows back to where nobody learns. (Graphs take what they were captured with.)
+            seen = draw if self.graphed is not None else Draw(draw.weights.detach(), draw.index)
         loss, outputs, targets = self._task(batch, seen, weights_learn=weights_learn)
         if metric is not None:
             metric.update(outputs.detach().float(), targets)

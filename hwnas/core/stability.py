@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from hwnas.core.baseline import baseline
@@ -25,6 +27,8 @@ from hwnas.errors import InvalidInput
 from hwnas.files import write_json
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, processes, told_by_first
+
+_SAMPLE = 400  # random networks, whose pairs tell what chance agrees on
 
 
 class SeedResult(BaseModel):
@@ -73,7 +77,7 @@ class Stability(BaseModel):
     """What searches with different seeds found, and how far they agree. Frozen; JSON.
 
     A choice's *agreement* is the share of pairs of seeds that decide it alike; that it matters in neither
-    network counts as alike. Networks drawn at random agree on a choice of k options in 1/k of pairs.
+    network counts as alike.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,7 +87,7 @@ class Stability(BaseModel):
     agreement: dict[str, float]
     """By choice, those that matter in any of the networks; 0 to 1."""
     by_chance: float
-    """Mean over these choices of what random networks would agree."""
+    """Mean over these choices of the share of pairs of random networks that decide it alike, by a sample."""
     predicted_ms: Spread | None
     """None without a table."""
     score: Spread | None
@@ -114,8 +118,7 @@ class Stability(BaseModel):
         if len(results) < 2:
             raise InvalidInput(f"stability compares at least two searches, got {len(results)}.")
         decided = [result.genotype.choices for result in results]
-        options = {name: choice.options for name, choice in space.choices().items()}
-        named = [name for name in options if any(name in choices for choices in decided)]
+        named = [name for name in space.choices() if any(name in choices for choices in decided)]
         pairs = list(combinations(decided, 2))
         latencies = [result.predicted_ms for result in results if result.predicted_ms is not None]
         scores = [result.score for result in results if result.score is not None]
@@ -125,10 +128,19 @@ class Stability(BaseModel):
                 name: sum(one.get(name) == other.get(name) for one, other in pairs) / len(pairs)
                 for name in named
             },
-            by_chance=statistics.fmean(1 / len(options[name]) for name in named),
+            by_chance=_chance_agreement(space, named),
             predicted_ms=Spread.of(latencies) if latencies else None,
             score=Spread.of(scores) if scores else None,
         )
+
+
+def _chance_agreement(space: SearchSpace, names: Sequence[str]) -> float:
+    """What pairs of random networks decide alike of these choices; that neither has one counts as alike."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [space.random(generator).choices for _ in range(_SAMPLE)]
+    pairs = _SAMPLE * (_SAMPLE - 1)
+    counts = [Counter(choices.get(name) for choices in drawn) for name in names]
+    return statistics.fmean(sum(n * (n - 1) for n in count.values()) / pairs for count in counts)
 
 
 @as_one
@@ -175,7 +187,7 @@ def stability(
         folder = out / f"seed-{seed}" if out is not None else None
         begun = told_by_first(functools.partial(_begun, folder))
 
-        def report(progress: Progress, seed: int = seed) -> None:
+        def tell(progress: Progress, seed: int = seed) -> None:
             if on_progress is not None:
                 on_progress(seed, progress)
 
@@ -188,7 +200,7 @@ def stability(
                 config.with_seed(seed),
                 out=folder,
                 resume=resume and begun,
-                on_progress=report,
+                on_progress=tell,
             )
         else:
             seeded = config.model_copy(update={"seed": seed})
@@ -200,7 +212,7 @@ def stability(
                 out=folder,
                 resume=resume and begun,
                 backend=backend,
-                on_progress=report,
+                on_progress=tell,
             )
         score = headline(found.scores) if found.scores else None
         results.append(
@@ -213,10 +225,10 @@ def stability(
                 score=score,
             )
         )
-    report_ = Stability.of(space, results)
+    report = Stability.of(space, results)
     if out is not None and processes().is_first:
-        write_json(out / "stability.json", report_)
-    return report_
+        write_json(out / "stability.json", report)
+    return report
 
 
 def _begun(folder: Path | None) -> bool:

@@ -78,15 +78,19 @@ class GuardedStep:
         self._is_weight = {id(parameter) for parameter in self._weights}
         self.skipped_in_a_row = 0
         self.skipped = 0
+        self._taken = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of skipped steps."""
-        return {"skipped_in_a_row": self.skipped_in_a_row, "skipped": self.skipped}
+        """The counts of skipped steps, and of those taken in this epoch."""
+        return {"skipped_in_a_row": self.skipped_in_a_row, "skipped": self.skipped, "taken": self._taken}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put the counts back."""
         self.skipped_in_a_row = state_dict["skipped_in_a_row"]
         self.skipped = state_dict["skipped"]
+        self._taken = state_dict.get(
+            "taken", 0
+        )  # earlier checkpoints, of the ends of epochs mostly, have none
 
     def __call__(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> bool:
         """Clear the gradients, back-propagate ``loss`` and step; True if the step was taken.
@@ -121,6 +125,7 @@ class GuardedStep:
             for optimiser in optimisers:
                 optimiser.step()
             self.skipped_in_a_row = 0
+            self._taken += 1
             return True
         self.skipped_in_a_row += 1
         self.skipped += 1
@@ -136,11 +141,14 @@ class GuardedStep:
     def end_epoch(self, batches: int) -> None:
         """Refuse an epoch of so many batches in which no step was taken: nothing was learnt.
 
+        Steps are counted, not batches: one batch may have two, of weights and of choices.
+
         Raises:
             NonFiniteLoss: there was none, and there were batches.
         """
-        if 0 < batches <= self.skipped_in_a_row:
+        if batches and not self._taken:
             raise self._diverged(", all of an epoch")
+        self._taken = 0
 
     def _diverged(self, detail: str) -> NonFiniteLoss:
         return NonFiniteLoss(

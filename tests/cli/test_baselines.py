@@ -130,6 +130,10 @@ def test_seeds_are_compared(table, tmp_path):
         assert json.loads((folder / "search.json").read_text())["config"]["seed"] == seed
     # Later verbs take each of them.
     assert hwnas("derive", out / "seed-5").exit_code == 0
+    # Which seeds they were, the folder says, where it is not said again.
+    result = hwnas("search", "--out", out, "--resume", "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.glob("seed-*")) == ["seed-4", "seed-5"]
     result = hwnas("search", "--out", out, "--resume", "--seeds", "2", "--set", "seed=4")
     assert result.exit_code == 0, result.output
     assert "different networks; choices decided alike in" in result.stdout

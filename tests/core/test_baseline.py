@@ -97,7 +97,28 @@ def test_a_budget_among_the_settings_of_the_shared_weights_is_the_baselines():
         )
         assert ("another (target_ms=" if other else "none. The supernet") in str(caught.value)
     # The baseline may be asked for more than the search.
-    config(scoring=SHARED, target_ms=3.0)
+    more = config(
+        scoring=SHARED.model_copy(update={"supernet": asked}),
+        target_ms=3.0,
+        budget={"max_params": 2, "max_macs": 1e9},
+    )
+    assert baseline(Planted(), planted_table(), parts, more).trials
+
+
+def test_settings_that_came_later_do_not_part_a_baseline_from_one_begun_before(tmp_path):
+    """Neither the baseline's own nor its supernet's are told, where they say what was done ever."""
+    baseline(CHAIN, None, data(), config(trials=1), out=tmp_path / "shared")
+    kept = json.loads((tmp_path / "shared" / "baseline.json").read_text())["config"]
+    supernet = kept["scoring"]["supernet"]
+    assert "budget" not in kept and "cuda_graph" not in supernet and "steers" not in supernet["budget"]
+    baseline(CHAIN, None, data(), config(trials=1, scoring=TRAINED), out=tmp_path / "trained")
+
+
+def test_a_supernet_for_soft_steps_as_graphs_is_trained_by_hard_ones():
+    """A search's settings serve its baseline too: what is of its soft steps alone is left out."""
+    soft = SearchConfig(epochs=1, device="cpu", cuda_graph=True, relaxation={"form": "softmax"})
+    found = baseline(CHAIN, None, data(), config(trials=1, scoring=SharedWeights(supernet=soft)))
+    assert len(found.trials) == 1
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: algorithm.form)
@@ -272,16 +293,12 @@ def test_evolution_climbs_where_random_search_strolls(monkeypatch):
 def test_the_population_ages():
     """The first member is the best by far and still dies: nothing is its child after that."""
     history = module._History()
-    for number, score in enumerate([9.0, 1.0, 2.0, 3.0]):
-        trial = Trial({"n": number}, f"g{number}", None, {"loss": -score}, score)
-        history.trials[trial.genotype] = trial
-        history.population.append(trial.genotype)
     space = CHAIN
     assignments = list(itertools.islice(_networks(space), 4))
-    history.trials = {
-        f"g{n}": Trial(assignment, f"g{n}", None, {}, history.trials[f"g{n}"].score)
-        for n, assignment in enumerate(assignments)
-    }
+    for number, (assignment, score) in enumerate(zip(assignments, [9.0, 1.0, 2.0, 3.0], strict=True)):
+        trial = Trial(assignment, f"g{number}", None, {"loss": -score}, score)
+        history.trials[trial.genotype] = trial
+        history.population.append(trial.genotype)
     generator = torch.Generator().manual_seed(0)
     evolution = AgeingEvolution(population=3, tournament=50)
     for _ in range(20):

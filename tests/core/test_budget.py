@@ -7,7 +7,7 @@ from torch import nn
 
 from hwnas import ArchParameters, Choice, ChoiceBlock, Conv, LatencyTable
 from hwnas.core.budget import Budget, BudgetConfig, ranges
-from hwnas.core.discretise import Limit
+from hwnas.core.discretise import Limit, relative_likelihoods
 from hwnas.core.prune import ThresholdPruner
 from hwnas.errors import InfeasibleBudget, InvalidInput
 from hwnas.latency.fake import fake_table
@@ -41,11 +41,11 @@ def two_table():
 
 
 def test_a_step_worked_by_hand():
-    budget, arch = prepared(2.1, Two(), two_table(), below=0.0)
-    # No slack: the aim is the target. At even odds 2 ms are expected, a gap of 2 / 2.1 − 1 = −1/21.
+    budget, arch = prepared(2.1, Two(), two_table())
+    budget.aims["latency_ms"] = 2.1
+    # At even odds 2 ms are expected, a gap of 2 / 2.1 − 1 = −1/21.
     # Derivatives by the probabilities are 1 / 2.1 and 3 / 2.1, centred ∓1 / 2.1, of variance 1 / 2.1². The
     # multiplier moves by −2.1² / 21 = −0.21, the logits by 0.21 · (∓1 / 2.1) = ∓0.1.
-    assert budget.aims["latency_ms"] == 2.1
     budget.step(arch)
     assert budget.multipliers.tolist() == pytest.approx([-0.21], rel=1e-5)
     assert arch.logits.flatten().tolist() == pytest.approx([-0.1, 0.1], rel=1e-5)
@@ -58,6 +58,45 @@ def test_a_tight_tolerance_still_uses_the_target():
     share = budget.costs(found.assignment)["latency_ms"] / (1.1 * LATENCY.median)
     # Half of what may be wasted is what predictions have to lie in.
     assert found.near and 0.99 <= share <= 1.0
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.1, 1.0])
+def test_a_target_is_used_by_some_share_or_need_not_be(bad):
+    with pytest.raises(ValidationError, match="below"):
+        BudgetConfig(below=bad)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_under_a_ceiling_the_likeliest_network_is_taken_however_fast(seed):
+    """By trying all of them; one that uses the target is less likely, or the same."""
+    target_ms = 1.1 * LATENCY.median
+    ceiling, arch = prepared(target_ms, below=None)
+    generator = torch.Generator().manual_seed(seed)
+    arch.shift(torch.randn(arch.logits.shape, generator=generator))
+    likelihoods = relative_likelihoods(arch.logits, arch.alive)
+    rows = {choice.name: row for row, choice in enumerate(ceiling.programme.choices)}
+
+    def likelihood(assignment):
+        live = ceiling.programme.live(assignment)
+        return math.fsum(likelihoods[rows[name], option] for name, option in live.items())
+
+    found = ceiling.likeliest(arch)
+    every = [one for one in all_assignments(SPACE) if ceiling.keeps(one)]
+    assert likelihood(found.assignment) == pytest.approx(max(map(likelihood, every)))
+    assert found.near
+    using, _ = prepared(target_ms)
+    assert likelihood(using.likeliest(arch).assignment) <= likelihood(found.assignment) + 1e-9
+
+
+def test_a_ceiling_pulls_nothing_up():
+    """At the least milliseconds nothing is pushed to use the target; above it, all is pushed down to it."""
+    budget, arch = prepared(0.9 * LATENCY.max, below=None)
+    budget.step(arch)
+    assert not arch.logits.any()
+    budget, arch = prepared(0.8 * LATENCY.median, below=None)
+    for _ in range(60):
+        budget.step(arch)
+    assert budget.values(arch)["expected"]["latency_ms"] == pytest.approx(0.8 * LATENCY.median, rel=0.006)
 
 
 def test_a_budget_that_does_not_steer_moves_nothing():
@@ -249,8 +288,15 @@ def test_an_option_too_large_anywhere_is_dead_one_too_large_somewhere_is_avoided
     arch.set_logits({"y": [0.0, 1.0], "d": [0.0, 9.0]})
     found = budget.likeliest(arch).assignment
     assert (found["d"], found["y"]) == (1, 0)
-    with pytest.raises(InfeasibleBudget, match=r"activation_mib: asked for at most .*\(min\)"):
+    with pytest.raises(InfeasibleBudget, match=r"activation_mib: asked for at most .*\(min\)") as refused:
         prepared(space=Wide(), table=None, max_activation_mib=1e-6)
+    # The nearest is one that a budget of what is printed of it allows.
+    printed = float(str(refused.value).rpartition("activation_mib ")[2].rstrip("."))
+    allowed = prepared(space=Wide(), table=None, max_activation_mib=printed)[0]
+    assert allowed.space.genotype(allowed.programme.any()).short_id
+    assert "The nearest network is" in str(refused.value)
+    with pytest.raises(InfeasibleBudget):
+        prepared(space=Wide(), table=None, max_activation_mib=0.99 * printed)
 
 
 def test_a_budget_that_no_network_keeps_is_refused_with_the_ranges_and_the_nearest():

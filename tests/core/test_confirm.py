@@ -52,6 +52,15 @@ def test_a_measurement_that_agrees_ends_it_at_once():
     assert [known.measured_ms for _, known in kept] == [None, outcome.measured_ms]
 
 
+def test_under_a_ceiling_a_network_far_below_will_do_and_one_above_will_not():
+    budget, arch = prepared(below=None)
+    _, outcome = confirmed(budget, arch, lambda genotype: 0.3 * table_ms(genotype))
+    assert (outcome.met, len(outcome.attempts)) == (True, 1)
+    _, outcome = confirmed(budget, arch, lambda genotype: 1.5 * table_ms(genotype))
+    assert outcome.met and outcome.measured_ms <= TARGET
+    assert len(outcome.attempts) == (2 if outcome.attempts[0].measured_ms > 1.02 * TARGET else 1)
+
+
 @pytest.mark.parametrize("bias", [0.8, 0.93, 1.04, 1.3])
 def test_a_table_that_is_off_by_a_factor_is_corrected_and_the_target_used(bias):
     budget, arch = prepared()

@@ -162,6 +162,6 @@ def test_averages():
 
 def test_settings_that_came_later_are_left_out_where_they_change_nothing():
     settings = {"a": 1, "new": False, "inner": {"b": [], "c": 2}, "other": True}
-    later = {"new": False, "other": False, "inner.b": [], "inner.c": 3, "never": 0}
+    later = {"new": False, "other": False, "inner.b": [], "inner.c": 3, "never": 0, "no.such": 0}
     assert as_ever(settings, later) == {"a": 1, "inner": {"c": 2}, "other": True}
     assert settings["inner"] == {"b": [], "c": 2}

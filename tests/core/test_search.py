@@ -13,12 +13,14 @@ from hwnas import (
     SearchData,
     search,
 )
-from hwnas.core.candidates import best_candidate
+from hwnas.core.blindness import BlindnessMonitor
 from hwnas.core.penalty import HingePenalty, LinearPenalty, LogPenalty, TargetPenalty
 from hwnas.core.prune import ThresholdPruner
 from hwnas.core.relaxation import ExponentialSchedule, GumbelSoftmax, Softmax
 from hwnas.core.runlog import read_log
+from hwnas.core.score import ScoreFunction
 from hwnas.core.scoring import shared_scores
+from hwnas.core.search_loss import Searched, StepLoss
 from hwnas.errors import InfeasibleBudget, InvalidInput, MissingLatency, NonFiniteLoss, TableMismatch
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
@@ -352,6 +354,30 @@ def test_data_that_yield_nothing_are_refused():
         search(Planted(), None, data, config(epochs=1, candidates=2))
 
 
+def test_an_epoch_of_two_levels_in_which_some_steps_were_taken_goes_on():
+    """Two steps a batch: half of the batches' skipped ones are as many as all batches."""
+    batches = planted_batches(4)
+    half = [*batches[:2], *((x * float("nan"), y) for x, y in batches[2:])]
+    found = search(Planted(), None, SearchData(half, arch=half), config(epochs=1))
+    assert found.genotype.choices["factor"] in ("zero", "one", "one_slow", "minus")
+
+
+def test_steps_of_the_weights_alone_leave_the_choices_without_a_gradient():
+    """Bilevel: it would be computed for nobody."""
+    net = CHAIN.supernet()
+    arch = ArchParameters(net)
+    settings = config()
+    searched = Searched(CHAIN, net, arch, None, None, SearchData(images(1)), settings, None)
+    score = ScoreFunction(arch, settings.score_kinds, CHAIN.record())
+    monitor = BlindnessMonitor(arch, settings.score_kinds)
+    step_loss = StepLoss(searched, score, monitor, torch.Generator().manual_seed(0), None)
+    (batch,) = images(1)
+    loss, _, _ = step_loss(batch, 1.0, choices_learn=False)
+    loss.backward()
+    assert all(matrix.grad is None for matrix in arch.parameters())
+    assert any(parameter.grad is not None for parameter in net.parameters())
+
+
 def test_an_epoch_in_which_nothing_is_finite_ends_the_search():
     bad = [(x * float("nan"), y) for x, y in planted_batches(2)]
     with pytest.raises(NonFiniteLoss, match="all of an epoch"):
@@ -514,20 +540,6 @@ def test_under_a_budget_the_candidate_with_the_least_loss_is_the_result():
     assert found[100].genotype.short_id == min(losses, key=losses.get)
     assert found[100].scores["loss"] == pytest.approx(min(losses.values()))
     assert found[100].genotype != found[1].genotype
-
-
-def test_candidates_that_may_not_be_taken_are_passed_over():
-    net = CHAIN.supernet()
-    arch = ArchParameters(net)
-    data = SearchData(images(2), val=images(2))
-    settings = config(candidates=2)
-    deep, scores = best_candidate(
-        CHAIN, net, arch, data, settings, keeps=lambda assignment: assignment["s1.depth"] == 1
-    )
-    assert deep["s1.depth"] == 1
-    assert set(scores) == {"accuracy", "loss"}
-    with pytest.raises(InvalidInput, match="no network may be taken"):
-        best_candidate(CHAIN, net, arch, data, settings, keeps=lambda assignment: False)
 
 
 def test_several_candidates_need_validation_data():
