@@ -25,8 +25,8 @@ from result_files import slug, today, write_result_files
 from hwnas import BudgetConfig, Genotype, LatencyTable, SearchConfig, SearchData, search
 from hwnas.cli.machine import Machine, recorded_options
 from hwnas.core import figures
-from hwnas.core.budget import Range, ranges
 from hwnas.core.confirm import BudgetOutcome
+from hwnas.core.cost_ranges import Range, ranges
 from hwnas.core.probing import network_subjects
 from hwnas.files import read_json, write_json
 from hwnas.latency.backend import LatencyBackend

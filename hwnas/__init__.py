@@ -15,7 +15,7 @@ from hwnas.core.baseline_config import RandomSearch as RandomSearch
 from hwnas.core.baseline_config import SharedWeights as SharedWeights
 from hwnas.core.baseline_config import ShortTraining as ShortTraining
 from hwnas.core.blindness import BlindChoiceWarning as BlindChoiceWarning
-from hwnas.core.budget import BudgetConfig as BudgetConfig
+from hwnas.core.budget_config import BudgetConfig as BudgetConfig
 from hwnas.core.choice import Choice as Choice
 from hwnas.core.choice import ChoiceBlock as ChoiceBlock
 from hwnas.core.choice import DepthBlock as DepthBlock

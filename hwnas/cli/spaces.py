@@ -15,7 +15,7 @@ from hwnas.cli.choosing import choose_space, space_options
 from hwnas.cli.console import result
 from hwnas.cli.machine import fields_of
 from hwnas.cli.settings import parse, sort_out
-from hwnas.core.budget import ranges
+from hwnas.core.cost_ranges import ranges
 from hwnas.core.space import SearchSpace
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import in_ms

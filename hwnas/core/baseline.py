@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from hwnas.core.baseline_config import AgeingEvolution, BaselineConfig, SharedWeights
-from hwnas.core.budget import Budget, BudgetConfig, asked_costs
+from hwnas.core.budget import Budget
+from hwnas.core.budget_config import BudgetConfig, asked_costs
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.confirm import predicted_outcome
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hwnas.core.budget import BudgetConfig
+from hwnas.core.budget_config import BudgetConfig
 from hwnas.core.fit import FitConfig
 from hwnas.core.search_config import SearchConfig
 

@@ -6,79 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from hwnas.core.arch import ArchParameters
+from hwnas.core.budget_config import BudgetConfig, asked_costs
 from hwnas.core.choice import Choice
+from hwnas.core.cost_ranges import batch_and_bytes, of_least_peak, peak_range, range_of
 from hwnas.core.costs import activation_mib, macs, parameters, peak
 from hwnas.core.discretise import Limit, Programme, relative_likelihoods
-from hwnas.core.expected import ExpectedCost, ExpectedLatency
+from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.space import SearchSpace
+from hwnas.core.steering import REACHED, Multipliers
 from hwnas.errors import InfeasibleBudget, InvalidInput
 from hwnas.processes import told_by_first
 from hwnas.record import Condition
-
-_REACHED = 0.005  # relative: an expected cost this near to its aim is left alone
-_LARGEST_SHIFT = 0.5  # nats by which one step moves the options of a choice at most, weighted by probability
-_FARTHEST_SHIFT = 5.0  # nats by which it moves any option, however improbable
-_SAMPLES = 2000  # random networks whose median is a space's
-_PEAKS = 200  # of these, networks whose peak is looked up: one by one, in Python
-
-
-class BudgetConfig(BaseModel):
-    """What a network may cost beside milliseconds, and how ``target_ms`` is met."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_params: float | None = Field(None, gt=0)
-    """Most parameters of the network that is trained; null: any number."""
-    max_macs: float | None = Field(None, gt=0)
-    """Most multiply-accumulates of one inference on one sample."""
-    max_activation_mib: float | None = Field(None, gt=0)
-    """Most MiB that the inputs and the output of any one op take together, for the table's batch."""
-    steers: bool = True
-    """Whether expected costs are held at the budget while searching. False: the loss alone teaches the
-    choices, and the budget is kept where networks are chosen; for searches with ``explore=1`` and an
-    ``entropy_weight``, in which expected costs are those of a mixture that is never taken."""
-    below: float | None = Field(0.08, gt=0, lt=1)
-    """A measured network may be faster than the target by this share of it; faster ones waste it. null: by
-    anything; the target is a ceiling, under which the likeliest network is taken, however fast."""
-    above: float = Field(0.02, ge=0)
-    """A measured network may be slower than the target by this share of it."""
-    rounds: int = Field(5, ge=1)
-    """How many networks are measured at most, each chosen by what the ones before have taught; where all of
-    them are too slow, the fastest of the space is measured besides."""
-    processes: int | None = Field(None, ge=1)
-    """In how many processes each is measured: one differs from the next by some percent. null: as many as the
-    backend advises. Up to twice as many further ones follow while readings differ too much."""
-
-
-def asked_costs(target_ms: float | None, config: BudgetConfig) -> dict[str, float]:
-    """What is asked for, by the name of the field; empty where nothing is."""
-    fields = {
-        "target_ms": target_ms,
-        "max_params": config.max_params,
-        "max_macs": config.max_macs,
-        "max_activation_mib": config.max_activation_mib,
-    }
-    return {name: most for name, most in fields.items() if most is not None}
-
-
-@dataclass(frozen=True)
-class Range:
-    """What the networks of a space cost: the cheapest, a typical one (median of random ones), the dearest."""
-
-    min: float
-    median: float
-    max: float
-
-    def __str__(self) -> str:
-        return f"{self.min:.4g} (min), {self.median:.4g} (median), {self.max:.4g} (max)"
 
 
 @dataclass(frozen=True)
@@ -96,17 +39,10 @@ class Found:
 
 
 class Budget:
-    """Costs that a network must keep, with a multiplier for each; a part of the run's state.
+    """Costs that a network must keep; a part of the run's state.
 
-    **While searching** it is a method of multipliers (Hestenes 1969, Powell 1969): minimise the task's loss
-    over distributions whose expected cost keeps the budget. The Lagrangian's step on the costs is not left to
-    Adam, which would divide it by the noise of the task's gradient, but taken apart, in closed form. For a
-    multiplier μ, the distribution that is nearest to p and cheaper is ``p · exp(−μ · ∂E[cost]/∂p)``, and the
-    gap closes by the variance of that derivative for each unit of μ. So a step of Newton's changes μ by
-    ``gap / variance`` and the logits by the derivative times that, or by half a nat (root mean square over a
-    choice's options) where that is less. Costs are relative to what is asked, whatever unit and space.
-
-    A target is aimed at from both sides, a little below: networks drawn in training are then of the size that
+    **While searching** expected costs are held at what is asked (:class:`hwnas.core.steering.Multipliers`). A
+    target is aimed at from both sides, a little below: networks drawn in training are then of the size that
     will be taken. Other costs, a target beside others, and one that need not be used, are ceilings: a
     multiplier does not become negative. Nothing is moved before all kinds of choice learn: with depths held
     still, ops alone would have to save, and cells would fill with zeros. All choices that cost are moved,
@@ -131,21 +67,21 @@ class Budget:
         self,
         space: SearchSpace,
         choices: Sequence[Choice],
-        table: Any,
+        table: LatencyTableLike | None,
         target_ms: float | None,
         config: BudgetConfig,
     ) -> None:
-        if target_ms is not None and table is None:
-            raise InvalidInput(
-                "target_ms needs a latency table to know milliseconds by; give one, or use max_macs."
-            )
         self.space = space
         self.config = config
         self.target_ms = target_ms
-        batch, bytes_per_value = _conditions(table)
+        batch, bytes_per_value = batch_and_bytes(table)
         recording = space.record(batch=batch)
         self.limits: dict[str, Limit] = {}
-        if target_ms is not None and table is not None:
+        if target_ms is not None:
+            if table is None:
+                raise InvalidInput(
+                    "target_ms needs a latency table to know milliseconds by; give one, or use max_macs."
+                )
             self.limits["latency_ms"] = Limit(ExpectedLatency(recording, choices, table), target_ms)
         if config.max_params is not None:
             self.limits["params"] = Limit(parameters(space, choices), config.max_params)
@@ -158,18 +94,14 @@ class Budget:
         forbidden = [use for use, mib in self.activations if most_mib is not None and mib > most_mib]
         self.programme = Programme(choices, recording, forbidden)
         self._require_feasible()
-        self.aims = {name: limit.most for name, limit in self.limits.items()}
-        self.both_ways = False
-        if target_ms is not None:
-            self._aim(target_ms)
-        self.multipliers = torch.zeros(len(self.limits))
+        self.multipliers = self._multipliers()
 
     @classmethod
     def asked(
         cls,
         space: SearchSpace,
         choices: Sequence[Choice],
-        table: Any,
+        table: LatencyTableLike | None,
         target_ms: float | None,
         config: BudgetConfig,
     ) -> Budget | None:
@@ -185,40 +117,24 @@ class Budget:
 
     def to(self, device: torch.device) -> Budget:
         """Move costs and multipliers to where the architecture parameters are; returns itself."""
-        for limit in self.limits.values():
-            limit.cost.to(device)
-        self.multipliers = self.multipliers.to(device)
+        self.multipliers.to(device)
         return self
 
     def state_dict(self) -> dict[str, Any]:
         """The multipliers."""
-        return {"multipliers": self.multipliers}
+        return self.multipliers.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Put them back."""
-        self.multipliers.copy_(state_dict["multipliers"])
+        self.multipliers.load_state_dict(state_dict)
 
     def step(self, arch: ArchParameters) -> None:
         """Move the multipliers, and the logits with them (mutated), towards the budget by one step.
 
         Without ``config.steers``, nothing.
         """
-        if not self.config.steers or not all(matrix.requires_grad for matrix in arch.parameters()):
-            return
-        for place, (name, limit) in enumerate(self.limits.items()):
-            gap, slope, variances = _slope(limit.cost, self.aims[name], arch)
-            variance = variances.sum()
-            largest = torch.minimum(
-                _LARGEST_SHIFT / variances.max().sqrt(), _FARTHEST_SHIFT / slope.abs().max()
-            )
-            change = torch.clamp(gap / variance, -largest, largest)
-            moves = (gap.abs() > _REACHED) & (variance > 0)
-            before = self.multipliers[place]
-            after = before + torch.where(moves, change, 0.0)
-            if name != "latency_ms" or not self.both_ways:
-                after = after.clamp_min(0.0)
-            arch.shift((before - after) * slope)
-            self.multipliers[place] = after
+        if self.config.steers and all(matrix.requires_grad for matrix in arch.parameters()):
+            self.multipliers.step(arch)
 
     def switch_off(self, arch: ArchParameters) -> None:
         """Switch off the options that may not run anywhere, in ``arch.alive`` (mutated)."""
@@ -307,7 +223,7 @@ class Budget:
         probabilities = arch.probabilities()
         return {
             "expected": {name: limit.cost.total(probabilities) for name, limit in self.limits.items()},
-            "multipliers": dict(zip(self.limits, self.multipliers.tolist(), strict=True)),
+            "multipliers": self.multipliers.by_name(),
         }
 
     @property
@@ -331,19 +247,22 @@ class Budget:
             limits.append(limit)
         return limits
 
-    def _aim(self, target_ms: float) -> None:
-        """Where the expected latency is to be, and whether from both sides."""
-        cost = self.limits["latency_ms"].cost
+    def _multipliers(self) -> Multipliers:
+        """One for each cost, and where the expected costs are to be."""
+        costs = {name: limit.cost for name, limit in self.limits.items()}
+        aims = {name: limit.most for name, limit in self.limits.items()}
+        if self.target_ms is None:
+            return Multipliers(costs, aims)
+        cost = costs["latency_ms"]
         fastest_ms = cost.at(self.fastest())
         slowest = self.programme.dearest(cost)
         assert slowest is not None
-        aim_ms = max((1.0 - (self._slack or 0.0) / 2) * target_ms, (1 + 2 * _REACHED) * fastest_ms)
-        self.aims["latency_ms"] = min(aim_ms, target_ms)
+        aim_ms = max((1.0 - (self._slack or 0.0) / 2) * self.target_ms, (1 + 2 * REACHED) * fastest_ms)
+        aims["latency_ms"] = min(aim_ms, self.target_ms)
         # Slower than every network: it rules nothing out. Beside other costs: one could push up what the
         # other pushes down. A ceiling pushes nothing up.
-        self.both_ways = (
-            len(self.limits) == 1 and target_ms < cost.at(slowest) and self.config.below is not None
-        )
+        is_used = self.config.below is not None and self.target_ms < cost.at(slowest)
+        return Multipliers(costs, aims, ["latency_ms"] if is_used and len(costs) == 1 else [])
 
     def _require_feasible(self) -> None:
         if self.programme.possible(list(self.limits.values())):
@@ -364,7 +283,7 @@ class Budget:
             first, *others = self.limits.values()
             nearest = self.programme.cheapest(first.cost, others) or free.cheapest(first.cost)
         if nearest is None:
-            nearest = _of_least_peak(self.activations, free)
+            nearest = of_least_peak(self.activations, free)
         if nearest is not None:
             costs = ", ".join(f"{name} {_rounded_up(value)}" for name, value in self.costs(nearest).items())
             lines.append(f"The nearest network is {self.space.genotype(nearest).short_id}: {costs}.")
@@ -375,94 +294,3 @@ def _rounded_up(value: float) -> str:
     """Five digits, so that a budget of that is kept."""
     unit = 10.0 ** (math.floor(math.log10(value)) - 4) if value > 0 else 1.0
     return f"{math.ceil(value / unit) * unit:.6g}"
-
-
-def _slope(cost: ExpectedCost, aim: float, arch: ArchParameters) -> tuple[Tensor, Tensor, Tensor]:
-    """The gap (expected ÷ aim − 1), its derivative by the probabilities, centred, and the variances of that.
-
-    Moving the logits by ``−μ · derivative`` changes the gap by ``−μ · Σ variances``, for a small μ. Shapes
-    ``[]``, ``[choices, options]`` and ``[choices]``.
-    """
-    with torch.enable_grad():
-        probabilities = arch.probabilities().detach().requires_grad_()
-        expected = cost(probabilities) / aim
-        (slope,) = torch.autograd.grad(expected, probabilities)
-    probabilities = probabilities.detach()
-    slope = slope - (probabilities * slope).sum(dim=-1, keepdim=True)
-    slope = slope.masked_fill(~arch.alive, 0.0)
-    return expected.detach() - 1.0, slope, (probabilities * slope**2).sum(dim=-1)
-
-
-def range_of(cost: ExpectedCost, programme: Programme) -> Range:
-    """The cheapest and the dearest network exactly, the median of random ones."""
-    ends = [found for found in (programme.cheapest(cost), programme.dearest(cost)) if found is not None]
-    return Range(
-        cost.at(ends[0]), float(cost.predict_many(_random(programme.choices)).median()), cost.at(ends[-1])
-    )
-
-
-def peak_range(uses: Sequence[tuple[Condition, float]], programme: Programme) -> Range:
-    """The same of a cost that is a maximum over what runs, not a sum; the median of fewer random ones."""
-    names = [choice.name for choice in programme.choices]
-    drawn = [dict(zip(names, row, strict=True)) for row in _random(programme.choices)[:_PEAKS].tolist()]
-    return Range(
-        peak(uses, _of_least_peak(uses, programme)),
-        median(peak(uses, assignment) for assignment in drawn),
-        max(amount for _, amount in uses),
-    )
-
-
-def _of_least_peak(uses: Sequence[tuple[Condition, float]], programme: Programme) -> dict[str, int]:
-    """A network whose largest amount of all that runs is the least."""
-    values = sorted({amount for _, amount in uses})
-
-    def within(most: float) -> dict[str, int] | None:
-        forbidden = [condition for condition, amount in uses if amount > most]
-        return Programme(programme.choices, programme.recording, forbidden).any()
-
-    found = within(values[-1])
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high) // 2
-        network = within(values[middle])
-        if network is None:
-            low = middle + 1
-        else:
-            found, high = network, middle
-    assert found is not None, "nothing is forbidden above the greatest amount"
-    return found
-
-
-def _random(choices: Sequence[Choice]) -> Tensor:
-    """Option indices of random networks ``[networks, choices]``; the same in whichever order choices come."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = {
-        choice.name: torch.randint(len(choice.options), (_SAMPLES,), generator=generator)
-        for choice in sorted(choices, key=lambda choice: choice.name)
-    }
-    return torch.stack([drawn[choice.name] for choice in choices], dim=1)
-
-
-def ranges(space: SearchSpace, table: Any = None) -> dict[str, Range]:
-    """What the networks of a space cost, by the name of the cost; milliseconds where there is a table.
-
-    Raises:
-        MissingLatency: the table lacks rows of the space.
-    """
-    choices = list(space.choices().values())
-    batch, bytes_per_value = _conditions(table)
-    recording = space.record(batch=batch)
-    programme = Programme(choices, recording)
-    costs: dict[str, ExpectedCost] = {}
-    if table is not None:
-        costs["latency_ms"] = ExpectedLatency(recording, choices, table)
-    costs |= {"params": parameters(space, choices), "macs": macs(space, choices)}
-    found = {name: range_of(cost, programme) for name, cost in costs.items()}
-    return found | {"activation_mib": peak_range(activation_mib(recording, bytes_per_value), programme)}
-
-
-def _conditions(table: Any) -> tuple[int, int]:
-    """Batch, and bytes of an activation, under a table's conditions."""
-    if table is None:
-        return 1, 4
-    return table.header.batch, 2 if table.header.precision in ("fp16", "bf16") else 4

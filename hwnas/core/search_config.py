@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hwnas.core.budget import BudgetConfig
+from hwnas.core.budget_config import BudgetConfig
 from hwnas.core.choice import ChoiceKind
 from hwnas.core.penalty import AnyPenalty, LogPenalty
 from hwnas.core.prune import AnyPruner, NoPruning

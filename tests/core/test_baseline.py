@@ -20,7 +20,9 @@ from hwnas import (
     search,
 )
 from hwnas.core.baseline import Trial
-from hwnas.core.budget import Budget, BudgetConfig, ranges
+from hwnas.core.budget import Budget
+from hwnas.core.budget_config import BudgetConfig
+from hwnas.core.cost_ranges import ranges
 from hwnas.core.fit import fit
 from hwnas.core.runlog import read_log
 from hwnas.errors import CheckpointError, InfeasibleBudget, InvalidInput, MissingLatency, NonFiniteLoss

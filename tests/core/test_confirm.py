@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from hwnas import ArchParameters, FakeBackend, SearchConfig, SearchData, search
-from hwnas.core.budget import Budget, BudgetConfig, ranges
+from hwnas.core.budget import Budget
+from hwnas.core.budget_config import BudgetConfig
 from hwnas.core.confirm import confirmed, earlier_attempts, measured_by, measurer
+from hwnas.core.cost_ranges import ranges
 from hwnas.core.discretise import relative_likelihoods
 from hwnas.errors import CheckpointError, InvalidInput, MeasurementFailed
 from hwnas.latency.timing import Timing

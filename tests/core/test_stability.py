@@ -13,7 +13,7 @@ from hwnas import (
     search,
     stability,
 )
-from hwnas.core.budget import ranges
+from hwnas.core.cost_ranges import ranges
 from hwnas.core.stability import SeedResult, Spread
 from hwnas.errors import InvalidInput
 from hwnas.latency.formula import default_formula

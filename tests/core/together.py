@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 
 from hwnas import FitConfig, HwnasError, SearchConfig, SearchData, fit, search, sweep
-from hwnas.core.budget import ranges
+from hwnas.core.cost_ranges import ranges
 from hwnas.core.distributed import trained_as_one
 from hwnas.core.guidance import SoftTargets
 from hwnas.core.penalty import LogPenalty
