@@ -56,6 +56,7 @@ from hwnas import (
 )
 from hwnas.core.budget import Budget
 from hwnas.core.candidates import WithinBudget
+from hwnas.core.searched import Searched
 from hwnas.latency.device import Device
 
 RECIPE = FitConfig(epochs=20, lr=0.05, warmup_epochs=1, device="cpu")
@@ -210,7 +211,10 @@ def within(
     )
     config = SEARCH.model_copy(update={"candidates": candidates, "seed": seed})
     budget = Budget(question.space, arch.choices, question.table, limit_ms, CEILING)
-    chosen = WithinBudget(question.space, found.supernet, budget, arch, data, config)()
+    searched = Searched(
+        question.space, found.supernet, arch, question.recording, None, None, None, data, config
+    )
+    chosen = WithinBudget(searched, budget)()
     assert chosen is not None, "there are networks within every budget"
     return question.name_of(chosen.assignment)
 

@@ -28,6 +28,7 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }}
 body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin: 2rem 0 .5rem; }}
+h3 {{ font-size: 1rem; margin: 1rem 0 .3rem; font-weight: 600; }}
 table {{ border-collapse: collapse; }} th {{ text-align: left; padding-right: .8rem; font-weight: 600; }}
 td {{ padding: .15rem .8rem .15rem 0; vertical-align: top; overflow-wrap: anywhere; }}
 td.n {{ font-variant-numeric: tabular-nums; white-space: nowrap; }} td.w {{ width: 16rem; }}

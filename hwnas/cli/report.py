@@ -70,7 +70,7 @@ def write_report(folder: RunFolder, png: Path | None = None) -> Path:
             save_png(drawn, png / f"{name}.png")
     sections = [_numbers(folder), _architecture_text(folder)]
     sections += [section(title, as_svg(drawn, name)) for name, (title, drawn) in figures.items()]
-    sections += [_scores(folder), _predictions(folder), _conditions(folder)]
+    sections += [_milliseconds(folder), _scores(folder), _predictions(folder), _conditions(folder)]
     title = f"{folder.genotype.space} {folder.genotype.short_id}"
     return write_page(folder.path / "report.html", title, sections)
 
@@ -159,18 +159,40 @@ def _scores(folder: RunFolder) -> str:
     if not per_class:
         return ""
     rows = [
-        (
-            name,
-            "–" if value is None else f"{value:.1f}",
-            f'<div class="bar" style="width:{value or 0:.1f}%"></div>',
-        )
-        for name, value in per_class.items()
+        (name, "–" if value is None else f"{value:.1f}", value or 0.0) for name, value in per_class.items()
     ]
+    return section("Intersection over union by class [%]", _bars(rows))
+
+
+def _milliseconds(folder: RunFolder) -> str:
+    """What of the predicted milliseconds which part of the network takes, and which kind of op."""
+    table = folder.table()
+    if table is None:
+        return ""
+    # torch is slow to import, and a report of a sweep needs none of it.
+    from hwnas.core.arch import ArchParameters
+    from hwnas.core.expected import ExpectedLatency
+
+    arch = ArchParameters(folder.space.choices().values())
+    cost = ExpectedLatency(folder.space.record(batch=table.header.batch), arch.choices, table)
+    network = arch.one_hot(folder.space.assignment(folder.genotype)).weights
+    shown = ""
+    for title, shares in (("part", cost.by_block(network)), ("kind of op", cost.by_kind(network))):
+        total = sum(shares.values())
+        ordered = sorted(((ms, name) for name, ms in shares.items() if ms > 0), reverse=True)
+        bars = _bars([(name, f"{in_ms(ms)} ms", 100 * ms / total) for ms, name in ordered])
+        shown += f"<h3>By {title}</h3>{bars}"
+    return section("Where the predicted milliseconds go", shown)
+
+
+def _bars(rows: Sequence[tuple[str, str, float]]) -> str:
+    """A table of names, values as text, and bars of so many percent."""
     cells = "".join(
-        f'<tr><td>{html.escape(name)}</td><td class="n">{value}</td><td class="w">{bar}</td></tr>'
-        for name, value, bar in rows
+        f'<tr><td>{html.escape(name)}</td><td class="n">{value}</td>'
+        f'<td class="w"><div class="bar" style="width:{percent:.1f}%"></div></td></tr>'
+        for name, value, percent in rows
     )
-    return section("Intersection over union by class [%]", f"<table>{cells}</table>")
+    return f"<table>{cells}</table>"
 
 
 def _predictions(folder: RunFolder) -> str:

@@ -91,6 +91,10 @@ class ArchParameters(nn.Module):
         best = masked(self.logits.detach(), self.alive).argmax(dim=-1).tolist()
         return {choice.name: index for choice, index in zip(self.choices, best, strict=True)}
 
+    def moves(self) -> bool:
+        """Whether any of the logits is trained now."""
+        return any(matrix.requires_grad for matrix in self.parameters())
+
     def one_hot(self, assignment: Mapping[str, int]) -> Draw:
         """A draw that is exactly ``assignment`` (choice name → option index), with no gradient.
 

@@ -19,10 +19,11 @@ from hwnas.core.confirm import predicted_outcome
 from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.fit import fit
 from hwnas.core.given import refuse_data, refuse_space, refuse_table
+from hwnas.core.identity import identity_of
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
-from hwnas.core.run import GeneratorState, Run, Stateful, as_ever, require_begun
+from hwnas.core.run import GeneratorState, Run, Stateful, require_begun
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
 from hwnas.core.search import LATER_SETTINGS, search, warn_of_doubts
 from hwnas.core.search_data import SearchData
@@ -38,7 +39,7 @@ _LATER = {
     "budget": BudgetConfig().model_dump(mode="json"),
     **{f"scoring.supernet.{name}": value for name, value in LATER_SETTINGS.items()},
 }
-"""Settings that there have not always been; see :func:`hwnas.core.run.as_ever`."""
+"""Settings that there have not always been; see :func:`hwnas.core.identity.as_ever`."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,7 @@ def baseline(
         refuse_hopeless(space, config, budget)
     history = _History()
     generator = torch.Generator().manual_seed(config.seed)
-    identity = {
-        "space": space.name,
-        "fields": space.model_dump(mode="json"),
-        "config": as_ever(config.model_dump(mode="json"), _LATER),
-        "table": getattr(lut, "checksum", None),
-        "data": data.description,
-    }
+    identity = identity_of(space, lut, data, config, _LATER)
     report = on_progress if on_progress and processes().is_first else lambda progress: None
     parts: dict[str, Stateful] = {"history": history, "proposals": GeneratorState(generator)}
     supernet: nn.Module | None = None

@@ -5,19 +5,13 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
-
-import torch
-from torch import nn
 
 from hwnas.core.arch import ArchParameters
 from hwnas.core.budget import Budget, Found
 from hwnas.core.discretise import relative_likelihoods
 from hwnas.core.scoring import by_loss, shared_scores
-from hwnas.core.search_config import SearchConfig
-from hwnas.core.search_data import SearchData
-from hwnas.core.space import SearchSpace
+from hwnas.core.searched import Searched
 from hwnas.processes import told_by_first
 from hwnas.record import Recording
 
@@ -71,57 +65,34 @@ def likeliest(arch: ArchParameters, recording: Recording | None = None) -> Itera
                 heapq.heappush(waiting, (lost, canonical))
 
 
-def validate(
-    space: SearchSpace,
-    net: nn.Module,
-    assignment: Mapping[str, int],
-    data: SearchData,
-    device: torch.device,
-    config: SearchConfig,
-) -> dict[str, Any]:
+def validate(searched: Searched, assignment: Mapping[str, int]) -> dict[str, Any]:
     """The metric and the loss of one network on the validation data, with the shared weights.
 
     Args:
-        space: whose network.
-        net: the supernet.
+        searched: with validation data; its training data are for batch norms' statistics.
         assignment: which network: choice name → option index.
-        data: its ``val``, which must be there, and ``train`` for batch norms' statistics.
-        device: where ``net`` is.
-        config: of the search.
     """
+    data, config = searched.data, searched.config
     assert data.val is not None
     return shared_scores(
-        space, net, space.genotype(assignment), data.train, data.val,
-        statistics_batches=config.statistics_batches, device=device, seed=config.seed,
+        searched.space, searched.net, searched.space.genotype(assignment), data.train, data.val,
+        statistics_batches=config.statistics_batches, device=searched.device, seed=config.seed,
         precision=config.precision, channels_last=config.channels_last,
     )  # fmt: skip
 
 
-def best_candidate(
-    space: SearchSpace,
-    net: nn.Module,
-    arch: ArchParameters,
-    data: SearchData,
-    config: SearchConfig,
-) -> tuple[dict[str, int], dict[str, Any] | None]:
-    """The best of the ``config.candidates`` likeliest networks, and its scores on the validation data.
+def best_candidate(searched: Searched) -> tuple[dict[str, int], dict[str, Any] | None]:
+    """The best of the ``candidates`` likeliest networks, and its scores on the validation data.
 
     Probabilities are learnt from single batches, and choice by choice; what a network as a whole is worth,
     the shared weights say better. Without validation data, the likeliest network and None.
-
-    Args:
-        space: whose networks.
-        net: the supernet.
-        arch: whose likeliest networks.
-        data: for batch norms' statistics, and to validate on.
-        config: how many, and how.
     """
-    first = likeliest(arch, space.record())
-    if data.val is None:
+    first = likeliest(searched.arch, searched.recording)
+    if searched.data.val is None:
         return next(first), None
     compared = (
-        (assignment, validate(space, net, assignment, data, arch.alive.device, config))
-        for assignment in itertools.islice(first, config.candidates)
+        (assignment, validate(searched, assignment))
+        for assignment in itertools.islice(first, searched.config.candidates)
     )
     # The first of equals: the likeliest.
     return max(compared, key=lambda pair: by_loss(pair[1]))
@@ -130,33 +101,20 @@ def best_candidate(
 class WithinBudget:
     """The network that a search takes under a budget: the best of the likeliest ones that keep it.
 
-    As many are compared as ``config.candidates`` says, by their loss on the validation data with the shared
-    weights; without validation data, the likeliest is taken. Only networks that use the target as far as the
-    likeliest does are compared with it. Several processes call this together: they share the validation, and
-    the first solves for networks, since all must validate the same ones.
+    As many are compared as the settings' ``candidates`` says, by their loss on the validation data with the
+    shared weights; without validation data, the likeliest is taken. Only networks that use the target as far
+    as the likeliest does are compared with it. Several processes call this together: they share the
+    validation, and the first solves for networks, since all must validate the same ones.
 
     Args:
-        space: whose networks.
-        net: the supernet.
-        budget: what must be kept.
-        arch: whose likeliest networks.
-        data: for batch norms' statistics, and to validate on.
-        config: how many, and how.
+        searched: what was searched.
+        budget: what must be kept; the one of ``searched``, or another one.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        net: nn.Module,
-        budget: Budget,
-        arch: ArchParameters,
-        data: SearchData,
-        config: SearchConfig,
-    ) -> None:
+    def __init__(self, searched: Searched, budget: Budget) -> None:
+        self._searched = searched
         self._budget = budget
-        self._arch = arch
-        self._count = config.candidates if data.val is not None else 1
-        self._validate = partial(validate, space, net, data=data, device=arch.alive.device, config=config)
+        self._count = searched.config.candidates if searched.data.val is not None else 1
         self._known: dict[tuple[tuple[str, int], ...], dict[str, Any]] = {}
 
     def __call__(self, correction: float = 1.0, without: Sequence[Mapping[str, int]] = ()) -> Found | None:
@@ -174,14 +132,14 @@ class WithinBudget:
         """What :func:`validate` says of a network, computed once for each. There must be validation data."""
         name = tuple(sorted(self._budget.programme.live(assignment).items()))
         if name not in self._known:
-            self._known[name] = self._validate(assignment=assignment)
+            self._known[name] = validate(self._searched, assignment)
         return self._known[name]
 
     def _likeliest(self, correction: float, without: Sequence[Mapping[str, int]]) -> list[Found]:
         candidates: list[Found] = []
         passed = list(without)
         while len(candidates) < self._count:
-            found = self._budget.likeliest(self._arch, correction=correction, without=passed)
+            found = self._budget.likeliest(self._searched.arch, correction=correction, without=passed)
             if found is None or (candidates and found.near != candidates[0].near):
                 break
             candidates.append(found)

@@ -78,6 +78,11 @@ class Relaxation(_Settings, ABC):
     def temperature(self) -> LinearSchedule | ExponentialSchedule:
         """The schedule of τ."""
 
+    @property
+    def is_hard(self) -> bool:
+        """Whether one option of each choice is drawn and computed; else all are mixed."""
+        return False
+
     @abstractmethod
     def draw(
         self, logits: Tensor, alive: Tensor, temperature: float, generator: torch.Generator | None = None
@@ -132,6 +137,11 @@ class GumbelSoftmax(Relaxation):
     def temperature(self) -> LinearSchedule | ExponentialSchedule:
         """The schedule of τ."""
         return self.tau
+
+    @property
+    def is_hard(self) -> bool:
+        """As it was asked for."""
+        return self.hard
 
     def draw(
         self, logits: Tensor, alive: Tensor, temperature: float, generator: torch.Generator | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from hwnas.core.checkpoint import (
     save_checkpoint,
     seed_all,
 )
+from hwnas.core.identity import as_json, refuse_another, without
 from hwnas.core.interrupt import stoppable
 from hwnas.core.runlog import RunLog
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
@@ -53,27 +52,6 @@ def require_begun(out: Path | None, name: str) -> None:
             f"there is no {name} in {out} to resume: expected its {name}.json there. Start one (without "
             "--resume; resume=False), or name the folder of the one that was begun (--out; out=…)."
         )
-
-
-def as_ever(settings: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` as JSON without those that there have not always been, where they change nothing.
-
-    A run that was begun before there were is then still the same run, and can be resumed.
-
-    Args:
-        settings: what a run is told; left as it is.
-        later: by dotted name, the value that does what was done before there was the setting; of names that
-            are not among the settings nothing is said.
-    """
-    kept = copy.deepcopy(dict(settings))
-    for name, value in later.items():
-        *path, last = name.split(".")
-        place = kept
-        for part in path:
-            place = place.get(part, {})
-        if last in place and place[last] == value:
-            del place[last]
-    return kept
 
 
 class Stateful(Protocol):
@@ -208,7 +186,7 @@ class Run:
         self.name = name
         self.step = 0
         """Batches done since the beginning of the run."""
-        self._identity = _as_json(identity)
+        self._identity = as_json(identity)
         self._parts = dict(parts)
         self._every_steps = every_steps
         self._beginning = beginning if beginning is not None and beginning.epochs else None
@@ -345,7 +323,7 @@ class Run:
         beginning = self._beginning
         if beginning is None or not self._checkpoint_in(beginning.folder).is_file():
             return None
-        shared = _without(self._identity, beginning.apart)
+        shared = without(self._identity, beginning.apart)
         state = self._fitting(self._checkpoint_in(beginning.folder), shared)
         assert self.out is not None
         write_atomically(self._log_in(self.out), self._log_in(beginning.folder).read_bytes())
@@ -366,7 +344,7 @@ class Run:
         if not processes().is_first:
             return
         assert self.out is not None
-        shared = _without(self._identity, beginning.apart)
+        shared = without(self._identity, beginning.apart)
         log = self._log_in(self.out).read_bytes()[: state["log_position"]]
         write_json(beginning.folder / f"{self.name}.json", shared)
         write_atomically(self._log_in(beginning.folder), log)
@@ -376,7 +354,7 @@ class Run:
     def _fitting(self, checkpoint: Path, identity: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds, if it is of this identity and number of processes."""
         state = load_checkpoint(checkpoint)
-        _refuse_another(state["identity"], identity, checkpoint)
+        refuse_another(state["identity"], identity, checkpoint)
         then, now = state.get("processes", 1), processes().size
         if then != now:
             raise CheckpointError(
@@ -409,58 +387,3 @@ class Run:
             "random_of_others": random_of_others,
             "log_position": self.log.position(),
         }
-
-
-def _refuse_another(theirs: Mapping[str, Any], mine: Mapping[str, Any], checkpoint: Path) -> None:
-    mine, theirs = dict(mine), dict(theirs)
-    if mine.get("data") is None or theirs.get("data") is None:
-        mine.pop("data", None)
-        theirs.pop("data", None)
-    if mine == theirs:
-        return
-    lines = "".join(f"  {line}\n" for line in differences(theirs, mine))
-    raise CheckpointError(
-        f"{checkpoint} belongs to another run:\n{lines}"
-        "Resume with the same settings, or start anew in another folder (--out)."
-    )
-
-
-def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """What tells two descriptions apart, a line for each dotted name: what was kept, what is asked now."""
-    kept, asked = _flat(theirs), _flat(mine)
-    return [
-        f"{key}: checkpoint {kept.get(key)!r}, asked {asked.get(key)!r}"
-        for key in sorted(kept.keys() | asked.keys())
-        if kept.get(key) != asked.get(key)
-    ]
-
-
-def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(identity))
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(
-            f"what a run is must be JSON, so that a checkpoint can be compared with it: {error}. "
-            "Describe data by names and numbers."
-        ) from error
-    return plain
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {
-            key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}{name}.").items()
-        }
-    return {prefix.rstrip("."): value}
-
-
-def _without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """An identity less the parts of these dotted names."""
-    kept: dict[str, Any] = copy.deepcopy(dict(identity))
-    for name in names:
-        *path, last = name.split(".")
-        place = kept
-        for part in path:
-            place = place[part]
-        place.pop(last)
-    return kept

@@ -13,33 +13,33 @@ from typing import Any
 import torch
 
 from hwnas.core.arch import ArchParameters, depth_summary
-from hwnas.core.blindness import BlindChoiceWarning, BlindnessMonitor
-from hwnas.core.budget import Budget
 from hwnas.core.candidates import WithinBudget, best_candidate, validate
 from hwnas.core.checkpoint import seed_all
-from hwnas.core.choice import ChoiceKind, recompute
-from hwnas.core.collapse import CollapseMonitor, CollapseWarning, passive_options
+from hwnas.core.choice import ChoiceKind
 from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
 from hwnas.core.distributed import add_up_metric, trained_as_one
-from hwnas.core.expected import ExpectedLatency, LatencyTableLike
+from hwnas.core.expected import LatencyTableLike
 from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_table
 from hwnas.core.graphed import GraphedTask, refuse_graphs
+from hwnas.core.identity import identity_of
+from hwnas.core.monitors import Monitors
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
-from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, as_ever, require_begun
+from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, require_begun
 from hwnas.core.score import ScoreFunction
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
-from hwnas.core.search_loss import Searched, StepLoss
+from hwnas.core.search_loss import StepLoss
 from hwnas.core.search_result import SearchResult, save_result
+from hwnas.core.searched import Searched
 from hwnas.core.space import Metric, SearchSpace
-from hwnas.core.training import GuardedStep, torch_device
+from hwnas.core.training import GuardedStep
 from hwnas.errors import HwnasWarning, InvalidInput
 from hwnas.latency.backend import LatencyBackend
 from hwnas.processes import as_one, begin_epoch, processes, told_by_first
 
 LATER_SETTINGS = {"cuda_graph": False, "budget.steers": True}
-"""Settings that there have not always been; see :func:`hwnas.core.run.as_ever`."""
+"""Settings that there have not always been; see :func:`hwnas.core.identity.as_ever`."""
 
 
 class UnverifiedTableWarning(HwnasWarning):
@@ -121,19 +121,7 @@ def search(
     refuse_backend(backend)
     config = config or SearchConfig()
     out = Path(out) if out is not None else None
-    if told_by_first(lambda: out is not None and (out / "baseline.json").exists()):
-        raise InvalidInput(f"{out} holds a baseline already; name another folder (--out; out=…).")
-    if resume:
-        told_by_first(lambda: require_begun(out, "search"))
-    if config.explore == 1 and data.arch is None:
-        raise InvalidInput(
-            "explore=1 leaves no step for α and β to learn from: pass data of their own (SearchData.arch), "
-            "or set explore below 1."
-        )
-    if config.candidates > 1 and data.val is None:
-        raise InvalidInput(
-            f"candidates={config.candidates} compares networks on validation data: pass SearchData(val=…)."
-        )
+    _refuse(data, config, out, resume=resume)
     if lut is not None:
         lut.check(backend=backend, input_shape=space.input_shape())
         warn_of_doubts(lut)
@@ -145,21 +133,13 @@ def search(
             )
         measure = measurer(space, lut, backend, measure, config.budget.processes)
     seed_all(config.seed)
-    device = torch_device(config.device)
-    net = space.supernet().to(device)
-    if config.channels_last:
-        net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.recompute:
-        recompute(net)
-    arch = ArchParameters(net).to(device)
+    searched = Searched.prepared(space, lut, data, config)
+    net, arch, budget, device = searched.net, searched.arch, searched.budget, searched.device
     graphed = None
     if config.cuda_graph:
-        is_soft = not getattr(config.relaxation, "hard", False)
+        is_soft = not config.relaxation.is_hard
         refuse_graphs(soft=is_soft, recompute=config.recompute, device=device, process_count=processes().size)
         graphed = GraphedTask(space, net, arch, config.precision)
-    recording = space.record(batch=lut.header.batch if lut is not None else 1)
-    cost = ExpectedLatency(recording, arch.choices, lut).to(device) if lut is not None else None
-    budget = Budget.asked(space, arch.choices, lut, config.target_ms, config.budget)
     weights = torch.optim.SGD(
         net.parameters(), lr=config.weight_lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -168,28 +148,22 @@ def search(
     )
     generator = torch.Generator().manual_seed(config.seed)
     averages, step = Averages(), GuardedStep(net, clip=config.gradient_clip)
-    score = ScoreFunction(arch, config.score_kinds, recording)
-    monitor = BlindnessMonitor(arch, config.score_kinds)
+    score, monitors = ScoreFunction(arch, config.score_kinds, searched.recording), Monitors(searched)
     metric = space.metric()
     parts: dict[str, Stateful] = {
         "net": net, "arch": arch, "weights": weights, "alphas": alphas,
         "gumbel": GeneratorState(generator), "averages": averages, "guard": step,
-        "score": score, "monitor": monitor,
+        "score": score, "monitor": monitors.blindness, "collapse": monitors.collapse,
     }  # fmt: skip
     if budget is not None:
-        budget.to(device).switch_off(arch)
         parts["budget"] = budget
-    # After the budget's first cut, which is no move of the search's.
-    collapse = CollapseMonitor(arch, recording, passive_options(net, recording))
-    parts["collapse"] = collapse
     beginning = None
     if warm_up is not None:
         apart = "config.penalty" if config.target_ms is None else "config.target_ms"
         kinds = [choice.kind for choice in arch.choices]
         beginning = Beginning(Path(warm_up), common_epochs(config, kinds), (apart,))
     report = on_progress if on_progress and processes().is_first else lambda progress: None
-    searched = Searched(space, net, arch, lut, cost, data, config, budget)
-    step_loss = StepLoss(searched, score, monitor, generator, graphed)
+    step_loss = StepLoss(searched, score, monitors.blindness, generator, graphed)
     every = config.checkpoint_every_steps
     identity = search_identity(space, lut, data, config)
     run = Run(out, "search", identity, parts, resume=resume, every_steps=every, beginning=beginning)
@@ -206,7 +180,7 @@ def search(
                 metric.reset()
             for batch, arch_batch in run.batches(data.steps()):
                 ms = None
-                if arch_batch is not None and arch_moves(arch):
+                if arch_batch is not None and arch.moves():
                     loss, task, ms = step_loss(arch_batch, temperature, weights_learn=False)
                     step(loss, alphas)
                     loss = loss.detach()  # a graph's memory hangs on it
@@ -215,12 +189,12 @@ def search(
                 loss, task, ms_now = step_loss(
                     batch, temperature, choices_learn=teaches, uniform=uniform, metric=metric
                 )
-                step(loss, *([weights, alphas] if teaches and arch_moves(arch) else [weights]))
+                step(loss, *([weights, alphas] if teaches and arch.moves() else [weights]))
                 loss = loss.detach()
                 ms = ms_now if arch_batch is None else ms
                 if budget is not None:
                     budget.step(arch)
-                values: dict[str, Any] = {"loss": float(loss.detach()), "task_loss": task}
+                values: dict[str, Any] = {"loss": float(loss), "task_loss": task}
                 if ms is not None:
                     values["penalised_ms"] = ms
                 averages.add(**values)
@@ -229,33 +203,21 @@ def search(
                 report(
                     Progress(epoch, config.epochs, run.step, False, {"temperature": temperature, **values})
                 )
-            step.end_epoch(averages.count("loss"))
+            steps = averages.count("loss")
+            step.end_epoch(steps)
             died = config.pruner.prune(arch, epoch)
             if budget is not None:
                 died = budget.spare(arch, died)
             # After a resume in mid-epoch the metric has seen a part of the epoch only: no number then.
-            whole = metric if scored == averages.count("loss") and add_up_metric(metric, device) else None
-            values = _epoch_values(searched, averages, whole, temperature)
+            whole = metric if scored == steps and add_up_metric(metric, device) else None
+            values = _epoch_values(searched, epoch, averages, whole, monitors)
             values |= {"skipped_steps": step.skipped, "pruned": [list(pair) for pair in died]}
-            values |= {"task_gradient": monitor.means(), "collapse": collapse.values()}
-            if budget is not None:
-                values["budget"] = budget.values(arch)
-            if data.val is not None and (
-                (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
-            ):
-                values["val"] = validate(space, net, arch.argmax(), data, device, config)
-            values["seconds"] = time.perf_counter() - began
+            values |= {"temperature": temperature, "seconds": time.perf_counter() - began}
             run.log.write("epoch", epoch=epoch, step=run.step, **values)
-            if arch_moves(arch) and (blind := monitor.newly_blind()):
-                run.log.write("warning", epoch=epoch, choices=blind, text=monitor.advice(blind))
-                _warn(monitor.advice(blind), BlindChoiceWarning)
-            done = (epoch + 1 - config.arch_from_epoch) / max(1, config.epochs - config.arch_from_epoch)
-            seen = collapse.newly_seen(averages.count("loss"), done) if arch_moves(arch) else ()
-            for sign, names in seen:
-                run.log.write("warning", epoch=epoch, choices=names, text=collapse.advice(sign, names))
-                _warn(collapse.advice(sign, names), CollapseWarning)
+            for choices, text, category in monitors.end_epoch(epoch, steps):
+                run.log.write("warning", epoch=epoch, choices=choices, text=text)
+                _warn(text, category)
             averages.clear()
-            monitor.clear()
             report(Progress(epoch, config.epochs, run.step, True, values))
         # By the first: it alone has the file, and writes it anew meanwhile.
         earlier = told_by_first(lambda: earlier_attempts(out)) if resume else ()
@@ -264,17 +226,30 @@ def search(
     return result
 
 
+def _refuse(data: SearchData, config: SearchConfig, out: Path | None, *, resume: bool) -> None:
+    """Refuse what a search cannot do with its data or in its folder."""
+    if told_by_first(lambda: out is not None and (out / "baseline.json").exists()):
+        raise InvalidInput(f"{out} holds a baseline already; name another folder (--out; out=…).")
+    if resume:
+        told_by_first(lambda: require_begun(out, "search"))
+    if config.explore == 1 and data.arch is None:
+        raise InvalidInput(
+            "explore=1 leaves no step for α and β to learn from: pass data of their own (SearchData.arch), "
+            "or set explore below 1."
+        )
+    if config.candidates > 1 and data.val is None:
+        raise InvalidInput(
+            f"candidates={config.candidates} compares networks on validation data: pass SearchData(val=…)."
+        )
+
+
 def search_identity(
     space: SearchSpace, lut: LatencyTableLike | None, data: SearchData, config: SearchConfig
 ) -> dict[str, Any]:
     """What a search is, as JSON: what a checkpoint must agree with to be resumed."""
     return {
-        "space": space.name,
-        "fields": space.model_dump(mode="json"),
-        "config": as_ever(config.model_dump(mode="json"), LATER_SETTINGS),
-        "table": getattr(lut, "checksum", None),
+        **identity_of(space, lut, data, config, LATER_SETTINGS),
         "levels": 1 if data.arch is None else 2,
-        "data": data.description,
     }
 
 
@@ -307,52 +282,54 @@ def _warn(text: str, category: type[HwnasWarning], frames: int = 4) -> None:
         warnings.warn(text, category, stacklevel=frames)
 
 
-def arch_moves(arch: ArchParameters) -> bool:
-    """Whether any architecture parameter is trained in this epoch."""
-    return any(matrix.requires_grad for matrix in arch.parameters())
-
-
 def _epoch_values(
-    searched: Searched, averages: Averages, metric: Metric | None, temperature: float
+    searched: Searched, epoch: int, averages: Averages, metric: Metric | None, monitors: Monitors
 ) -> dict[str, Any]:
-    arch, cost = searched.arch, searched.cost
+    """What an epoch's line of the log says of the networks; validates the likeliest where it is time to."""
+    arch, cost, config = searched.arch, searched.cost, searched.config
     probabilities = arch.probabilities()
-    values: dict[str, Any] = {**averages.means(), "temperature": temperature}
+    values: dict[str, Any] = {**averages.means()}
     if cost is not None:
         values["expected_ms"] = cost.total(probabilities)
-        values["argmax_ms"] = cost.total(arch.one_hot(arch.argmax()).weights)
+        values["argmax_ms"] = cost.at(arch.argmax())
     if metric is not None:
         values["train"] = dict(metric.compute())
     values["depth"] = depth_summary(arch)
     values["probabilities"] = arch.by_name(probabilities)
+    values |= monitors.values()
+    if searched.budget is not None:
+        values["budget"] = searched.budget.values(arch)
+    is_time = (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
+    if searched.data.val is not None and is_time:
+        values["val"] = validate(searched, arch.argmax())
     return values
 
 
 def _result(
     searched: Searched, out: Path | None, measure: Measure | None, earlier: Sequence[Attempt], run: Run
 ) -> SearchResult:
-    space, net, arch, cost = searched.space, searched.net, searched.arch, searched.cost
-    data, config, budget = searched.data, searched.config, searched.budget
+    arch, cost, budget = searched.arch, searched.cost, searched.budget
     expected_ms = cost.total(arch.probabilities()) if cost is not None else None
     probabilities = arch.by_name(arch.probabilities())
 
     def found(
         best: Mapping[str, int], outcome: BudgetOutcome | None, scores: Mapping[str, Any] | None = None
     ) -> SearchResult:
-        predicted_ms = cost.total(arch.one_hot(best).weights) if cost is not None else None
+        predicted_ms = cost.at(best) if cost is not None else None
         if outcome is not None and outcome.predicted_ms is not None:
             predicted_ms = outcome.predicted_ms
         result = SearchResult(
-            space.genotype(best), predicted_ms, expected_ms, probabilities, net, out, scores, outcome
-        )
+            searched.space.genotype(best), predicted_ms, expected_ms, probabilities, searched.net, out,
+            scores, outcome,
+        )  # fmt: skip
         save_result(result, searched.lut)
         return result
 
     if budget is None:
-        best, scores = best_candidate(space, net, arch, data, config)
+        best, scores = best_candidate(searched)
         result = found(best, None, scores)
     else:
-        choose = WithinBudget(space, net, budget, arch, data, config)
+        choose = WithinBudget(searched, budget)
         best, outcome = confirmed(
             budget,
             arch,
@@ -362,8 +339,8 @@ def _result(
             choose=choose,
             between=partial(run.stop_if_asked, doing="while networks were measured for the target,"),
         )
-        result = found(best, outcome, choose.scores(best) if data.val is not None else None)
-    net.cpu()
+        result = found(best, outcome, choose.scores(best) if searched.data.val is not None else None)
+    searched.net.cpu()
     return result
 
 

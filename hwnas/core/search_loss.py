@@ -6,34 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from hwnas.core.arch import ArchParameters, assigned
+from hwnas.core.arch import assigned
 from hwnas.core.blindness import BlindnessMonitor, network_side
-from hwnas.core.budget import Budget
 from hwnas.core.distributed import global_loss
-from hwnas.core.expected import ExpectedLatency, LatencyTableLike
 from hwnas.core.graphed import GraphedTask
 from hwnas.core.relaxation import Draw
 from hwnas.core.score import ScoreFunction
-from hwnas.core.search_config import SearchConfig
-from hwnas.core.search_data import SearchData
-from hwnas.core.space import Metric, SearchSpace
+from hwnas.core.searched import Searched
+from hwnas.core.space import Metric
 from hwnas.core.training import autocast, batch_to
-
-
-@dataclass(frozen=True)
-class Searched:
-    """What is searched, by what, and within what."""
-
-    space: SearchSpace
-    net: nn.Module
-    arch: ArchParameters
-    lut: LatencyTableLike | None
-    cost: ExpectedLatency | None
-    data: SearchData
-    config: SearchConfig
-    budget: Budget | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +80,7 @@ class StepLoss:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The task's loss, the outputs and the targets."""
         space, config = self.searched.space, self.searched.config
-        device = self.searched.arch.alive.device
+        device = self.searched.device
         inputs, targets = batch_to(device, batch, config.channels_last)
         if self.graphed is not None:
             return *self.graphed(inputs, targets, seen.weights), targets

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hwnas.core.run import differences
+from hwnas.core.identity import differences
 from hwnas.errors import CheckpointError, InvalidInput, listing
 from hwnas.files import write_json
 from hwnas.recipes.planning import PlannedStage

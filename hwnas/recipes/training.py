@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.fit import Loss, fit
 from hwnas.core.genotype import Genotype
+from hwnas.core.identity import as_ever
 from hwnas.core.progress import Progress
-from hwnas.core.run import as_ever
 from hwnas.core.space import SearchSpace, for_classes
 from hwnas.core.training import torch_device
 from hwnas.core.weights import digest, save_weights, transfer_weights
@@ -245,7 +245,7 @@ _LATER = {
     "soft_targets": None,
     "frozen": 0,
 }
-"""Fields that stages have not always had; see :func:`hwnas.core.run.as_ever`."""
+"""Fields that stages have not always had; see :func:`hwnas.core.identity.as_ever`."""
 
 
 def _described(stage: Stage) -> dict[str, Any]:

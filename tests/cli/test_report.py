@@ -1,5 +1,7 @@
 import re
 
+import pytest
+
 from hwnas.cli.diagram import graphs_of, ranks
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.report import plots
@@ -42,3 +44,12 @@ def test_a_report_needs_no_other_file(run, tmp_path):
     for word in ("asked", "predicted", "measured"):
         assert f"<td>{word}</td>" in page
     assert {path.stem for path in tmp_path.glob("*.png")} == set(plots(RunFolder(run)))
+    # Parts of the network take all of what is predicted, and so do kinds of op.
+    shares = page.partition("Where the predicted milliseconds go")[2].partition("</section>")[0]
+    _, parts, kinds = shares.split("<h3>")
+    predicted_ms = RunFolder(run).read("result.json")["predicted_ms"]
+    for shown in (parts, kinds):
+        taken = [float(ms) for ms in re.findall(r'<td class="n">([\d.]+) ms</td>', shown)]
+        assert len(taken) > 2
+        assert sum(taken) == pytest.approx(predicted_ms, rel=0.02)
+        assert sum(map(float, re.findall(r"width:([\d.]+)%", shown))) == pytest.approx(100, abs=1)

@@ -10,6 +10,7 @@ from hwnas import ArchParameters, Choice, ChoiceBlock, DepthBlock, SearchConfig,
 from hwnas.core import candidates
 from hwnas.core.budget import Found
 from hwnas.core.candidates import WithinBudget, likeliest
+from hwnas.core.searched import Searched
 
 from .nets import Scale
 from .test_random_spaces import TREES, Grown
@@ -117,13 +118,14 @@ def compared(monkeypatch, losses, *found, count):
     """What chooses among these networks, whose losses are given, and those that it has validated."""
     validated = []
 
-    def validate(space, net, assignment, data, device, config):
+    def validate(searched, assignment):
         validated.append(assignment["a"])
         return {"loss": losses[assignment["a"]]}
 
     monkeypatch.setattr(candidates, "validate", validate)
     data, config = SearchData([], val=[]), SearchConfig(candidates=count)
-    return WithinBudget(None, None, Listed(*found), arch_of(0), data, config), validated
+    searched = Searched(None, None, arch_of(0), None, None, None, None, data, config)
+    return WithinBudget(searched, Listed(*found)), validated
 
 
 def test_a_network_that_wastes_the_target_is_not_compared_with_those_that_use_it(monkeypatch):

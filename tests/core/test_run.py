@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.core.run import Averages, Run, as_ever
+from hwnas.core.run import Averages, Run
 from hwnas.core.runlog import RunLog, read_log
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
 
@@ -158,10 +158,3 @@ def test_averages():
     assert averages.means() == {"x": 1.5, "y": 2.0}
     averages.clear()
     assert averages.means() == {}
-
-
-def test_settings_that_came_later_are_left_out_where_they_change_nothing():
-    settings = {"a": 1, "new": False, "inner": {"b": [], "c": 2}, "other": True}
-    later = {"new": False, "other": False, "inner.b": [], "inner.c": 3, "never": 0, "no.such": 0}
-    assert as_ever(settings, later) == {"a": 1, "inner": {"c": 2}, "other": True}
-    assert settings["inner"] == {"b": [], "c": 2}

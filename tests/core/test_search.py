@@ -20,7 +20,8 @@ from hwnas.core.relaxation import ExponentialSchedule, GumbelSoftmax, Softmax
 from hwnas.core.runlog import read_log
 from hwnas.core.score import ScoreFunction
 from hwnas.core.scoring import shared_scores
-from hwnas.core.search_loss import Searched, StepLoss
+from hwnas.core.search_loss import StepLoss
+from hwnas.core.searched import Searched
 from hwnas.errors import InfeasibleBudget, InvalidInput, MissingLatency, NonFiniteLoss, TableMismatch
 from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.chain import Chain
@@ -364,11 +365,10 @@ def test_an_epoch_of_two_levels_in_which_some_steps_were_taken_goes_on():
 
 def test_steps_of_the_weights_alone_leave_the_choices_without_a_gradient():
     """Bilevel: it would be computed for nobody."""
-    net = CHAIN.supernet()
-    arch = ArchParameters(net)
     settings = config()
-    searched = Searched(CHAIN, net, arch, None, None, SearchData(images(1)), settings, None)
-    score = ScoreFunction(arch, settings.score_kinds, CHAIN.record())
+    searched = Searched.prepared(CHAIN, None, SearchData(images(1)), settings)
+    net, arch = searched.net, searched.arch
+    score = ScoreFunction(arch, settings.score_kinds, searched.recording)
     monitor = BlindnessMonitor(arch, settings.score_kinds)
     step_loss = StepLoss(searched, score, monitor, torch.Generator().manual_seed(0), None)
     (batch,) = images(1)
