@@ -23,7 +23,7 @@ from hwnas.core.identity import identity_of
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
 from hwnas.core.relaxation import GumbelSoftmax
-from hwnas.core.run import GeneratorState, Run, Stateful, require_begun
+from hwnas.core.run import GeneratorState, Run, Stateful, refuse_other, require_begun
 from hwnas.core.scoring import LossBeside, by_loss, headline, shared_scores
 from hwnas.core.search import LATER_SETTINGS, search, warn_of_doubts
 from hwnas.core.search_data import SearchData
@@ -146,18 +146,17 @@ def baseline(
     refuse_data(data)
     config = config or BaselineConfig()
     out = Path(out) if out is not None else None
-    if (data.val if data.val is not None else data.arch) is None:
+    if data.held_out is None:
         raise InvalidInput(
             "a baseline compares networks on images that trained none of them: pass SearchData(val=…)."
         )
     if lut is not None:
         lut.check(input_shape=space.input_shape())
         warn_of_doubts(lut)
-    if told_by_first(lambda: out is not None and (out / "search.json").exists()):
-        raise InvalidInput(f"{out} holds a search already; name another folder (--out; out=…).")
+    told_by_first(lambda: refuse_other(out, "search"))
     if resume:
         told_by_first(lambda: require_begun(out, "baseline"))
-    torch_device(config.device)
+    torch_device(config.device)  # refused before anything is written, if it is not here
     predict = _predictor(space, lut)
     budget = Budget.asked(space, list(space.choices().values()), lut, config.target_ms, config.budget)
     if not resume:
@@ -374,7 +373,7 @@ def _tried(
 ) -> Trial:
     """Score one network."""
     genotype = space.genotype(assignment)
-    val = data.val if data.val is not None else data.arch
+    val = data.held_out
     assert val is not None
     scores: dict[str, Any]
     if isinstance(config.scoring, SharedWeights):

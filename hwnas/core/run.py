@@ -41,6 +41,16 @@ def refuse_begun(out: Path, name: str) -> None:
         )
 
 
+def refuse_other(out: Path | None, other: str) -> None:
+    """Refuse a folder in which another kind of run was begun; without a folder, say nothing.
+
+    Raises:
+        InvalidInput: there is one, finished or not.
+    """
+    if out is not None and (out / f"{other}.json").exists():
+        raise InvalidInput(f"{out} holds a {other} already; name another folder (--out; out=…).")
+
+
 def require_begun(out: Path | None, name: str) -> None:
     """Refuse to resume in a folder in which no run of that name was begun; without a folder, say nothing.
 

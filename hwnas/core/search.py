@@ -25,7 +25,7 @@ from hwnas.core.identity import identity_of
 from hwnas.core.monitors import Monitors
 from hwnas.core.progress import Progress
 from hwnas.core.prune import NoPruning
-from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, require_begun
+from hwnas.core.run import Averages, Beginning, GeneratorState, Run, Stateful, refuse_other, require_begun
 from hwnas.core.score import ScoreFunction
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
@@ -228,8 +228,7 @@ def search(
 
 def _refuse(data: SearchData, config: SearchConfig, out: Path | None, *, resume: bool) -> None:
     """Refuse what a search cannot do with its data or in its folder."""
-    if told_by_first(lambda: out is not None and (out / "baseline.json").exists()):
-        raise InvalidInput(f"{out} holds a baseline already; name another folder (--out; out=…).")
+    told_by_first(lambda: refuse_other(out, "baseline"))
     if resume:
         told_by_first(lambda: require_begun(out, "search"))
     if config.explore == 1 and data.arch is None:

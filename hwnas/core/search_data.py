@@ -46,6 +46,11 @@ class SearchData:
     def __post_init__(self) -> None:
         refuse_batches(train=self.train, arch=self.arch, val=self.val)
 
+    @property
+    def held_out(self) -> Batches | None:
+        """What trains no weights: ``val`` or, without it, ``arch``."""
+        return self.val if self.val is not None else self.arch
+
     def steps(self) -> Iterator[tuple[Any, Any]]:
         """One epoch of ``(train batch, arch batch or None)``; a shorter ``arch`` begins again.
 
