@@ -167,11 +167,11 @@ def agreement(first: LatencyTable, second: LatencyTable) -> dict[str, float]:
     }
 
 
-def scatter(table: LatencyTable) -> dict[str, float]:
+def scatter(table: LatencyTable) -> dict[str, float | None]:
     """Of ops alone, in percent: how readings differ within a visit, visits within a process, and processes.
 
     Half of the central 68 % each, the median over the ops; of processes also the 95th percentile over the
-    ops of how far the slowest is above the quickest.
+    ops of how far the slowest is above the quickest. Visits: None where each process had one.
     """
     within, visits, processes, apart = [], [], [], []
     for timing in table.isolated.values():
@@ -190,7 +190,7 @@ def scatter(table: LatencyTable) -> dict[str, float]:
         apart.append(100 * (max(medians) / min(medians) - 1))
     return {
         "within_a_visit_percent": round(statistics.median(within), 2),
-        "between_visits_percent": round(statistics.median(visits), 2),
+        "between_visits_percent": round(statistics.median(visits), 2) if any(visits) else None,
         "between_processes_percent": round(statistics.median(processes), 2),
         "processes_apart_p95_percent": round(float(np.quantile(apart, 0.95)), 2),
     }

@@ -85,11 +85,12 @@ def page(summary: dict[str, Any]) -> str:
         f"table takes {builds['seconds'][0]:.0f} and {builds['seconds'][1]:.0f} s.",
     ]
     found = builds["scatter"]
+    visits = found["between_visits_percent"]
     lines += [
         "",
-        f"Readings of an op alone differ by {found['within_a_visit_percent']:.2f} % within a visit; visits "
-        f"by {found['between_visits_percent']:.2f} % within a process; processes by "
-        f"{found['between_processes_percent']:.2f} %, and one op in twenty by more than "
+        f"Readings of an op alone differ by {found['within_a_visit_percent']:.2f} % within a visit; "
+        + ("" if visits is None else f"visits by {visits:.2f} % within a process; ")
+        + f"processes by {found['between_processes_percent']:.2f} %, and one op in twenty by more than "
         f"{found['processes_apart_p95_percent']:.1f} % from the quickest to the slowest.",
     ]
     levels = " and ".join(

@@ -31,6 +31,7 @@ from hwnas.cli.console import headline, note, watching
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.search_report import report_search, report_seeds
 from hwnas.cli.settings import parse
+from hwnas.cli.sweep_report import is_sweep
 from hwnas.core.baseline import baseline
 from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.progress import Progress
@@ -83,7 +84,8 @@ def command(
     where to train is --set search.device=cuda. With nothing given: this machine's own table, a small preset,
     drawn scenes.
 
-    --algorithm random or evolution tries networks one by one instead, for comparison (docs/trust.md).
+    --algorithm random or evolution tries networks one by one instead, for comparison (docs/trust.md). What
+    these find for a target is predicted; `hwnas measure` measures it.
     """
     out, resume = options.out_or(), options.resume
     # A run that is resumed says what it is; what is given anew must agree, or its checkpoint is refused.
@@ -92,6 +94,8 @@ def command(
     if resume and not first.is_dir():
         raise InvalidInput(f"there is no run at {first} to resume; leave --resume out to start one.")
     kept = (folder.read("search.json") or folder.read("baseline.json")) if resume else {}
+    if resume and not kept and is_sweep(first):
+        raise InvalidInput(f"{first} holds a sweep: go on with  hwnas sweep --out {first} --resume.")
     if resume and not kept:
         # Stopped before the first step, in the measuring of a table say, it was told to go on like this.
         note(f"no search was begun in {first}: there is nothing to resume, and it starts anew")
@@ -118,6 +122,11 @@ def command(
 
     asked = gather(options, folder, kept, homes_of(*method), configure)
     table, config = asked.table, asked.config
+    if isinstance(config, SearchConfig) and config.arch_from_epoch >= config.epochs:
+        note(
+            f"arch_from_epoch={config.arch_from_epoch} leaves none of {config.epochs} epochs for the choices: "
+            "they will not learn"
+        )
     confirming = None
     if table is not None and isinstance(config, SearchConfig) and config.target_ms is not None:
         confirming = confirming_backend(table, first)

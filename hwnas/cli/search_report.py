@@ -78,7 +78,7 @@ def _budget_lines(name: str, budget: BudgetOutcome, target_ms: float | None) -> 
             by = f"the table, {in_ms(table_ms)}, corrected by the measurements before"
         lines.append(f"predicted  {in_ms(budget.predicted_ms):>8} ms   (by {by})")
     if budget.measured_ms is None:
-        return [*lines, *(f"not measured: {remark}" for remark in budget.remarks)]
+        return [*lines, *budget.remarks]
     networks = len(budget.attempts)
     tried = f", after {networks} networks were" if networks > 1 else ""
     lines.append(f"measured   {in_ms(budget.measured_ms):>8} ms{tried}")

@@ -14,7 +14,7 @@ from hwnas.core.search_config import SearchConfig
 class RandomSearch(BaseModel):
     """Every network tried is drawn uniformly, choice by choice."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     form: Literal["random"] = "random"
     """Names this algorithm in JSON and in ``--set algorithm.form=random``."""
@@ -27,7 +27,7 @@ class AgeingEvolution(BaseModel):
     The first ``population`` networks are random.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     form: Literal["evolution"] = "evolution"
     """Names this algorithm in JSON and in ``--set algorithm.form=evolution``."""
@@ -44,7 +44,7 @@ class SharedWeights(BaseModel):
     network with the least validation loss is the best.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     form: Literal["shared"] = "shared"
     """Names this scoring in JSON and in ``--set scoring.form=shared``."""
@@ -58,7 +58,7 @@ class SharedWeights(BaseModel):
 class ShortTraining(BaseModel):
     """Every network is trained on its own, for a short while. The best has the best headline metric."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     form: Literal["trained"] = "trained"
     """Names this scoring in JSON and in ``--set scoring.form=trained``."""
@@ -73,7 +73,7 @@ AnyScoring: TypeAlias = Annotated[SharedWeights | ShortTraining, Field(discrimin
 class BaselineConfig(BaseModel):
     """Which networks are tried, how many, and how each is scored."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     algorithm: AnyAlgorithm = RandomSearch()
     """How the next network is chosen."""

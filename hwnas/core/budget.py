@@ -94,6 +94,7 @@ class Budget:
         forbidden = [use for use, mib in self.activations if most_mib is not None and mib > most_mib]
         self.programme = Programme(choices, recording, forbidden)
         self._require_feasible()
+        self._slowest_ms: float | None = None
         self.multipliers = self._multipliers()
 
     @classmethod
@@ -211,6 +212,13 @@ class Budget:
         most = self.most()
         return all(cost <= most[name] for name, cost in self.costs(assignment).items())
 
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of what was found should know of what was asked."""
+        slowest_ms = self._slowest_ms
+        if slowest_ms is None or self.target_ms is None or self.target_ms < slowest_ms:
+            return ()
+        return (f"The slowest network takes {slowest_ms:.4g} ms by the table: the target rules nothing out.",)
+
     def most(self) -> dict[str, float]:
         """What was asked for, by the name of the cost."""
         asked = {name: limit.most for name, limit in self.limits.items()}
@@ -257,11 +265,12 @@ class Budget:
         fastest_ms = cost.at(self.fastest())
         slowest = self.programme.dearest(cost)
         assert slowest is not None
+        self._slowest_ms = cost.at(slowest)
         aim_ms = max((1.0 - (self._slack or 0.0) / 2) * self.target_ms, (1 + 2 * REACHED) * fastest_ms)
         aims["latency_ms"] = min(aim_ms, self.target_ms)
         # Slower than every network: it rules nothing out. Beside other costs: one could push up what the
         # other pushes down. A ceiling pushes nothing up.
-        is_used = self.config.below is not None and self.target_ms < cost.at(slowest)
+        is_used = self.config.below is not None and self.target_ms < self._slowest_ms
         return Multipliers(costs, aims, ["latency_ms"] if is_used and len(costs) == 1 else [])
 
     def _require_feasible(self) -> None:

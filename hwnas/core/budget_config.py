@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class BudgetConfig(BaseModel):
     """What a network may cost beside milliseconds, and how ``target_ms`` is met."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_params: float | None = Field(None, gt=0)
     """Most parameters of the network that is trained; null: any number."""

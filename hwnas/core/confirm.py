@@ -72,7 +72,9 @@ class BudgetOutcome(BaseModel):
 def predicted_outcome(budget: Budget, assignment: dict[str, int]) -> BudgetOutcome:
     """What is known of a network of which nothing was measured."""
     costs = budget.costs(assignment)
-    return BudgetOutcome(asked=budget.most(), costs=costs, predicted_ms=costs.get("latency_ms"))
+    return BudgetOutcome(
+        asked=budget.most(), costs=costs, predicted_ms=costs.get("latency_ms"), remarks=budget.remarks()
+    )
 
 
 def measured_by(
@@ -126,7 +128,7 @@ def measurer(
         return measure
     assert backend is not None
     backend.check()
-    processes = ProfileSettings(processes=processes).processes_for(backend)
+    processes = ProfileSettings(processes=processes).processes_for(backend, entries=1)
     # A network's few readings in one process are over within a second, and a neighbour's burst may last as
     # long: where they differ, what tells is further processes.
     rounds = max(4, 3 * processes)
@@ -220,7 +222,9 @@ def confirmed(
                     partial(_attempted, genotype, table_ms, outcome.correction, cast(Measure, measure))
                 )
             except MeasurementFailed as error:
-                outcome = outcome.model_copy(update={"remarks": (str(error),)})
+                outcome = outcome.model_copy(
+                    update={"remarks": (*budget.remarks(), f"not measured: {error}")}
+                )
                 kept(taken, outcome)
                 break
         attempts.append(attempt)
@@ -254,6 +258,7 @@ def _measured_outcome(
         measured_ms=taken.measured_ms,
         met=taken.measured_ms <= (1.0 + budget.config.above) * target_ms,
         attempts=tuple(attempts),
+        remarks=budget.remarks(),
     )
 
 

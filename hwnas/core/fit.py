@@ -41,7 +41,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class FitConfig(BaseModel):
     """How to train a derived network. The defaults are the AutoRTNet paper's where it states them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(200, ge=1)
     """Passes over the training data."""

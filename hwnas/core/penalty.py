@@ -13,7 +13,7 @@ from torch import Tensor
 class LatencyPenalty(BaseModel, ABC):
     """A function from expected milliseconds to a term of the loss. Frozen; ``weight`` is λ."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @abstractmethod
     def __call__(self, latency_ms: Tensor) -> Tensor:

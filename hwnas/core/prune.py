@@ -15,7 +15,7 @@ from hwnas.core.choice import ChoiceKind
 class Pruner(BaseModel, ABC):
     """A policy that switches options off for good; called once at the end of each epoch. Frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @abstractmethod
     def prune(self, arch: ArchParameters, epoch: int) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from hwnas.core.training import TrainingPrecision
 class SearchConfig(BaseModel):
     """How to search. The defaults are the AutoRTNet paper's where it states them, for a run of 50 epochs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(50, ge=1)
     """Passes over the training data."""

@@ -46,7 +46,7 @@ class LatencyBackend(ABC):
     varies: ClassVar[bool] = True
     """Whether readings differ from time to time and from process to process; those of a formula do not."""
 
-    processes: ClassVar[int] = 4
+    processes: ClassVar[int] = 8
     """Among how many processes a measurement's rounds are divided unless it says otherwise. Fewer where
     preparing takes long, for each prepares everything anew."""
 

@@ -30,6 +30,9 @@ from hwnas.latency.timing import Timing
 
 K = TypeVar("K")
 
+_FEW = 12
+_PROCESSES_FOR_FEW = 4
+
 
 class ProfileSettings(BaseModel):
     """How much to read, in how many processes, and what to do on a machine that is not quiet."""
@@ -44,7 +47,8 @@ class ProfileSettings(BaseModel):
     """While a typical entry is not known to this (:func:`hwnas.latency.stopping.typical_error`), further
     rounds are measured in further processes. From four ``rounds`` on: fewer do not tell."""
     processes: int | None = Field(default=None, ge=1)
-    """How many processes share the rounds, one after the other; null: as many as the backend advises."""
+    """How many processes share the rounds, one after the other; null: as many as the backend advises, and
+    four at most for a few entries."""
     rule: StoppingRule = StoppingRule()
     """When a visit has read enough."""
     seed: int = 0
@@ -59,11 +63,14 @@ class ProfileSettings(BaseModel):
     """On a machine that is still not quiet, or where a typical entry of many is known neither to 3 % nor to
     ``relative_error``: refuse the numbers, or keep them and say so in the header."""
 
-    def processes_for(self, backend: LatencyBackend) -> int:
-        """How many processes measure with ``backend``: one where readings never differ."""
+    def processes_for(self, backend: LatencyBackend, entries: int) -> int:
+        """How many processes measure so many entries with ``backend``: one where readings never differ."""
         if not backend.varies:
             return 1
-        return self.processes or backend.processes
+        if self.processes is not None:
+            return self.processes
+        # Of a few, starting a process takes longer than all that is read in it.
+        return backend.processes if entries > _FEW else min(backend.processes, _PROCESSES_FOR_FEW)
 
 
 @dataclass
@@ -164,7 +171,7 @@ class _Measurement(Generic[K]):
         self.on_visit = on_visit or (lambda name, timing: None)
         self.on_progress = on_progress or (lambda done, total, what: None)
         self.models = models
-        self.processes = settings.processes_for(backend)
+        self.processes = settings.processes_for(backend, len(subjects))
         self.remarks: list[str] = []
         self.uncertain: list[str] = []
         self.outcomes: list[Outcome] = []
@@ -376,7 +383,9 @@ def estimate_seconds(
     if not tried:
         raise MeasurementFailed(f"none of {len(every[::step])} entries could be timed with {backend}.")
     scale = len(every) / tried
-    return preparing * scale * settings.processes_for(backend), measuring * scale * settings.rounds
+    return preparing * scale * settings.processes_for(
+        backend, len(every)
+    ), measuring * scale * settings.rounds
 
 
 def measure_networks(

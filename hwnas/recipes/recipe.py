@@ -21,7 +21,7 @@ RUN_FOLDERS = ("predictions", "supernet", "tensorboard", "trials")
 class Stage(BaseModel):
     """One training: begins with the weights of the stage before it, as far as layers agree. Frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Names the stage's folder."""
@@ -138,7 +138,7 @@ class TeacherStage(Stage):
 class Recipe(BaseModel):
     """Stages in their order, the last on the target data; JSON. Frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     about: str
     """One line that says what it is for."""

@@ -24,7 +24,7 @@ any temperature in use."""
 class SoftTargetConfig(BaseModel):
     """How a teacher is asked once for each image: what it says is its mean over all views. Frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     """Magnifications of the image in which it is shown to the teacher."""

@@ -38,6 +38,7 @@ class OpenVinoBackend(OnnxBackend):
     """
 
     name: ClassVar[str] = "openvino"
+    processes: ClassVar[int] = 4
 
     def __init__(self, device: Device | str = "cpu", precision: Precision = "fp32", threads: int = 1) -> None:
         super().__init__("cpu" if device == "auto" else device, precision, threads)

@@ -154,7 +154,7 @@ def test_a_measurement_that_fails_costs_nothing_that_was_found():
 
     taken, outcome = confirmed(budget, arch, measure)
     assert SPACE.genotype(taken) == done[0]
-    assert (outcome.met, outcome.remarks) == (False, ("the machine was not steady",))
+    assert (outcome.met, outcome.remarks) == (False, ("not measured: the machine was not steady",))
     _, outcome = confirmed(budget, arch, measure)
     assert (outcome.met, outcome.measured_ms) == (None, None)
     _, outcome = confirmed(budget, arch, lambda genotype: 0.0)

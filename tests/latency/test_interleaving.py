@@ -18,9 +18,9 @@ FIVE = StoppingRule(warmup_readings=0, min_readings=5, max_readings=5)
 
 
 def test_field_defect_one_trial_without_warm_up():
-    """Default: eight rounds, in four processes, and the first readings of each visit are thrown away."""
+    """Default: eight rounds, in eight processes, and the first readings of each visit are thrown away."""
     settings = ProfileSettings()
-    assert (settings.rounds, FakeBackend.processes) == (8, 4)
+    assert (settings.rounds, FakeBackend.processes) == (8, 8)
     calls = itertools.count()
     # Each visit is 5 + 2 calls, for equal readings end it; of seven calls the first five are a warm-up.
     reader = {"op": lambda: 100.0 if next(calls) % 7 < 5 else 1.0}
