@@ -124,8 +124,8 @@ def command(
     table, config = asked.table, asked.config
     if isinstance(config, SearchConfig) and config.arch_from_epoch >= config.epochs:
         note(
-            f"arch_from_epoch={config.arch_from_epoch} leaves none of {config.epochs} epochs for the choices: "
-            "they will not learn"
+            f"the choices will not learn: arch_from_epoch={config.arch_from_epoch} leaves them none of "
+            f"{config.epochs} epochs"
         )
     confirming = None
     if table is not None and isinstance(config, SearchConfig) and config.target_ms is not None:

@@ -123,6 +123,21 @@ def test_a_target_that_cannot_be_kept_is_refused_before_anything_is_written(tabl
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("ceiling", ["--target-ms", "--max-params", "--max-macs", "--max-activation-mib"])
+@pytest.mark.parametrize("bad", ["inf", "nan", "-1"])
+def test_a_ceiling_is_a_number(table, tmp_path, ceiling, bad):
+    result = search(table, tmp_path / "run", ceiling, bad)
+    assert result.exit_code == EXIT_ERROR
+    assert ceiling.removeprefix("--").replace("-", "_") in result.stderr.replace("-", "_")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_search_whose_choices_never_learn_says_so(table, tmp_path):
+    result = search(table, tmp_path / "run", *settings(arch_from_epoch=9))
+    assert result.exit_code == 0, result.output
+    assert "the choices will not learn: arch_from_epoch=9 leaves them none of" in result.stderr
+
+
 class Slow(FakeBackend):
     """A device that has become slower by a fifth than its table says."""
 

@@ -103,6 +103,15 @@ def test_a_finished_sweep_resumes_with_nothing_but_its_folder(swept):
     ] * 2
 
 
+def test_a_search_is_not_begun_in_a_sweeps_folder(swept):
+    out, _ = swept
+    before = sorted(path.name for path in out.iterdir())
+    result = hwnas("search", "--out", out, "--resume")
+    assert result.exit_code == EXIT_ERROR
+    assert f"{out} holds a sweep: go on with  hwnas sweep --out {out} --resume" in result.stderr
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
 def test_another_sweep_is_refused_with_the_differences(swept, table, targets):
     out, _ = swept
     result = sweep(table, out, "--targets", listed(targets))

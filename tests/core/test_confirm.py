@@ -133,6 +133,10 @@ def test_a_target_slower_than_every_network_is_met_by_the_likeliest():
     taken, outcome = confirmed(budget, arch, table_ms)
     assert SPACE.genotype(taken) == SPACE.genotype(arch.argmax())
     assert (outcome.met, len(outcome.attempts)) == (True, 1)
+    assert outcome.remarks == (
+        f"The slowest network takes {LATENCY.max:.4g} ms by the table: the target rules nothing out.",
+    )
+    assert confirmed(budget, arch)[1].remarks == outcome.remarks
 
 
 def test_without_a_way_to_measure_the_prediction_has_to_do():

@@ -107,6 +107,17 @@ def test_the_rounds_are_divided_among_processes_that_prepare_anew(tmp_path):
     assert [(done, total) for done, total, _ in progress] == [(n + 1, 8) for n in range(8)]
 
 
+def test_a_few_entries_are_worth_fewer_processes():
+    """Starting one takes longer than reading a few networks in it."""
+    settings, varying = ProfileSettings(), Varying(None)
+    assert [settings.processes_for(varying, entries) for entries in (1, 12, 13, 200)] == [4, 4, 8, 8]
+    assert ProfileSettings(processes=6).processes_for(varying, 1) == 6
+    assert settings.processes_for(FakeBackend(formula), 200) == 1
+    compiling = Varying(None)
+    compiling.processes = 2
+    assert [settings.processes_for(compiling, entries) for entries in (1, 200)] == [2, 2]
+
+
 def test_a_formula_needs_one_process():
     found = measure_subjects({"four": OpSubject(key(4))}, FakeBackend(formula), SETTINGS)
     assert (found.processes, found.timings["four"].rounds, found.timings["four"].rounds_by_process) == (
