@@ -337,6 +337,13 @@ def main() -> None:
             said = judged(table, space, fitted, tested, timings)
             summary[name] = said.model_dump(mode="json", exclude={"evidence"})
             summary[name]["of_one_depth"] = ranks_within(space, table, group, timings)
+            # What benchmarks/calibration.py reads: every network, those of one depth too.
+            known = {genotype.short_id: genotype for genotype in (*tested, *group)}
+            whole = judged(table, space, fitted, list(known.values()), timings)
+            summary[name]["evidence"] = [
+                network.model_dump(mode="json", exclude={"processes_ms", "group"})
+                for network in whole.evidence
+            ]
             plot = f"table_fidelity_{options.backend}{suffix}_{slug(backend.device.name)}_{date}_{name}.png"
             figures.save_png(
                 drawing.predicted_against_measured(said, f"{backend}: {name}"), options.results / plot

@@ -43,7 +43,7 @@ class ProfileSettings(BaseModel):
     """Visits to each entry, over all processes; more where ``relative_error`` asks for them."""
     most_rounds: int = Field(default=16, ge=1)
     """Visits to each entry at most, where ``rounds`` are not more."""
-    relative_error: float = Field(default=0.01, gt=0)
+    relative_error: float = Field(default=0.0125, gt=0)
     """While a typical entry is not known to this (:func:`hwnas.latency.stopping.typical_error`), further
     rounds are measured in further processes. From four ``rounds`` on: fewer do not tell."""
     processes: int | None = Field(default=None, ge=1)

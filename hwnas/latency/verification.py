@@ -23,6 +23,12 @@ GOOD_RMSPE_PERCENT = 5.0
 GOOD_KENDALL_TAU = 0.85
 """A table that orders networks worse than this is not to be relied on; ``search`` warns."""
 
+# Of calibrations; benchmarks/calibration.py compares them with other rules.
+_USUAL_TERM = 0.03
+_USUAL_NOISE = 0.015
+_ENOUGH_FOR_A_LINE = 5
+_EXACT = 1e-4
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -170,10 +176,12 @@ def repeat_kendall_tau(processes_ms: Sequence[Sequence[float]]) -> float | None:
 def fit_calibration(
     sums_ms: Sequence[float], ops: Sequence[int], measured_ms: Sequence[float]
 ) -> Calibration:
-    """The correction that fits these networks best, with only as many terms as they can support.
+    """The correction that fits these networks best, its offset and its cost an op held small by a prior.
 
-    Least squares of the relative error. A scale; a scale and an offset; both and a cost for each op: of the
-    three the one whose predictions of each network *when it is left out* are best.
+    Ridge regression of the relative error. The scale is free; the offset, and all ops' cost together, are
+    each expected to be a few percent of a network (``_USUAL_TERM``), against what networks scatter by around
+    any such line (``_USUAL_NOISE``): ten of them say too little about either to be asked. Only where five
+    networks or more lie on one line exactly, as those of a formula do, that line is taken as it is.
 
     Raises:
         InvalidInput: no network.
@@ -182,28 +190,21 @@ def fit_calibration(
         raise InvalidInput(
             "a calibration needs at least one network, with its sum, its ops and its measurement."
         )
-    measured = np.asarray(measured_ms, dtype=float)
-    columns = np.stack(
-        [np.asarray(sums_ms, dtype=float), np.ones(len(measured)), np.asarray(ops, dtype=float)], axis=1
-    )
-    best = np.array([float(np.median(measured / columns[:, 0])), 0.0, 0.0])
-    best_error = math.inf
-    for terms in (1, 2, 3):
-        if len(measured) <= terms + 1:
-            break
-        design = columns[:, :terms] / measured[:, None]
-        solved = np.linalg.lstsq(design, np.ones(len(measured)), rcond=None)[0]
-        # Leave-one-out in closed form: residual / (1 − leverage).
-        leverage = np.einsum("ij,ji->i", design, np.linalg.pinv(design))
-        left_out = (1.0 - design @ solved) / np.maximum(1.0 - leverage, 1e-9)
-        error = float(np.sqrt(np.mean(left_out**2)))
-        if solved[0] > 0 and error < best_error * 0.95:
-            best_error = error
-            best = np.concatenate([solved, np.zeros(3 - terms)])
+    sums, measured = np.asarray(sums_ms, dtype=float), np.asarray(measured_ms, dtype=float)
+    # Each column as milliseconds of a typical network, so that the coefficients are shares of one.
+    typical_ms, typical_ops = float(np.median(measured)), float(np.median(ops))
+    columns = (sums, np.full(len(measured), typical_ms), np.asarray(ops) * (typical_ms / typical_ops))
+    design = np.stack(columns, axis=1) / measured[:, None]
+    found = np.linalg.lstsq(design, np.ones(len(measured)), rcond=None)[0]
+    if len(measured) < _ENOUGH_FOR_A_LINE or np.abs(1.0 - design @ found).max() > _EXACT:
+        penalty = np.diag([0.0, 1.0, 1.0]) * (_USUAL_NOISE / _USUAL_TERM) ** 2
+        found = np.linalg.solve(design.T @ design + penalty, design.T @ np.ones(len(measured)))
+    if found[0] <= 0:
+        found = np.array([float(np.median(measured / sums)), 0.0, 0.0])
     return Calibration(
-        scale=round(float(best[0]), 9),
-        offset_ms=round(float(best[1]), 9),
-        per_op_ms=round(float(best[2]), 9),
+        scale=round(float(found[0]), 9),
+        offset_ms=round(float(found[1]) * typical_ms, 9),
+        per_op_ms=round(float(found[2]) * typical_ms / typical_ops, 9),
         networks=len(measured),
     )
 

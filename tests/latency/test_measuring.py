@@ -354,7 +354,7 @@ def test_entries_that_stay_unknown_are_refused_where_they_are_many(entries, refu
     remarked = [line for line in found.remarks if line.startswith("A typical entry is known to ")]
     assert (len(told), len(remarked)) == ((1, 0) if refused else (0, 1))
     if refused:
-        assert told[0].endswith(" % only, where 1 % are wanted: visits to it differed.")
+        assert told[0].endswith(" % only, where 1.25 % are wanted: visits to it differed.")
         with pytest.raises(MeasurementFailed, match=r"the machine was not steady: A typical entry is known"):
             found.require_quiet(settings, "Nothing was kept.")
     found.require_quiet(settings.model_copy(update={"busy": "remark"}), "")
