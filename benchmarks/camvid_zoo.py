@@ -215,6 +215,7 @@ def stage_fit(name: str, options: argparse.Namespace) -> None:
         val=None if split == "train+val" else "val",
         options={"target": {"exclude_sequences": (held_out,)}} if held_out else None,
         start=before.network() if before else None,
+        on_device=options.scale == "gpu",
         # What was copied was begun.
         resume=is_begun or any((out / stage.name).exists() for stage in recipe.all_stages),
         on_progress=lambda stage, progress: say(f"{name} {stage.name}")(progress),

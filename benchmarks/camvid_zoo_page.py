@@ -37,7 +37,9 @@ def described(
         "training_device": card.training_device,
         "training_seconds": card.training_seconds,
         "fp16_agreement_percent": card.fp16_agreement_percent,
-        "twin_val": card.scores[0].model_dump(mode="json") if card.scores else None,
+        "twin_val": next(
+            (score.model_dump(mode="json") for score in card.scores if score.data is None), None
+        ),
     }
 
 

@@ -165,7 +165,7 @@ def recipe_for(name: str, scale: str) -> Recipe:
     """The recipe of one network, with crops over CamVid's rare classes in the stages on CamVid."""
     if scale == "cpu":
         return cpu_recipe(**CPU_RECIPES[name])
-    recipe = RECIPES["strong"]
+    recipe = RECIPES["taught"]
     *others, last = recipe.stages
     crops = replace(last.augmentation, rare=RARE, rare_share=0.3, scale=(0.75, 1.75))
     return recipe.model_copy(update={"stages": (*others, last.model_copy(update={"augmentation": crops}))})

@@ -7,6 +7,7 @@ nothing did.
 
     python benchmarks/other_streets.py --data DIR                           (the zoo's three)
     python benchmarks/other_streets.py --data DIR --nets RUN ZOO-NAME …     (others)
+    python benchmarks/other_streets.py --cards RESULT.json                  (its scores into the zoo's cards)
 
 DIR holds the folder idd_lite.
 """
@@ -24,10 +25,13 @@ from torch import Tensor, nn
 
 from hwnas import MeanIoU, evaluate
 from hwnas.cli.folder import RunFolder
+from hwnas.files import read_json, write_json
 from hwnas.latency.device import Device
 from hwnas.recipes import Recipe
 from hwnas.segmentation import CamVid, IddLite, evaluation_loader
 from hwnas.zoo import find, names
+from hwnas.zoo.cards import Score
+from hwnas.zoo.entry import CARD
 
 COARSE = {
     "sky": "sky",
@@ -82,10 +86,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--cards", type=Path, metavar="RESULT.json")
     parser.add_argument("--nets", nargs="+", default=[], metavar="NET")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
+    if options.cards is not None:
+        note_in_cards(read_json(options.cards))
+        return
+    if options.data is None:
+        parser.error("--data or --cards is needed")
     images = IddLite(options.data / "idd_lite", "val", size=SIZE)
     found: dict[str, Any] = {}
     for label, network, trained_on in networks(options.nets):
@@ -106,6 +116,26 @@ def main() -> None:
     }
     stem = options.results / f"other_streets_{slug(device.name)}_{summary['date']}"
     write_result_files(stem, summary, page(summary))
+
+
+def note_in_cards(summary: dict[str, Any]) -> None:
+    """Put these scores into the cards of the zoo's networks, after those on their own data."""
+    for name in names():
+        entry, found = find(name), summary["networks"].get(name)
+        if found is None:
+            print(f"{name}: not in this result, left as it is")
+            continue
+        score = Score(
+            data="IDD-lite",
+            split="val",
+            trained_on=entry.card.split,
+            images=summary["images"],
+            miou=round(found["miou"], 2),
+            per_class={label: round(value, 2) for label, value in found["per_class"].items()},
+        )
+        own = tuple(kept for kept in entry.card.scores if kept.data is None)
+        write_json(entry.folder / CARD, entry.card.model_copy(update={"scores": (*own, score)}))
+        print(f"{name}: mIoU {score.miou} %")
 
 
 def page(summary: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,17 +28,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from result_files import today, write_result_files
+from result_files import slug, today, write_result_files
 from search_cost_twin import Twin
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwnas import ArchParameters, assigned, derive
-from hwnas.core.choice import recompute
+from hwnas import ArchParameters, SearchConfig, SearchData, assigned, derive
 from hwnas.core.graphed import GraphedTask
+from hwnas.core.monitors import Monitors
 from hwnas.core.relaxation import Draw, GumbelSoftmax
-from hwnas.core.training import GuardedStep, TrainingPrecision, autocast
+from hwnas.core.score import ScoreFunction
+from hwnas.core.search_loss import StepLoss
+from hwnas.core.searched import Searched
+from hwnas.core.training import GuardedStep
 from hwnas.files import read_json
+from hwnas.latency.device import Device
+from hwnas.latency.fake import fake_table
 from hwnas.search_spaces.autortnet import AutoRTNet
 from hwnas.search_spaces.autortnet.ops import CELL_OPS
 
@@ -80,32 +84,38 @@ def space_and_batch(size: dict[str, int] = SIZE) -> tuple[AutoRTNet, torch.Tenso
 
 
 def ours(options: set[str], size: dict[str, int] = SIZE, device: str = "cpu") -> Callable[[], None]:
-    """A step as hwnas.search takes it."""
+    """A step as hwnas.search takes it: weights and choices, with all that choices learn by, and a table."""
     space, x, y = space_and_batch(size)
-    x, y = x.to(device), y.to(device)
-    net = space.supernet().train().to(device)
-    if "channels_last" in options:
-        net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    if "recompute" in options:
-        recompute(net)
-    arch = ArchParameters(net).to(device)
-    relaxation = GumbelSoftmax(hard="hard" in options)
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-    alphas = torch.optim.Adam(arch.parameters(), lr=1e-3)
+    config = SearchConfig(
+        device=device,
+        relaxation=GumbelSoftmax(hard="hard" in options),
+        precision="bf16" if "bf16" in options else "fp32",
+        channels_last="channels_last" in options,
+        recompute="recompute" in options,
+        gradient_clip=CLIP,
+    )
+    table = fake_table(space.record().keys(), input_shape=space.input_shape())
+    searched = Searched.prepared(space, table, SearchData([(x, y)]), config)
+    net, arch = searched.net.train(), searched.arch
+    if "deep" in options:
+        draw = arch.draw
+        arch.draw = lambda *args, **kwargs: with_all_cells(arch, draw(*args, **kwargs))  # type: ignore[method-assign]
+    step_loss = StepLoss(
+        searched,
+        ScoreFunction(arch, config.score_kinds, searched.recording),
+        Monitors(searched).blindness,
+        torch.Generator().manual_seed(0),
+        GraphedTask(space, net, arch, config.precision) if "cuda_graph" in options else None,
+    )
+    weights = torch.optim.SGD(
+        net.parameters(), lr=config.weight_lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    alphas = torch.optim.Adam(arch.parameters(), lr=config.arch_lr, betas=config.arch_betas)
     guarded = GuardedStep(net, clip=CLIP)
-    precision: TrainingPrecision = "bf16" if "bf16" in options else "fp32"
-    graphed = GraphedTask(space, net, arch, precision) if "cuda_graph" in options else None
+    batch = (x.to(device), y.to(device))
 
     def step() -> None:
-        draw = arch.draw(relaxation, TAU, generator)
-        if "deep" in options:
-            draw = with_all_cells(arch, draw)
-        if graphed is not None:
-            loss, _ = graphed(x, y, draw.weights)
-        else:
-            with assigned(net, arch, draw), autocast(x.device, precision):
-                loss = space.loss(net(x), y)
+        loss, _, _ = step_loss(batch, TAU)
         guarded(loss, weights, alphas)
 
     return step
@@ -378,7 +388,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--group", choices=["limit", "ops", *GROUPS], default="sampling")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--device-name", default="cpu", help="for the name of the file")
+    name = Device.find("cpu").name
+    parser.add_argument("--device-name", default=slug(name), help="for the name of the file")
     parser.add_argument(
         "--peer-python", default="", help="an interpreter with nni==3.0 and hwnas on its path"
     )
@@ -396,7 +407,7 @@ def main() -> None:
         "question": "what a search step costs",
         "space": "autortnet, preset paper",
         **SIZE,
-        "machine": platform.processor() or platform.machine(),
+        "machine": name,
         "threads": 1,
         "torch": torch.__version__,
         "date": today(),

@@ -22,7 +22,7 @@ def test_a_recipe_ends_on_crops_over_rare_classes(name, scale):
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert recipe.stages[0].data == "tiny_imagenet" and recipe.stages[1].data == "idd_lite"
     assert recipe.stages[-1].augmentation.rare == recipes.RARE
-    assert (recipe.teacher is not None) == (scale == "cpu")
+    assert recipe.teacher is not None and recipe.stages[-1].unlabelled == ("idd_lite",)
 
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])

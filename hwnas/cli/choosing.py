@@ -45,6 +45,7 @@ def choose_space(
     fields: Mapping[str, Any],
     data: str | None,
     *,
+    split: str = "train",
     given_fields: Mapping[str, Any] | None = None,
 ) -> Chosen:
     """The space that the options name.
@@ -54,6 +55,7 @@ def choose_space(
         preset: None: "small" where the space has it.
         fields: set by hand; they win.
         data: text of the data set, whose number of classes becomes the space's; None: synthetic scenes.
+        split: of these data, the one that is there to be asked for their classes.
         given_fields: the fields that a table, or a run to resume, was made for; a preset overrides them.
     """
     assumed = []
@@ -77,7 +79,7 @@ def choose_space(
         )
     asks = "num_classes" in kind.model_fields and "num_classes" not in fields
     if asks and not told and _tells_classes(name, data):
-        values["num_classes"] = class_count(data)
+        values["num_classes"] = class_count(data, split)
         if assumes_data:
             assumed.append(f"num_classes {values['num_classes']}, which that data have")
     space = kind.from_preset(preset, **{**values, **fields})

@@ -91,6 +91,10 @@ class DataChoice(BaseModel):
 
         return labelling(self.name, self.train, **self.options)
 
+    def class_count(self) -> int:
+        """Number of classes."""
+        return len(self.labelling().classes)
+
     def samples(self, split: str, size: tuple[int, int], count: int) -> Tensor:
         """``count`` normalised images (all where the split has fewer), evenly spread: ``[N, 3, H, W]``."""
         import torch
@@ -137,8 +141,8 @@ def evenly_spread(count: int, length: int) -> list[int]:
     return [round(position * (length - 1) / max(1, count - 1)) for position in range(count)]
 
 
-def class_count(data: str) -> int:
-    """Number of classes of a data set; its folder is opened only where the class itself does not say.
+def class_count(data: str, split: str = "train") -> int:
+    """Number of classes of a data set; that split is opened only where the class itself does not say.
 
     Raises:
         InvalidInput: there is no such data set.
@@ -146,7 +150,7 @@ def class_count(data: str) -> int:
     """
     from hwnas.segmentation.registry import labelling
 
-    return len(labelling(data).classes)
+    return len(labelling(data, split).classes)
 
 
 def image_shape(space: SearchSpace) -> tuple[int, int, int]:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hwnas.cli.console import result
+from hwnas.cli.console import note, result
 from hwnas.cli.data import DataChoice, evenly_spread, image_shape, require_maps
 from hwnas.cli.folder import RunFolder
-from hwnas.cli.nets import data_for, find_net, is_run
+from hwnas.cli.nets import data_for, find_net, is_of_the_zoo, is_run
 from hwnas.cli.settings import parse, sort_out
 from hwnas.core.evaluation import evaluate
 from hwnas.core.space import Metric
 from hwnas.core.weights import digest
-from hwnas.errors import InvalidInput
 from hwnas.files import write_json
+from hwnas.segmentation.labels import Labelling
 from hwnas.segmentation.metrics import MeanIoU, named_metric
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def command(
     """
     images = data_for(net, data, sort_out(parse(settings), {"data": None})["data"])
     split = split or images.val
+    if seen := _seen(net, images, split):
+        note(f"{net} was trained on {seen} of these data: its score there says nothing of other images")
     if is_run(net):
         found = run_eval(RunFolder(Path(net)), images, split, device=device, pictures=pictures)
     else:
@@ -64,6 +66,25 @@ def command(
         f"at {found['size'][0]}x{found['size'][1]} (height x width)",
     ]
     result(found, lines, as_json=as_json)
+
+
+def _seen(net: str, images: DataChoice, split: str) -> str:
+    """The part of a split that a network was trained on, as "train+val"; empty where nothing says so."""
+    if is_of_the_zoo(net):
+        from hwnas import zoo
+
+        card = zoo.card(net)
+        # The zoo's own cards say more of their data than the name that they begin with.
+        data, trained = card.data, card.split
+    elif is_run(net) and (Path(net) / "fit.json").is_file():
+        from hwnas.zoo.packing import trained_on
+
+        data, trained = (said or "" for said in trained_on(net))
+    else:
+        return ""
+    if not data.lower().startswith(images.name.partition(":")[0].lower()):
+        return ""
+    return "+".join(part for part in split.split("+") if part in trained.split("+"))
 
 
 def run_eval(
@@ -100,20 +121,7 @@ def net_eval(name: str, images: DataChoice, split: str, *, device: str = "auto")
     size = net.input_shape[1:]
     loader = images.evaluation(split, size, device)
     dataset: Any = loader.dataset
-    if net.labelling is not None and net.labelling.classes != tuple(dataset.classes):
-        raise InvalidInput(
-            f"{name} tells apart {', '.join(net.labelling.classes)}; the classes of {images.name} are "
-            f"{', '.join(dataset.classes)}: evaluate it on data with its own classes."
-        )
-    # The value of unlabelled pixels is the data's alone: no network gives it.
-    for field in ("mean", "std"):
-        wanted, given = getattr(net.labelling, field, None), tuple(getattr(dataset, field))
-        if wanted is not None and wanted != given:
-            raise InvalidInput(
-                f"{name} wants pictures normalised with {field} {wanted}, and {images.name} normalises with "
-                f"{given}: it would be scored on what it was never trained for. Evaluate it on data that are "
-                "normalised alike."
-            )
+    net.require_own(Labelling.of(dataset), name, images.name)
     # Any: its update takes tensors, and a Metric's anything.
     metric: Any = MeanIoU(dataset.num_classes, dataset.ignore_index, dataset.classes)
     found = _scores(net.network, loader, metric, images, split, size, device)

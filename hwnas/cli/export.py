@@ -117,6 +117,8 @@ def run_export(
     if isinstance(found.network, OnnxNetwork):
         raise InvalidInput(f"{net} is exported already; export the run that it came from.")
     labelling = images.labelling() if images else found.labelling
+    if images and labelling is not None:
+        found.require_own(labelling, net, images.name)
     if labelling is None:
         note("no class names in the file: nothing says which data it is for; name them with --data")
     size = found.input_shape[1:]

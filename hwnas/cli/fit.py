@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hwnas.cli.console import note, result, watching
-from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
+from hwnas.cli.data import DataChoice, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.nets import is_of_the_zoo, refuse_zoo
 from hwnas.cli.settings import changed, parse, sort_out, validated
@@ -135,7 +135,7 @@ def _learnt(folder: RunFolder) -> str:
 
 def _into(folder: RunFolder, out: Path | None, images: DataChoice, began_with: str | None) -> RunFolder:
     if out is None:
-        ours, theirs = getattr(folder.space, "num_classes", None), class_count(images.name)
+        ours, theirs = getattr(folder.space, "num_classes", None), images.class_count()
         if ours is not None and ours != theirs:
             raise InvalidInput(
                 f"the network of {folder.path} tells {ours} classes apart, {images.name} has {theirs}: train "
@@ -197,7 +197,7 @@ def run_recipe(
     from hwnas.recipes.recipe import TARGET
 
     space = folder.space
-    require_maps(space, class_count(images.name))
+    require_maps(space, images.class_count())
     names = [stage.name for stage in recipe.all_stages]
     with ExitStack() as bar:
         show: list[Any] = []

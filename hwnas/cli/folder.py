@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hwnas.cli.data import DataChoice, class_count
+from hwnas.cli.data import DataChoice
 from hwnas.cli.settings import validated
 from hwnas.core.genotype import Genotype
 from hwnas.core.runlog import read_log
@@ -136,7 +136,7 @@ class RunFolder:
         Raises:
             InvalidInput: there is a run of another architecture, or for other data, in that folder.
         """
-        _, genotype = for_classes(self.space, self.genotype, class_count(images.name))
+        _, genotype = for_classes(self.space, self.genotype, images.class_count())
         other = RunFolder(path)
         begun, there = (path / "genotype.json").is_file(), RunSetup.load(path)
         if begun and other.genotype != genotype:

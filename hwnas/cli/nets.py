@@ -34,6 +34,34 @@ class Net:
     genotype: Genotype | None
     labelling: Labelling | None
 
+    def require_own(self, labelling: Labelling, name: str, data: str) -> None:
+        """Refuse data that mean something else by their classes, or are normalised otherwise.
+
+        Args:
+            labelling: of the data.
+            name: of the network.
+            data: name of the data set.
+
+        Raises:
+            InvalidInput: names what differs; never where nothing says what the network's classes are.
+        """
+        own = self.labelling
+        if own is None:
+            return
+        if own.classes != labelling.classes:
+            raise InvalidInput(
+                f"{name} tells apart {', '.join(own.classes)}; the classes of {data} are "
+                f"{', '.join(labelling.classes)}: give it data with its own classes."
+            )
+        # The value of unlabelled pixels is the data's alone: no network gives it.
+        for field in ("mean", "std"):
+            wanted, given = getattr(own, field), getattr(labelling, field)
+            if wanted != given:
+                raise InvalidInput(
+                    f"{name} wants pictures normalised with {field} {wanted}, and {data} normalises with "
+                    f"{given}, which it was never trained for. Give it data that are normalised alike."
+                )
+
 
 def is_run(name: str) -> bool:
     """Whether ``name`` is a folder, and no network that the zoo packed."""

@@ -9,14 +9,16 @@ from typing import Any
 
 import click
 
-from hwnas.cli.console import counting, result
+from hwnas.cli.console import counting, note, result
 from hwnas.cli.nets import find_net
 from hwnas.errors import InvalidInput
 
+_DEFAULT_NET = "autortnet-a-camvid"
 
 @click.command("predict")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--net", required=True, metavar="NET", help="A run, an exported file, or one of the zoo.")
+@click.option("--net", metavar="NET",
+              help=f"A run, an exported file, or one of the zoo [default: {_DEFAULT_NET}].")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("predictions"),
               show_default=True)  # fmt: skip
 @click.option("--data", metavar="NAME[:DIR]", help="Whose classes they are, where NET does not say.")
@@ -27,7 +29,7 @@ from hwnas.errors import InvalidInput
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
     pictures: tuple[Path, ...],
-    net: str,
+    net: str | None,
     out: Path,
     data: str | None,
     maps: bool,
@@ -38,6 +40,9 @@ def command(
 
     Pictures may have any size: each is brought to the network's, and its classes back to the picture's.
     """
+    if net is None:
+        net = _DEFAULT_NET
+        note(f"assuming --net {net}, which knows streets")
     values = run_predict(list(pictures), net, out, data=data, maps=maps, opacity=opacity)
     lines = [
         f"{file['path']}  {file['frames']} frame{'s' * (file['frames'] > 1)}" for file in values["files"]

@@ -10,10 +10,11 @@ import click
 from hwnas.cli.console import note, result
 from hwnas.cli.data import image_shape
 from hwnas.cli.folder import RunFolder, RunSetup
+from hwnas.errors import InvalidInput
 from hwnas.latency.timing import in_ms
 
 if TYPE_CHECKING:
-    from hwnas.zoo.cards import Card
+    from hwnas.zoo.cards import Card, Score
 
 _SAMPLES = 16
 """Images on which the packed weights are compared with the trained ones."""
@@ -37,7 +38,7 @@ def list_(as_json: bool = False) -> None:
     if not cards:
         note("no network comes with this hwnas; hwnas zoo pack makes one of a run")
     lines = [
-        f"{name:<24} {_score(card):<22} {_latency(card):<28} {card.about}" for name, card in cards.items()
+        f"{name:<24} {_score(card):<30} {_latency(card):<28} {card.about}" for name, card in cards.items()
     ]
     result({name: card.model_dump(mode="json") for name, card in cards.items()}, lines, as_json=as_json)
 
@@ -81,11 +82,17 @@ def pack(
     """Pack RUN's trained network as NAME: fp16 weights, genotype and card; its eval and measure go along."""
     from hwnas.latency.device import Device
     from hwnas.zoo.packing import pack as packed
-    from hwnas.zoo.packing import twin_score
+    from hwnas.zoo.packing import trained_on, twin_score
 
     folder = RunFolder(run)
     scores = [] if twin is None else [twin_score(run, twin)]
     images = folder.data(data, {})
+    trained_data, trained_split = trained_on(run)
+    if trained_data not in (None, images.name.partition(":")[0]):
+        raise InvalidInput(
+            f"{run} was trained on {trained_data}, not on {images.name}: name its data  "
+            f"(--data {trained_data}:DIR)."
+        )
     if training_device is None:
         training_device = Device.find("auto").name
         note(f"taken as trained on {training_device}; say otherwise with --training-device")
@@ -100,7 +107,7 @@ def pack(
         out=out,
         about=about,
         data=learnt,
-        split=split or images.train,
+        split=split or trained_split or images.train,
         data_licence=licence,
         labelling=images.labelling(),
         samples=images.samples(images.val, image_shape(folder.space)[1:], _SAMPLES),
@@ -121,7 +128,7 @@ def lines(card: Card) -> list[str]:
     ]
     for score in card.scores:
         images = f"{score.images} images of " if score.images else ""
-        shown.append(f"mIoU {score.miou:.1f} % on {images}{score.split}, trained on {score.trained_on}")
+        shown.append(f"mIoU {score.miou:.1f} % on {images}{_where(score)}, trained on {score.trained_on}")
         shown += [
             f"  {name:<16} {'-' if value is None else f'{value:.1f}':>6}"
             for name, value in score.per_class.items()
@@ -136,7 +143,11 @@ def lines(card: Card) -> list[str]:
 
 
 def _score(card: Card) -> str:
-    return f"mIoU {card.scores[0].miou:.1f} % on {card.scores[0].split}" if card.scores else "no score"
+    return f"mIoU {card.scores[0].miou:.1f} % on {_where(card.scores[0])}" if card.scores else "no score"
+
+
+def _where(score: Score) -> str:
+    return score.split if score.data is None else f"{score.data} {score.split}"
 
 
 def _latency(card: Card) -> str:

@@ -98,7 +98,12 @@ def _write_animation(source: Path, path: Path, paint: Callable[[Pixels], Pixels]
 
 def _frame_count(source: Path) -> int:
     with _opened(source) as image:
-        return getattr(image, "n_frames", 1)
+        return image.n_frames if _is_animation(image) else 1
+
+
+def _is_animation(image: Any) -> bool:
+    # A camera's .jpg may hold further pictures (MPO): previews of other sizes, not frames.
+    return image.format in ("GIF", "PNG", "WEBP") and image.n_frames > 1
 
 
 def _frames(source: Path) -> Iterator[tuple[Pixels, float]]:
@@ -106,7 +111,7 @@ def _frames(source: Path) -> Iterator[tuple[Pixels, float]]:
     from PIL import ImageOps, ImageSequence
 
     with _opened(source) as image:
-        for frame in ImageSequence.Iterator(image):
+        for frame in ImageSequence.Iterator(image) if _is_animation(image) else [image]:
             # Cameras store pictures lying down, and note which way is up.
             upright = ImageOps.exif_transpose(frame).convert("RGB")
             yield np.asarray(upright), frame.info.get("duration", 0)

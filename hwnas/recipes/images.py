@@ -6,6 +6,7 @@ import io
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +31,7 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
     ``dataset[i]`` gives the image, float32 ``[3, h, w]``, normalised as segmentation data are, and its
     class, int64. ``dataset[i, seed]`` draws crop and mirror image from ``seed`` instead of torch's global
     random state. Zip files of a split are called ``SPLIT*.zip``; nothing is unpacked, an image is decoded
-    when it is asked for.
+    when it is asked for. A member that lies unpacked beside its zip file, too, is one image.
 
     Args:
         place: the folder, or ``NAME:DIR`` as on the command line.
@@ -122,7 +123,8 @@ class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
             content = path.read_bytes() if member is None else _archive(path, os.getpid()).read(member)
             with Image.open(io.BytesIO(content)) as opened:
                 pixels = np.array(opened.convert("RGB"))
-        except (OSError, UnidentifiedImageError, zipfile.BadZipFile) as error:
+        # Pillow raises SyntaxError for some damaged files.
+        except (OSError, SyntaxError, UnidentifiedImageError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path}{f' ({member})' if member else ''} cannot be read: {error}") from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -155,18 +157,22 @@ def _layout(split: str) -> str:
 
 def _found(root: Path, split: str) -> Iterator[tuple[Path, str | None, str]]:
     """The images of a split in a fixed order: file, or archive and member; and the class."""
+    unpacked: set[Path] = set()
     for path in sorted((root / split).rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            yield path, None, _class_of(path.relative_to(root), root)
+            name = path.relative_to(root)
+            unpacked.add(name)
+            yield path, None, _class_of(name, root)
     for path in sorted(root.glob(f"{split}*.zip")):
         try:
             with zipfile.ZipFile(path) as archive:
                 names = sorted(archive.namelist())
         except zipfile.BadZipFile as error:
             raise DataError(f"{path} is no zip file, or a damaged one: {error}") from error
-        for name in names:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and Path(name).parts[0] == split:
-                yield path, name, _class_of(Path(name), path)
+        for member in names:
+            name = Path(member)
+            if name.suffix.lower() in IMAGE_SUFFIXES and name.parts[0] == split and name not in unpacked:
+                yield path, member, _class_of(name, path)
 
 
 def _class_of(name: Path, place: Path) -> str:

@@ -26,15 +26,12 @@ _STRONG = (
         cache=True,
         augmentation=JointAugmentation(crop=(360, 480), scale=(1.0, 2.5)),
         batch=16,
-        auxiliary=True,
         fit=FitConfig(epochs=120, lr=0.05, warmup_epochs=2, precision="bf16", channels_last=True),
     ),
     Stage(
         name="target",
         cache=True,
         batch=16,
-        class_weight_offset=1.1,
-        auxiliary=True,
         fit=FitConfig(
             epochs=600,
             lr=0.05,
@@ -49,8 +46,14 @@ _STRONG = (
 
 
 def _taught(stage: Stage) -> Stage:
-    fit = FitConfig(**{**stage.fit.model_dump(), "distillation_weight": 1.0})
-    return Stage(**{**stage.model_dump(), "fit": fit})
+    taught = {
+        "augmentation": JointAugmentation(crop=(360, 480)),
+        "unlabelled": ("idd_lite",),
+        # Where things are about as large as in CamVid.
+        "unlabelled_size": (340, 480),
+        "fit": FitConfig(**{**stage.fit.model_dump(), "distillation_weight": 1.0}),
+    }
+    return Stage(**{**stage.model_dump(), **taught})
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -71,12 +74,11 @@ RECIPES: Mapping[str, Recipe] = {
         about="images of all sorts, other streets, then the target for long, for a GPU", stages=_STRONG
     ),
     "taught": Recipe(
-        about="strong, and a teacher with weights from ImageNet, trained on the target first",
+        about="strong, and a teacher with weights from ImageNet that teaches on other streets too",
         stages=(*_STRONG[:-1], _taught(_STRONG[-1])),
         teacher=TeacherStage(
             cache=True,
             batch=16,
-            class_weight_offset=1.1,
             fit=FitConfig(
                 epochs=200,
                 lr=0.02,

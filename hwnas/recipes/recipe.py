@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal, Self
 
@@ -71,11 +72,22 @@ class Stage(BaseModel):
         if self.auxiliary and self.fit.compiled:
             raise ValueError("auxiliary heads are not heard in a compiled training: leave one of them out")
         if self.task == "classification":
-            idle = [name for name in ("size", "class_weight_offset") if getattr(self, name)]
+            idle = [name for name in ("size", "class_weight_offset", "auxiliary") if getattr(self, name)]
             if idle:
                 raise ValueError(
                     f"{idle[0]} means nothing to a classifier: leave it out"
                     + (", and set augmentation.crop" if idle[0] == "size" else "")
+                )
+            usual = JointAugmentation(crop=self.augmentation.crop, flip=self.augmentation.flip)
+            changed = [
+                field.name
+                for field in fields(JointAugmentation)
+                if getattr(self.augmentation, field.name) != getattr(usual, field.name)
+            ]
+            if changed:
+                raise ValueError(
+                    f"augmentation.{changed[0]} means nothing to a classifier, which only crops "
+                    "(augmentation.crop, least_share) and mirrors (augmentation.flip): leave it out"
                 )
         if self.fit.distillation_weight and (self.data != TARGET or self.task != "segmentation"):
             raise ValueError(f'a teacher (distillation_weight) can only teach to segment the "{TARGET}" data')

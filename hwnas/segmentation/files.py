@@ -178,7 +178,8 @@ def _decode(path: Path, *, convert: str | None = None) -> Pixels:
             return np.array(image.convert(convert) if convert else image)
     except FileNotFoundError:
         raise DataError(f"no image file {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
+    # Pillow raises SyntaxError for some damaged files.
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 

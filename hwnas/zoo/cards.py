@@ -20,8 +20,10 @@ class Score(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    data: str | None = None
+    """The data set that was evaluated on, with classes of its own; None: the card's."""
     split: str
-    """What was evaluated on."""
+    """What was evaluated on: which part of them."""
     trained_on: str
     """What had been trained on: the card's split, unless the score is of a twin that held images out."""
     images: int | None = None

@@ -69,9 +69,9 @@ def pack(
             one training: its stages and its seconds come before the run's.
 
     Raises:
-        InvalidInput: a name that is none, weights beyond fp16's range, or too large; an evaluation of other
-            weights or a measurement of another architecture; ``before`` is of another
-            architecture, or it or the run has no recipe with stages.
+        InvalidInput: a name that is none, weights beyond fp16's range, or too large; a split that leaves out
+            some of what the run's own files say; an evaluation of other weights or a measurement of another
+            architecture; ``before`` is of another architecture, or it or the run has no recipe with stages.
         GenotypeError, CheckpointError, DataError: the run's folder lacks a file, or has a damaged one.
     """
     from safetensors.torch import save
@@ -94,6 +94,9 @@ def pack(
     rounded = copy.deepcopy(network)
     put_weights(rounded, weights, name)
     fitted = _read(run / "fit.json")
+    _, said = trained_on(run)
+    if said is not None and not set(said.split("+")) <= set(split.split("+")):
+        raise InvalidInput(f"{run} was trained on the split {said}, by its own files; got {split}.")
     recipe = _read(run / "recipe.json") if (run / "recipe.json").is_file() else {"fit": fitted["config"]}
     seconds = _seconds(run, recipe)
     if before is not None:
@@ -168,14 +171,25 @@ def twin_score(run: str | Path, twin: str | Path) -> Score:
     ours, theirs = (Genotype.load(folder / GENOTYPE).short_id for folder in (run, twin))
     if ours != theirs:
         raise InvalidInput(f"{twin} is no twin of {run}: its architecture is {theirs}, not {ours}.")
-    trained = _read(twin / "fit.json").get("data") or {}
-    # A recipe's training calls it so, a plain one keeps the fields of its data.
-    split = trained.get("split") or trained.get("train")
-    if split is None and (twin / "run.json").is_file():
-        split = _read(twin / "run.json").get("data", {}).get("train")
+    _, split = trained_on(twin)
     if split is None:
         raise DataError(f"neither fit.json nor run.json in {twin} says which split it was trained on.")
     return _score(twin / "eval.json", split)
+
+
+def trained_on(run: str | Path) -> tuple[str | None, str | None]:
+    """The data set that a training was on, without its place, and the split; None where nothing says.
+
+    Raises:
+        DataError: there is no ``fit.json``, or a damaged file.
+    """
+    run = Path(run)
+    trained = _read(run / "fit.json").get("data") or {}
+    began = _read(run / "run.json").get("data", {}) if (run / "run.json").is_file() else {}
+    # A recipe's training calls them so, a plain one keeps the fields of its data.
+    name = trained.get("data") or trained.get("name") or began.get("name")
+    split = trained.get("split") or trained.get("train") or began.get("train")
+    return None if name is None else name.partition(":")[0], split
 
 
 def _refuse_other(path: Path, name: str, ours: str, remedy: str) -> None:

@@ -1,7 +1,8 @@
 import pytest
+from PIL import Image
 
-from hwnas.cli.data import DataChoice, evenly_spread
-from hwnas.errors import InvalidInput
+from hwnas.cli.data import DataChoice, class_count, evenly_spread
+from hwnas.errors import DataError, InvalidInput
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,17 @@ def test_images_on_the_device_are_the_same_batches():
         assert images.description() == DataChoice.of("synthetic", 2, {"length": 4}).description()
     for one, other in zip(*batches, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_classes_are_those_of_the_split_that_is_trained_on(tmp_path):
+    (tmp_path / "classes.json").write_text('{"names": ["road", "sky", "car"]}')
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "day").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / kind / "day" / "a.png")
+    images = DataChoice.of(f"folders:{tmp_path}", 2, {"train": "day"})
+    assert images.class_count() == class_count(images.name, "day") == 3
+    with pytest.raises(DataError, match="images/train"):
+        class_count(images.name)
 
 
 def test_who_loads_is_said_once():

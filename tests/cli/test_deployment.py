@@ -1,6 +1,7 @@
 """From a trained run to files, scores of files, predictions on pictures and an entry of the zoo."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,45 @@ def test_options_that_would_do_nothing_are_refused(run, tmp_path):
     assert result.exit_code == EXIT_ERROR
     assert "--set data.length says how data are loaded, and nothing says which" in result.stderr
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_run_that_was_trained_on_another_split_has_no_score_on_it(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "eval.json").unlink()
+    for left in ("weights.pt", "fit.json", "fit.log.jsonl", *(path.name for path in copy.glob("fit-*"))):
+        (copy / left).unlink(missing_ok=True)
+    shutil.rmtree(copy / "checkpoints", ignore_errors=True)
+    fitted = hwnas("fit", copy, "--set", "data.train=val", *settings(epochs=1, device="cpu"))
+    assert fitted.exit_code == 0, fitted.output
+    evaluated = hwnas("eval", copy, "--pictures", "0")
+    assert (
+        "was trained on val of these data: its score there says nothing of other images" in evaluated.stderr
+    )
+    about = ("--about", "a test", "--licence", "none: drawn", "--training-device", "a CPU")
+    packed = hwnas("zoo", "pack", copy, "tiny", "--out", tmp_path / "zoo", *about)
+    assert packed.exit_code == EXIT_ERROR
+    assert "is an evaluation on val, which is part of what it was trained on, val" in packed.stderr
+    other = hwnas("zoo", "pack", copy, "tiny", "--out", tmp_path / "zoo", *about, "--data", "camvid:nowhere")
+    assert other.exit_code == EXIT_ERROR
+    assert "was trained on synthetic, not on camvid:nowhere" in other.stderr
+
+
+def test_a_network_is_not_exported_with_the_classes_of_other_data(tmp_path):
+    result = hwnas(
+        "export", "autortnet-c-camvid", "--data", "cityscapes:nowhere", "--out", tmp_path / "c.onnx"
+    )
+    assert result.exit_code == EXIT_ERROR
+    assert "autortnet-c-camvid tells apart sky, building" in result.stderr
+    assert "the classes of cityscapes:nowhere are road, sidewalk" in result.stderr
+    assert not (tmp_path / "c.onnx").exists()
+
+
+def test_pictures_are_predicted_by_a_network_of_the_zoo_where_none_is_named(picture, tmp_path):
+    result = hwnas("predict", picture, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "assuming --net autortnet-a-camvid" in result.stderr
+    assert (tmp_path / "street.png").is_file()
 
 
 def test_a_twin_scores_for_a_network_that_was_trained_on_all(run, tmp_path):

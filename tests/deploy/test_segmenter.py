@@ -86,6 +86,15 @@ def test_a_picture_that_lies_down_is_put_upright(tmp_path):
         assert np.asarray(found)[0, :, 0].tolist() == [255] * 6
 
 
+def test_a_photograph_with_a_preview_is_one_picture(tmp_path):
+    photograph, preview = Image.fromarray(half_red(16, 24)), Image.fromarray(half_red(6, 8))
+    photograph.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    path, frames = overlay_file(tmp_path / "a.jpg", tmp_path / "out", inverted)
+    assert (path.name, frames) == ("a.png", 1)
+    with Image.open(path) as found:
+        assert found.size == (24, 16)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.webp"])
 def test_a_picture_is_not_overwritten_by_its_overlay(name, tmp_path):
     frames = [Image.fromarray(np.full((6, 8, 3), value, np.uint8)) for value in (0, 100)]

@@ -1,6 +1,7 @@
 import io
 import json
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -164,6 +165,45 @@ def test_a_damaged_zip_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"train-0\.zip \(train/n0\d/0\.png\) cannot be read: Bad CRC-32"):
         for index in range(3):
             LabelledImages(tmp_path, "train").read(index)
+
+
+def test_a_member_that_is_damaged_before_its_checksum_is_named(tmp_path):
+    path = as_zip(tmp_path / "plain.zip", "train", painted(count=1))
+    with (
+        zipfile.ZipFile(path) as plain,
+        zipfile.ZipFile(tmp_path / "train-0.zip", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+        members = packed.infolist()
+    content = bytearray((tmp_path / "train-0.zip").read_bytes())
+    for member in members:
+        # Where the deflated bytes begin: a block type that there is not.
+        content[member.header_offset + 30 + len(member.filename)] = 0xFF
+    (tmp_path / "train-0.zip").write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"train-0\.zip \(train/n0\d/0\.png\) cannot be read: "):
+        LabelledImages(tmp_path, "train").read(0)
+
+
+def test_a_picture_whose_chunks_are_damaged_is_named(folder):
+    path = folder / "train/n01/0.png"
+    whole = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    at = whole.index(b"IDAT")
+    size = int.from_bytes(whole[at - 4 : at], "big")
+    half = b"IDAT" + whole[at + 4 : at + 4 + size // 2]
+    first = (size // 2).to_bytes(4, "big") + half + zlib.crc32(half).to_bytes(4, "big")
+    # The second half in a chunk whose name is none.
+    path.write_bytes(whole[: at - 4] + first + b"\0\0\0\4\0\0\0\0" + whole[at + 4 + size // 2 :])
+    with pytest.raises(DataError, match=r"n01/0\.png cannot be read"):
+        LabelledImages(folder, "train").read(0)
+
+
+def test_what_lies_unpacked_beside_its_zip_file_is_one_image(folder):
+    alone = LabelledImages(folder, "train")
+    as_zip(folder / "train-0.zip", "train", painted() | {"n01/new.png": painted()["n01/0.png"]})
+    both = LabelledImages(folder, "train")
+    assert len(both) == len(alone) + 1
+    assert torch.equal(both.read(len(alone)), alone.read(0))
 
 
 def test_crops_have_the_share_and_the_shape_that_were_drawn(monkeypatch):

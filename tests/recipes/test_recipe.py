@@ -75,6 +75,15 @@ def test_the_data_that_are_needed_come_in_the_order_of_need():
             [{"name": "a", "data": "x", "task": "classification", "class_weight_offset": 1.1}, TARGET],
             "class_weight_offset means nothing to a classifier",
         ),
+        (
+            [{"name": "a", "data": "x", "task": "classification", "auxiliary": True}, TARGET],
+            "auxiliary means nothing to a classifier",
+        ),
+        (
+            [{"name": "a", "data": "x", "task": "classification", "augmentation": {"hue": 0.2}}, TARGET],
+            "augmentation.hue means nothing to a classifier, which only crops (augmentation.crop, "
+            "least_share) and mirrors (augmentation.flip): leave it out",
+        ),
         ([{**TARGET, "augmentation": {"rare_share": 0.3}}], "rare_share is 0.3, and rare names no class to"),
         ([{**TARGET, "epochs": 3}], "stages.0.epochs: Extra inputs are not permitted (got 3)"),
         (
