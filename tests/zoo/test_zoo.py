@@ -349,4 +349,6 @@ def test_every_network_that_comes_with_hwnas_is_sound():
     for name in zoo.names():
         card = zoo.card(name)
         assert card.name == name and card.size_bytes <= 12 * 2**20
+        assert card.latency is not None
+        assert all(set(score.per_class) and score.images for score in card.scores) and card.scores
         hwnas.load(name)
