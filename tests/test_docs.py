@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hwnas.latency.header import TableHeader
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -32,3 +34,9 @@ def test_there_are_blocks_to_run() -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_field_of_a_tables_header_is_told() -> None:
+    _, _, section = (ROOT / "docs/measuring.md").read_text().partition("\n## What the header says\n")
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(TableHeader.model_fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,7 @@ def _backend(name: str, devices: list[Device]) -> dict[str, Any]:
     if extra:
         detail = "; ".join(filter(None, [detail, extra["said"]]))
         if not works_on:
-            why_not = {device: f"{why} {extra['said']}" for device, why in why_not.items()}
+            why_not = {device: f"{why.rstrip('.')}. {extra['said']}" for device, why in why_not.items()}
     return {"works_on": works_on, "why_not": why_not, "detail": detail} | extra
 
 
@@ -142,9 +143,25 @@ def _onnxruntime() -> dict[str, Any]:
         offered, real = real_providers()
     except HwnasError:
         return {}
+    except Exception as error:  # noqa: BLE001 - what is left of a package may raise anything
+        return {"said": _broken_onnxruntime(error)}
     lost = [name for name in offered if name not in real]
     said = f"of {', '.join(offered)} a session gets {real[0]}"
     return {"providers": real, "said": said + (f", and cannot start {', '.join(lost)}" if lost else "")}
+
+
+def _broken_onnxruntime(error: Exception) -> str:
+    """What is wrong with an ONNX Runtime that is there and does not work, and what mends it."""
+    found = sys.modules.get("onnxruntime")
+    folders = ", ".join(getattr(found, "__path__", ()))
+    wrong = f"ONNX Runtime fails ({type(error).__name__}: {' '.join(str(error).split())})"
+    # A folder that imports without a file of its own is what an uninstalled package left.
+    if folders and getattr(found, "__file__", None) is None:
+        wrong = f"Of ONNX Runtime only a folder is left ({folders})"
+    return (
+        f"{wrong}: pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'hwnas[onnxruntime]' or, "
+        "for a GPU, 'hwnas[onnxruntime-gpu]'."
+    )
 
 
 def _tensorrt() -> dict[str, Any]:

@@ -176,7 +176,11 @@ def _milliseconds(folder: RunFolder) -> str:
     arch = ArchParameters(folder.space.choices().values())
     cost = ExpectedLatency(folder.space.record(batch=table.header.batch), arch.choices, table)
     network = arch.one_hot(folder.space.assignment(folder.genotype)).weights
+    interval = cost.interval_ms(network)
     shown = ""
+    if interval is not None:
+        low, high = map(in_ms, interval)
+        shown = f"<p>{in_ms(cost.total(network))} ms in all by the table (95 %: {low} to {high} ms)</p>"
     for title, shares in (("part", cost.by_block(network)), ("kind of op", cost.by_kind(network))):
         total = sum(shares.values())
         ordered = sorted(((ms, name) for name, ms in shares.items() if ms > 0), reverse=True)

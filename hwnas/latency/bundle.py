@@ -23,6 +23,7 @@ from hwnas.latency.bundle_files import (
     BundleEntry,
     BundleInput,
     BundlePrecision,
+    BundleResults,
     Manifest,
     OpCount,
     load_manifest,
@@ -36,6 +37,7 @@ from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.profile import NetworkSubject
 from hwnas.latency.solve import NetworkTiming
 from hwnas.latency.steadiness import uncertainty, unsteadiness
+from hwnas.latency.stopping import ROUNDS_THAT_TELL
 from hwnas.latency.subjects import OpSubject, plausible_inputs
 from hwnas.latency.table import LatencyTable, check_batch
 from hwnas.latency.timing import Timing
@@ -222,14 +224,42 @@ def import_bundle(
         *unsteadiness(slowdown, manifest.settings.tolerance),
         *uncertainty(timings.values(), manifest.settings.relative_error),
     ]
+    if busy:
+        busy.append(_likely_causes(found))
     if busy and manifest.settings.busy == "refuse" and not allow_busy:
         raise MeasurementFailed(
             f"the machine was not steady: {' '.join(busy)} End what else runs on {conditions.device}, delete "
             f"{path.name} there and measure again (python3 run.py), or accept such numbers (--allow-busy)."
         )
-    header = header.model_copy(update={"remarks": (*found.remarks, *busy)})
+    rounds = min((timing.rounds for timing in timings.values()), default=ROUNDS_THAT_TELL)
+    remarks = [*found.remarks, *busy]
+    if rounds < ROUNDS_THAT_TELL:
+        remarks.append(
+            f"Rounds of an entry: {rounds}. Fewer than {ROUNDS_THAT_TELL} do not tell how well it is known."
+        )
+    header = header.model_copy(update={"remarks": tuple(remarks)})
     if not networks:
         return ImportedBundle(manifest, LatencyTable(header, ops))
     table = LatencyTable(header.model_copy(update={"protocol": "probe"}), isolated=ops, networks=networks)
     table.solve(list(ops))
     return ImportedBundle(manifest, table)
+
+
+def _likely_causes(found: BundleResults) -> str:
+    """What may have disturbed the device, by its states before the first reading and after the last."""
+    # steadiness.causes would name what runs on this machine, now.
+    before, after, device = found.before, found.after, found.conditions.device
+    causes = []
+    # A clock that rose was idle: the state before is from before the models were loaded.
+    if before.cpu_mhz and after.cpu_mhz and after.cpu_mhz < 0.9 * before.cpu_mhz:
+        causes.append(f"the CPU's clock went from {before.cpu_mhz:.0f} to {after.cpu_mhz:.0f} MHz")
+    seconds = after.seconds - before.seconds
+    # Each process counts its own: between two runs there is no difference.
+    if found.processes == 1 and seconds > 0:
+        rate = ((after.involuntary_switches or 0) - (before.involuntary_switches or 0)) / seconds
+        if rate > 20:
+            causes.append(f"run.py was pushed off its core {rate:.0f} times a second")
+    load = after.load_average or 0.0
+    if device.kind == "cpu" and device.cores and load > device.cores:
+        causes.append(f"the load average was {load:.1f} on {device.cores} cores")
+    return f"Likely causes: {'; '.join(causes)}." if causes else "What disturbed it does not show."

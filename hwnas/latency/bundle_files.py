@@ -121,8 +121,16 @@ class Readings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rounds_ms: tuple[Annotated[tuple[_Reading, ...], Field(min_length=1)], ...]
-    rounds_by_run: tuple[int, ...] = ()
+    rounds_by_run: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """How many of the rounds each run of the runner measured; empty: not on record."""
     error: str | None
+
+    @model_validator(mode="after")
+    def _of_these_rounds(self) -> Self:
+        counted, there = sum(self.rounds_by_run), len(self.rounds_ms)
+        if self.rounds_by_run and counted != there:
+            raise ValueError(f"rounds_by_run adds up to {counted} rounds, and rounds_ms holds {there}")
+        return self
 
 
 class BundleResults(BaseModel):

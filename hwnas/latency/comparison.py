@@ -13,6 +13,10 @@ from hwnas.ops import OpKey
 
 Verdict = Literal["same", "faster", "slower", "ambiguous"]
 
+# Where rows are the same, an interval may reach up to so many times the tolerance: what moves a whole build
+# makes any of them 3 to 4 % wide.
+_REACH = 2.0
+
 
 @dataclass(frozen=True)
 class RowComparison:
@@ -76,7 +80,8 @@ def compare(first: LatencyTable, second: LatencyTable, tolerance: float = 0.03) 
     """The rows of ``second`` against those of ``first``, each with its 95 % interval in view.
 
     A row is slower or faster if the intervals lie apart by more than ``tolerance``; the same if the
-    milliseconds agree within it; and ambiguous if neither holds: then measure more.
+    milliseconds agree within it and neither interval reaches further from them than twice that, or if both
+    tables hold the very same timing; and ambiguous if none of this holds: then measure more.
 
     Raises:
         InvalidInput: the tables have no row in common.
@@ -92,12 +97,14 @@ def compare(first: LatencyTable, second: LatencyTable, tolerance: float = 0.03) 
         mine, theirs = first.rows[key], second.rows[key]
         low, high = one.of(mine)
         low_other, high_other = other.of(theirs)
+        reach = max(high - mine.median_ms, high_other - theirs.median_ms)
+        difference = abs(theirs.median_ms - mine.median_ms)
         verdict: Verdict = "ambiguous"
         if low_other > high * (1 + tolerance):
             verdict = "slower"
         elif high_other < low * (1 - tolerance):
             verdict = "faster"
-        elif abs(theirs.median_ms - mine.median_ms) <= tolerance * mine.median_ms:
+        elif mine == theirs or max(difference, reach / _REACH) <= tolerance * mine.median_ms:
             verdict = "same"
         rows.append(RowComparison(key, mine.median_ms, theirs.median_ms, verdict))
     rows.sort(key=lambda row: -max(row.ratio, 1 / row.ratio if row.ratio else float("inf")))

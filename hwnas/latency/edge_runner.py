@@ -186,6 +186,11 @@ class Results:
 
     def save(self) -> None:
         """Write the file."""
+        for entry in self.entries.values():
+            shares = entry.get("rounds_by_run")
+            if shares:
+                # Counted here, not at each visit: an interruption between a round and its count parts them.
+                shares[-1] = len(entry["rounds_ms"]) - sum(shares[:-1])
         self.content["after"] = machine_state()
         whole = {"checksum": digest(self.content), **self.content}
         write_atomically(self.path, json.dumps(whole, allow_nan=False).encode())
@@ -444,6 +449,9 @@ class OnnxRuntime:
             "onnx_opset": str(manifest["opset"]),
         }
         self.settings = {"provider": provider, "clock": clock}
+        if provider != "cpu":
+            # By default; naming the option is refused by ONNX Runtime before 1.18, which boards have.
+            self.settings["tf32"] = "allowed"
         if threads > 1:
             self.settings["spinning"] = "stopped after each run"
 
@@ -457,7 +465,7 @@ class OnnxRuntime:
         return " and ".join(found) or "onnxruntime"
 
     def remarks(self) -> list[str]:
-        """None."""
+        """None: whether a block is bound by its launches does not show by the host's clock."""
         return []
 
     def _session(self, model: bytes) -> Any:
@@ -548,12 +556,11 @@ class TensorRt:
         self._strong = hasattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
         self._prepared = self._launch_bound = 0
         self.versions = {"tensorrt": tensorrt.__version__, "onnx_opset": str(manifest["opset"])}
-        self.settings = {
-            "clock": "CUDA events",
-            "cuda_graph": "False",
-            "cache": "warm",
-            "typing": "strong" if self._strong else "weak",
-        }
+        # TF32 is the builder's default, and no timing cache is handed to it.
+        self.settings = {"cuda_graph": "False", "tf32": "allowed", "timing_cache": "False", "cache": "warm"}
+        if not self._strong:
+            # TensorRT then chooses precisions itself, as hwnas never lets it: no other table mixes with this.
+            self.settings["typing"] = "weak"
 
     def remarks(self) -> list[str]:
         """How many models were bound by their launches."""
@@ -697,7 +704,6 @@ class Run:
                     total -= results.missing(name) - 1
                 else:
                     entry["rounds_ms"].append([round(value, 6) for value in readings])
-                    entry["rounds_by_run"][-1] += 1
                 done += 1
                 now = time.monotonic()
                 if now - saved >= self.settings["save_every_seconds"]:

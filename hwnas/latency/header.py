@@ -13,6 +13,12 @@ from hwnas.latency.device import Device, DeviceState
 TableProtocol = Literal["isolated", "probe", "formula"]
 """How rows were found: each op timed alone; solved from whole networks; computed."""
 
+UNNAMED_BACKEND = "networks"
+"""The backend of a table that was made of networks of which nobody says what measured them."""
+
+OPTIONS = ("provider", "cuda_graph", "mode", "timing_cache")
+"""Which settings are options of a backend too, as ``hwnas profile --set backend.NAME=VALUE`` takes them."""
+
 
 class TableHeader(BaseModel):
     """Everything that the numbers of a table depend on, apart from the op."""
@@ -68,17 +74,22 @@ class TableHeader(BaseModel):
                     lines.append(f"{name}: {mine.get(name, 'none')} against {theirs.get(name, 'none')}")
         return lines
 
-    def command(self, path: Path | None = None, *, device: str | None = None) -> str:
-        """The command that measures a table under this header.
+    def command(self, path: Path | None = None, *, device: str | None = None) -> str | None:
+        """The command that measures a table under this header; None of networks that were measured elsewhere.
 
         Args:
             path: the table's file.
             device: an alias that stands in for the header's device.
         """
+        if self.backend == UNNAMED_BACKEND:
+            return None
         space = self.space.get("name", "SPACE")
+        options = [
+            f"--set backend.{name}={self.settings[name]} " for name in OPTIONS if name in self.settings
+        ]
         return (
             f"hwnas profile {space} --device {device or self.device.alias} --backend {self.backend} "
-            f"--precision {self.precision} --batch {self.batch} --threads {self.threads} "
+            f"--precision {self.precision} --batch {self.batch} --threads {self.threads} {''.join(options)}"
             f"{'--protocol isolated ' if self.protocol == 'isolated' else ''}--out {path or 'FILE'}"
         )
 

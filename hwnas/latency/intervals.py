@@ -15,6 +15,9 @@ _POOLED_FREEDOM = 4
 # minutes, so that nothing within one build shows it. Builds in benchmarks/results differ as a whole by up to
 # 4 %.
 _OF_A_BUILD = 0.01
+# Relative standard deviation of the only visit to an entry, at least: in benchmarks/results visits differ by
+# 1 to 2.5 % within a process, and processes by 1 to 6 %, where nothing else runs.
+_OF_A_VISIT = 0.03
 # Relative deviation up to which a solved row is that of a formula.
 _CERTAIN = 1e-6
 # Student's t, 97.5 %, for 1, 2, … degrees of freedom; 1.96 beyond.
@@ -28,7 +31,8 @@ class Intervals:
     and the machine's mood change from process to process and from round to round. What counts here are the
     medians of processes (of rounds, where there was one process only). A row's own few are pooled with those
     of all rows, as a scaled inverse chi-square prior would. What moves a whole build is added as an
-    assumption.
+    assumption. So is how visits differ where a table of single rounds does not show it: by 3 %, or by as much
+    as the readings of the visit where that is more; by nothing where these are all equal, as a formula's are.
 
     Args:
         timings: all complete rows of a table.
@@ -68,6 +72,8 @@ class Intervals:
         count = len(timing.process_medians_ms)
         if not count:
             return 0.0
+        if count == 1 and not self.pooled:
+            return _of_one_visit(timing)
         own = _relative_variance(timing) or 0.0
         variance = ((count - 1) * own + _POOLED_FREEDOM * self.pooled) / (count - 1 + _POOLED_FREEDOM)
         return math.sqrt(variance / count)
@@ -78,6 +84,16 @@ def _relative_variance(timing: Timing) -> float | None:
     if len(medians) < 2 or timing.median_ms <= 0:
         return None
     return statistics.variance(medians) / timing.median_ms**2
+
+
+def _of_one_visit(timing: Timing) -> float:
+    """The relative deviation that is assumed of the only visit to an entry."""
+    readings = [ms for values in timing.readings_ms for ms in values]
+    # A single reading equals itself, whatever it is of.
+    is_a_formulas = len(readings) > 1 and min(readings) == max(readings)
+    if is_a_formulas or timing.median_ms <= 0:
+        return 0.0
+    return max(_OF_A_VISIT, timing.spread_ms / timing.median_ms)
 
 
 def _median_of_chi_square(freedom: int) -> float:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from hwnas.errors import MeasurementFailed
 from hwnas.latency.device import Device
 from hwnas.latency.formula import default_formula
-from hwnas.latency.header import TableHeader
+from hwnas.latency.header import UNNAMED_BACKEND, TableHeader
 from hwnas.latency.intervals import Intervals
 from hwnas.latency.solve import NetworkTiming, Solution, solve_rows
 from hwnas.latency.table_file import TableContent
 from hwnas.latency.timing import Timing
 from hwnas.ops import OpKey
 from hwnas.record import Recording
-
-UNNAMED_BACKEND = "networks"
-"""The backend of a table that was made of networks of which nobody says what measured them."""
 
 
 class RecordedSpace(Protocol):
@@ -63,13 +62,24 @@ def content_of_networks(
             NetworkTiming.of(
                 genotype.short_id,
                 recording.count(space.assignment(genotype)),
-                Timing.from_rounds([[milliseconds]]),
+                _timing_of(genotype, milliseconds),
             )
             for genotype, milliseconds in networks
         ],
         verification=None,
     )
     return solve_content(content, keys, prior_ms or {key: default_formula(key) for key in keys})[0]
+
+
+def _timing_of(genotype: Any, milliseconds: float) -> Timing:
+    """What somebody says that a network takes."""
+    # Readings are kept to the nanosecond, and what rounds to nothing would be divided by.
+    if not 0.0 < round(milliseconds, 6) < math.inf:
+        raise MeasurementFailed(
+            f"network {genotype.short_id} is said to take {milliseconds} ms; expected a finite number, of a "
+            "nanosecond or more. Correct it, or leave that network out."
+        )
+    return Timing.from_rounds([[milliseconds]])
 
 
 def solve_content(

@@ -10,11 +10,11 @@ from hwnas.errors import CorruptTable, InvalidInput, MissingLatency, TableMismat
 from hwnas.latency.backend import LatencyBackend, Precision
 from hwnas.latency.device import Device
 from hwnas.latency.formula import default_formula
-from hwnas.latency.header import TableHeader
+from hwnas.latency.header import UNNAMED_BACKEND, TableHeader
 from hwnas.latency.intervals import Intervals
 from hwnas.latency.levelling import levelled
 from hwnas.latency.merging import merge_content
-from hwnas.latency.networks import UNNAMED_BACKEND, RecordedSpace, content_of_networks, solve_content
+from hwnas.latency.networks import RecordedSpace, content_of_networks, solve_content
 from hwnas.latency.packaged import table_file
 from hwnas.latency.solve import NetworkTiming, Solution
 from hwnas.latency.table_file import TableContent, checksum, read_content, rows_digest, write_content
@@ -171,9 +171,13 @@ class LatencyTable:
             ]
         if not said.is_good:
             return [
-                f"{name} failed its verification ({said.calibrated}): do not rely on its "
-                "predictions. Delete it (what is complete is never measured again), measure anew on a quiet "
-                "machine, and verify that:  " + self.header.command(self.path)
+                f"{name} failed its verification ({said.calibrated}): do not rely on its predictions. "
+                + _with_command(
+                    "Delete it (what is complete is never measured again), measure anew on a quiet machine, "
+                    "and verify that",
+                    self.header,
+                    self.path,
+                )
             ]
         return []
 
@@ -215,8 +219,12 @@ class LatencyTable:
             f"{len(missing)} of {len(wanted)} op keys have no row in {where} "
             f"({self.header.device.name}, {self.header.backend} {self.header.precision}):\n"
             + listing(f"{key}{self._why_missing(key)}" for key in missing)
-            + "\nMeasure them on that device (with the --preset and --set of your space, if any):  "
-            + self.header.command(self.path)
+            + "\n"
+            + _with_command(
+                "Measure them on that device (with the --preset and --set of your space, if any)",
+                self.header,
+                self.path,
+            )
         )
 
     def _why_missing(self, key: OpKey) -> str:
@@ -278,12 +286,20 @@ class LatencyTable:
         lines += header.differences(asked)
         if lines:
             alias = device if isinstance(device, str) else None
+            if "settings" not in changes and any(line.startswith(("device", "backend")) for line in lines):
+                # Switches of another backend or device may make no sense there.
+                asked = asked.model_copy(update={"settings": {}})
             raise TableMismatch(
                 f"{self.path or 'the table'} was measured under other conditions than those asked for "
                 "(table against asked):\n"
                 + "\n".join(f"  {line}" for line in lines)
-                + "\nUse a table of these conditions, or measure one (with the --preset and --set of your "
-                + f"space, if any):  {asked.command(device=alias)}"
+                + "\n"
+                + _with_command(
+                    "Use a table of these conditions, or measure one (with the --preset and --set of your "
+                    "space, if any)",
+                    asked,
+                    device=alias,
+                )
             )
 
     def with_rows(self, rows: Mapping[OpKey, Timing]) -> LatencyTable:
@@ -336,7 +352,7 @@ class LatencyTable:
         Raises:
             GenotypeError: a genotype of another space.
             InvalidInput: a prior without one of the keys.
-            MeasurementFailed: there is no network, or its milliseconds are no latency.
+            MeasurementFailed: there is no network, or the milliseconds of one are no latency: it is named.
         """
         content = content_of_networks(space, networks, header, prior_ms)
         table = cls(content.header, networks=content.networks)
@@ -369,8 +385,20 @@ class LatencyTable:
 
         Raises:
             TableMismatch: the headers differ in anything that decides a number.
+            InvalidInput: both hold the same readings; or rows are to be solved, and neither table has a
+                network that was measured to the end.
         """
         both = merge_content(self._content(), other._content())
+        is_timed = any(network.timing.status == "ok" for network in both.networks)
+        if both.header.protocol == "probe" and not is_timed:
+            raise InvalidInput(
+                "neither table has a network that was measured to the end, so there is nothing to solve rows "
+                "from. Finish each, and merge them then:\n"
+                + "\n".join(
+                    "  " + _with_command(str(one.path or "the table"), one.header, one.path)
+                    for one in (self, other)
+                )
+            )
         table = LatencyTable(both.header, both.rows, isolated=both.isolated, networks=both.networks)
         table.level()
         if table.networks:
@@ -434,6 +462,17 @@ class LatencyTable:
             )
         except InvalidInput as error:
             raise CorruptTable(f"{path}: {error}") from error
+
+
+def _with_command(what: str, header: TableHeader, path: Path | None = None, device: str | None = None) -> str:
+    """What is to be done, with the command that does it; or that there is none."""
+    command = header.command(path, device=device)
+    if command is None:
+        return (
+            "It was made of networks that were measured elsewhere, by no command of hwnas: measure there "
+            "what is wanted, and make it anew (LatencyTable.from_networks)."
+        )
+    return f"{what}:  {command}"
 
 
 def check_batch(key: OpKey, batch: int) -> None:

@@ -1,7 +1,7 @@
 """``hwnas doctor``: one line a backend, with what really works here and what to do where it does not."""
 
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -69,6 +69,24 @@ def test_without_onnxruntime_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = said("doctor")["backends"]["onnxruntime"]
     assert found["works_on"] == [] and "hwnas[onnxruntime]" in found["why_not"]["cpu"]
+
+
+def test_a_folder_that_an_uninstalled_onnxruntime_left_is_told_on_one_line(monkeypatch):
+    left = ModuleType("onnxruntime")
+    left.__path__ = ["/env/onnxruntime"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", left)
+    text = line(hwnas("doctor").output, "backend onnxruntime")
+    assert text.startswith("--") and "Of ONNX Runtime only a folder is left (/env/onnxruntime)" in text
+    assert "then pip install 'hwnas[onnxruntime]' or, for a GPU, 'hwnas[onnxruntime-gpu]'." in text
+
+
+def test_an_onnxruntime_that_fails_is_told_on_one_line(monkeypatch):
+    def fails():
+        raise RuntimeError("no\nlibcublas")
+
+    monkeypatch.setattr(onnxruntime_module, "real_providers", fails)
+    text = line(hwnas("doctor").output, "backend onnxruntime")
+    assert "ONNX Runtime fails (RuntimeError: no libcublas): pip uninstall -y onnxruntime" in text
 
 
 def test_tensorrt_says_how_far_it_comes(probed):

@@ -4,7 +4,9 @@ import pytest
 
 from hwnas.cli.diagram import graphs_of, ranks
 from hwnas.cli.folder import RunFolder
-from hwnas.cli.report import plots
+from hwnas.cli.report import _milliseconds, plots
+from hwnas.latency.table import LatencyTable
+from hwnas.latency.verification import Calibration, Scores, Verification
 from tests.cli.conftest import hwnas
 
 
@@ -53,3 +55,23 @@ def test_a_report_needs_no_other_file(run, tmp_path):
         assert len(taken) > 2
         assert sum(taken) == pytest.approx(predicted_ms, rel=0.02)
         assert sum(map(float, re.findall(r"width:([\d.]+)%", shown))) == pytest.approx(100, abs=1)
+
+
+def test_where_the_table_was_verified_a_prediction_has_an_interval(run, tmp_path):
+    for name in ("genotype.json", "table.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    assert "95 %" not in _milliseconds(RunFolder(tmp_path))
+    table = LatencyTable.load(tmp_path / "table.json")
+    scores = Scores(networks=9, rmspe_percent=1, within_5=100, within_10=100, kendall_tau=1, bias=1)
+    table.verification = Verification(
+        created="now", rows=table.rows_digest, uncalibrated=scores, calibrated=scores,
+        calibration=Calibration(), low_percent=-10.0, high_percent=20.0,
+    )  # fmt: skip
+    table.save(tmp_path / "table.json")
+    found = re.search(
+        r"<p>([\d.]+) ms in all by the table \(95 %: ([\d.]+) to ([\d.]+) ms\)",
+        _milliseconds(RunFolder(tmp_path)),
+    )
+    assert found is not None
+    predicted, low, high = map(float, found.groups())
+    assert (low, high) == pytest.approx((0.9 * predicted, 1.2 * predicted), rel=0.01)

@@ -7,6 +7,7 @@ import pytest
 from hwnas.cli.app import EXIT_ERROR, EXIT_NOT_GOOD
 from hwnas.cli.verify import lines
 from hwnas.latency import packaged
+from hwnas.latency.device import Device
 from hwnas.latency.fake import FakeBackend, default_formula
 from hwnas.latency.packaged import packaged_tables
 from hwnas.latency.table import LatencyTable
@@ -120,7 +121,14 @@ def test_an_estimate_leaves_out_what_is_there(protocol, tmp_path):
     assert refused.exit_code == EXIT_ERROR and "other conditions" in refused.stderr
 
 
-def test_two_tables_are_compared_and_merged(probed, tmp_path):
+class Dearer(FakeBackend):
+    """The same device, when it was half as quick."""
+
+    def __init__(self, **conditions):
+        super().__init__(lambda key: 2 * default_formula(key), **conditions)
+
+
+def test_two_tables_are_compared_and_merged(probed, tmp_path, monkeypatch):
     isolated = tmp_path / "isolated.json"
     hwnas("profile", "chain", "--backend", "fake", "--protocol", "isolated", "--out", isolated, *SMALL)
     same = said("table", "diff", probed, probed)
@@ -134,11 +142,22 @@ def test_two_tables_are_compared_and_merged(probed, tmp_path):
         f"… and {rows - 1} more rows (--rows N)"
         in hwnas("table", "diff", probed, probed, "--rows", "1").output
     )
-    merged = tmp_path / "merged.json"
-    result = hwnas("table", "merge", probed, probed, "--out", merged)
+    other, merged = tmp_path / "other.json", tmp_path / "merged.json"
+    monkeypatch.setattr("hwnas.cli.machine.find_backend", lambda _: Dearer)
+    hwnas("profile", "chain", "--backend", "fake", "--out", other, *SMALL)
+    assert said("table", "diff", probed, other)["verdict"] == "slower"
+    result = hwnas("table", "merge", probed, other, "--out", merged)
     assert result.exit_code == 0, result.output
-    assert len(LatencyTable.load(merged)) == len(LatencyTable.load(probed))
-    assert "exists" in hwnas("table", "merge", probed, probed, "--out", merged).stderr
+    found = LatencyTable.load(merged)
+    assert len(found) == len(LatencyTable.load(probed)) and found.header.processes == 2
+    assert "exists" in hwnas("table", "merge", probed, other, "--out", merged).stderr
+
+
+def test_a_table_is_not_merged_with_itself(probed, tmp_path):
+    result = hwnas("table", "merge", probed, probed, "--out", tmp_path / "m.json")
+    assert result.exit_code == EXIT_ERROR
+    assert "both tables hold the very same measurement of hwnas.conv" in result.stderr
+    assert not (tmp_path / "m.json").exists()
 
 
 def test_tables_of_other_conditions_are_not_merged(probed, tmp_path):
@@ -212,3 +231,20 @@ def test_nothing_is_written_into_a_table_that_came_along(probed, tmp_path, monke
     (tmp_path / "mine").rmdir()
     (tmp_path / "mine").write_text("{}")  # a file goes before
     assert "is JSON, but not a latency table" in hwnas("table", "show", "mine").stderr
+
+
+@pytest.fixture
+def doubtful(table, tmp_path):
+    """A table that was never verified, of a device that is no formula: of those there is nothing to doubt."""
+    found = LatencyTable.load(table)
+    found.header = found.header.model_copy(update={"device": Device(kind="cpu", name="some CPU")})
+    found.save(tmp_path / "doubtful.json")
+    return tmp_path / "doubtful.json"
+
+
+@pytest.mark.parametrize("verb", [("search",), ("sweep", "--latency-weights", "0.001,10")])
+def test_what_is_to_be_doubted_of_a_table_is_said_once(verb, doubtful, tmp_path):
+    fast = ("--batch", "2", *settings(epochs=2, depth_from_epoch=0, data__length=4))
+    result = hwnas(*verb, "autortnet", "--lut", doubtful, "--out", tmp_path / "run", *fast)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count(f"{doubtful} was never tested on whole networks") == 1

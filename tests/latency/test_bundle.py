@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -269,6 +270,25 @@ def test_measuring_goes_on_where_it_stopped(exported, measure):
     assert (exported / "results.json").read_bytes() == content
 
 
+def test_an_interruption_between_a_round_and_its_count_parts_nothing(exported, measure, monkeypatch):
+    class Rounds(list):
+        def append(self, readings):
+            super().append(readings)
+            raise KeyboardInterrupt
+
+    class Results(edge_runner.Results):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.entries["op-0001"]["rounds_ms"] = Rounds()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge_runner, "Results", Results)
+        assert measure(exported)[0] == 130
+    assert measure(exported)[0] == 0
+    row = import_bundle(exported).table.rows[KEYS[1]]
+    assert (row.rounds, row.rounds_by_process) == (2, (1, 1))
+
+
 def test_rounds_may_be_asked_for_there(exported, measure):
     assert measure(exported, "--rounds", "1")[0] == 0
     assert {row.rounds for row in import_bundle(exported).table.rows.values()} == {1}
@@ -277,6 +297,14 @@ def test_rounds_may_be_asked_for_there(exported, measure):
     # Fewer than are there are there already.
     assert measure(exported, "--rounds", "2")[1].readings == 0
     assert json.loads((exported / "results.json").read_text())["rounds"] == 2
+
+
+def test_too_few_rounds_to_tell_how_well_entries_are_known_are_remarked(exported, measure):
+    assert measure(exported, "--rounds", "1")[0] == 0
+    said = "Rounds of an entry: 1. Fewer than 4 do not tell how well it is known."
+    assert import_bundle(exported).table.header.remarks == (said,)
+    assert measure(exported, "--rounds", "4")[0] == 0
+    assert import_bundle(exported).table.header.remarks == ()
 
 
 def test_an_estimate_measures_nothing(exported, measure, capsys):
@@ -329,6 +357,30 @@ def test_an_empty_round_is_not_imported(measured):
     )
     with pytest.raises(CorruptTable, match=r"op-0001.rounds_ms.1: Tuple should have at least 1 item"):
         import_bundle(measured)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([1, 2], r"op-0001: .*rounds_by_run adds up to 3 rounds, and rounds_ms holds 2\. Bring the file"),
+        ([1], r"op-0001: .*rounds_by_run adds up to 1 rounds, and rounds_ms holds 2\. Bring the file"),
+        ([3, -1], r"op-0001.rounds_by_run.1: Input should be greater than or equal to 0, got -1"),
+    ],
+)
+def test_runs_whose_rounds_are_not_those_that_are_there_are_not_imported(measured, shares, message):
+    path = measured / "results.json"
+    rewritten(path, lambda content: content["entries"]["op-0001"].update(rounds_by_run=shares))
+    with pytest.raises(CorruptTable, match=message):
+        import_bundle(measured)
+
+
+def test_results_that_do_not_say_who_measured_which_rounds_are_imported(measured):
+    def without(content):
+        for entry in content["entries"].values():
+            del entry["rounds_by_run"]
+
+    rewritten(measured / "results.json", without)
+    assert {row.rounds for row in import_bundle(measured).table.rows.values()} == {2}
 
 
 def test_truncated_results_are_refused(measured, measure):
@@ -415,11 +467,12 @@ def test_results_with_other_entries_are_refused(measured):
         import_bundle(measured)
 
 
-def test_an_unsteady_machine_is_remarked_or_refused(tmp_path, measure):
-    def slow_second_round(content):
-        for entry in content["entries"].values():
-            entry["rounds_ms"][1] = [2 * value for value in entry["rounds_ms"][1]]
+def slow_second_round(content):
+    for entry in content["entries"].values():
+        entry["rounds_ms"][1] = [2 * value for value in entry["rounds_ms"][1]]
 
+
+def test_an_unsteady_machine_is_remarked_or_refused(tmp_path, measure):
     for name, busy in (("remark", "remark"), ("refuse", "refuse")):
         export(tmp_path / name, settings=QUICK.model_copy(update={"busy": busy}))
         assert measure(tmp_path / name)[0] == 0
@@ -428,6 +481,37 @@ def test_an_unsteady_machine_is_remarked_or_refused(tmp_path, measure):
     assert remarks[0].startswith("Rounds ran at unequal speed, as a ratio to the usual: 1.00, 2.00")
     with pytest.raises(MeasurementFailed, match=r"the machine was not steady: Rounds.*on Cortex-A76"):
         import_bundle(tmp_path / "refuse")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "What disturbed it does not show."),
+        ({"cpu_mhz": 1500.0}, "Likely causes: the CPU's clock went from 2400 to 1500 MHz."),
+        ({"cpu_mhz": 3600.0}, "What disturbed it does not show."),
+        ({"involuntary_switches": 810}, "Likely causes: run.py was pushed off its core 80 times a second."),
+        ({"involuntary_switches": 810, "processes": 2}, "What disturbed it does not show."),
+        (
+            {"cpu_mhz": 2000.0, "load_average": 9.0},
+            "Likely causes: the CPU's clock went from 2400 to 2000 MHz; the load average was 9.0 on 4 cores.",
+        ),
+    ],
+)
+def test_what_the_devices_states_show_of_an_unsteady_machine_is_named(tmp_path, measure, changes, said):
+    before = {"seconds": 0.0, "cpu_mhz": 2400.0, "involuntary_switches": 10, "load_average": 1.0}
+    after = {**before, "seconds": 10.0, **changes}
+    processes = after.pop("processes", 1)
+
+    def disturbed(content):
+        slow_second_round(content)
+        content.update(before=before, after=after, processes=processes)
+
+    export(tmp_path / "b", settings=QUICK.model_copy(update={"busy": "refuse"}))
+    assert measure(tmp_path / "b")[0] == 0
+    rewritten(tmp_path / "b" / "results.json", disturbed)
+    with pytest.raises(MeasurementFailed, match=re.escape(f"{said} End what else runs on Cortex-A76")):
+        import_bundle(tmp_path / "b")
+    assert import_bundle(tmp_path / "b", allow_busy=True).table.header.remarks[1] == said
 
 
 def test_two_quick_rounds_of_ten_do_not_condemn_the_others(tmp_path, measure):
@@ -457,7 +541,7 @@ def test_many_entries_that_stay_unknown_are_refused(tmp_path, measure):
     rewritten(tmp_path / "b" / "results.json", half_of_the_visits_are_slow)
     with pytest.raises(MeasurementFailed, match=r"not steady: A typical entry is known to .*on Cortex-A76"):
         import_bundle(tmp_path / "b")
-    (remark,) = import_bundle(tmp_path / "b", allow_busy=True).table.header.remarks
+    remark, _ = import_bundle(tmp_path / "b", allow_busy=True).table.header.remarks
     assert remark.endswith(" % only, where 1.25 % are wanted: visits to it differed.")
 
 

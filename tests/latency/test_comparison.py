@@ -52,6 +52,24 @@ def test_what_noise_hides_is_ambiguous():
     assert found.ratio == pytest.approx(1.3 / 1.1)
 
 
+def test_what_is_not_known_well_enough_is_not_the_same():
+    first, second = (table(**dict.fromkeys("abc", (ms, ms + 0.3))) for ms in (1.0, 1.01))
+    assert compare(first, second).counts["ambiguous"] == 3
+    # They are known to 68 % or so, and the tolerance may be half of that or more.
+    assert compare(first, second, tolerance=0.4).verdict == "same"
+    # The very same timing is, however little is known.
+    assert compare(first, first).verdict == "same"
+
+
+def test_a_single_round_tells_no_few_percent():
+    def once(ms):
+        return LatencyTable(HEADER, {key(name): Timing.from_rounds([[ms, 1.001 * ms]]) for name in "abc"})
+
+    assert compare(once(1.0), once(1.04)).verdict == "ambiguous"
+    assert compare(once(1.0), once(1.01)).verdict == "ambiguous"
+    assert compare(once(1.0), once(2.0)).verdict == "slower"
+
+
 def test_a_machine_that_is_slower_throughout():
     rows = dict.fromkeys("abcd", (1.0, 1.001))
     found = compare(table(**rows), table(**dict.fromkeys("abcd", (1.2, 1.201))))

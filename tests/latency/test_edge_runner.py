@@ -20,6 +20,7 @@ from hwnas.latency.interleaving import measure_interleaved
 from hwnas.latency.measuring import ProfileSettings
 from hwnas.latency.onnxruntime import OnnxRuntimeBackend
 from hwnas.latency.stopping import StoppingRule, visit
+from hwnas.latency.tensorrt import TensorRTBackend
 
 SOURCE = Path(edge_runner.__file__).read_text()
 MANIFEST = {"precision": "fp32", "opset": 17, "cpu_flags": list(CPU_FLAGS)}
@@ -269,6 +270,9 @@ def test_the_state_of_the_machine(monkeypatch):
     assert edge_runner.machine_state()["cpu_mhz"] == 2500.0
 
 
+ORIN = Device(kind="cuda", name="Orin", cores=16, memory_gib=30, compute_capability="8.7", driver="540.4.0")
+
+
 class Driver:
     """Imitates the C interface of the CUDA driver: an Orin."""
 
@@ -295,9 +299,7 @@ def test_a_gpu_is_asked_through_the_driver(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
     imitate(monkeypatch, {"/proc/driver/nvidia/version": "NVRM version: Kernel Module  540.4.0  Release"})
     found = Device.model_validate(edge_runner.cuda_device())
-    assert found == Device(
-        kind="cuda", name="Orin", cores=16, memory_gib=30, compute_capability="8.7", driver="540.4.0"
-    )
+    assert found == ORIN
     assert found.answers_to("orin")
 
 
@@ -317,17 +319,31 @@ def test_no_gpu_is_said(monkeypatch):
 # ONNX Runtime
 
 
+def assert_conditions_are_those_of(theirs, ours):
+    assert (ours.backend, ours.versions, ours.settings) == (theirs.name, theirs.versions(), theirs.settings())
+    assert ours.threads == theirs.threads and theirs.device.matches(Device.model_validate(ours.device))
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_conditions_are_those_of_the_backend(threads):
     pytest.importorskip("onnxruntime")
     theirs = OnnxRuntimeBackend("cpu", threads=threads)
     ours = edge_runner.OnnxRuntime(MANIFEST, "cpu", threads)
-    assert (ours.backend, ours.threads, Device.model_validate(ours.device)) == (
-        theirs.name,
-        theirs.threads,
-        theirs.device,
+    assert_conditions_are_those_of(theirs, ours)
+    assert Device.model_validate(ours.device) == theirs.device
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_conditions_on_a_gpu_are_those_of_the_backend(monkeypatch, provider, threads):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    listed = list(edge_runner.OnnxRuntime.providers.values())
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    assert_conditions_are_those_of(
+        OnnxRuntimeBackend(ORIN, threads=threads, provider=provider),
+        edge_runner.OnnxRuntime(MANIFEST, provider, threads),
     )
-    assert (ours.versions, ours.settings) == (theirs.versions(), theirs.settings())
 
 
 def test_fp16_is_refused_where_hwnas_refuses_it(monkeypatch):
@@ -363,7 +379,7 @@ def test_a_session_that_runs_elsewhere_is_refused(monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
     runtime = edge_runner.OnnxRuntime(MANIFEST, "tensorrt", 1)
-    assert runtime.settings == {"provider": "tensorrt", "clock": "wall"}
+    assert runtime.settings == {"provider": "tensorrt", "clock": "wall", "tf32": "allowed"}
     with pytest.raises(Refused, match=r"TensorrtExecutionProvider was asked for, and .* would run on CPU"):
         runtime.reader(b"", {})
     assert asked == {
@@ -391,6 +407,7 @@ class FakeTensorRt:
         self.flags, self.precision_flags, self.copied, self.addresses, self.queued = [], [], [], {}, 0
         creation = SimpleNamespace(EXPLICIT_BATCH=0, **({"STRONGLY_TYPED": 1} if strong else {}))
         tensorrt = SimpleNamespace(
+            __name__="tensorrt",
             __version__="10.3.0" if strong else "8.5.2",
             Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None}),
             Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda plan: self.engine()),
@@ -463,8 +480,15 @@ def test_tensorrt_times_a_block_of_enqueued_inferences(monkeypatch):
     assert fake.addresses == {"input": 24, "output": 20} and fake.copied == [(24, 24)]
     assert fake.flags == [1 << 1] and fake.precision_flags == []
     assert runtime.versions == {"tensorrt": "10.3.0", "onnx_opset": "17"}
-    assert runtime.settings["typing"] == "strong" and runtime.device["name"] == "Orin"
+    assert "typing" not in runtime.settings and runtime.device["name"] == "Orin"
     assert runtime.remarks() == []
+
+
+def test_conditions_in_tensorrt_are_those_of_the_backend(monkeypatch):
+    FakeTensorRt(monkeypatch)
+    # As it runs without graphs and without a cache of timings, which the runner has not.
+    theirs = TensorRTBackend(ORIN, cuda_graph=False, timing_cache=False)
+    assert_conditions_are_those_of(theirs, edge_runner.TensorRt(MANIFEST))
 
 
 def test_tensorrt_8_is_allowed_fp16_for_a_model_in_fp16(monkeypatch):

@@ -46,8 +46,22 @@ def test_rows_of_exact_milliseconds_have_no_moods():
     assert Intervals([]).of(Timing(median_ms=0.1, spread_ms=0.5, count=3))[0] == 0.0
 
 
-def test_a_single_round_knows_nothing():
-    timing = Timing.from_rounds([[1.0, 2.0]])
+def test_of_a_single_round_a_deviation_is_assumed():
+    steady, alone = Timing.from_rounds([[1.0, 1.0, 1.001]]), Timing.from_rounds([[1.0]])
+    # 3 % of its own and a build's 1 %, for this build and another; t(4) = 2.78.
+    half = 2.78 * math.sqrt(2 * (0.03**2 + 0.01**2))
+    for timing in (steady, alone):
+        assert Intervals([timing]).of(timing) == pytest.approx((1.0 - half, 1.0 + half))
+    # Readings that differ by more say more: half of 1.84 − 1.16, over 1.5.
+    spread = Timing.from_rounds([[1.0, 2.0]])
+    assert Intervals([spread]).standard_error(spread) == pytest.approx(0.34 / 1.5)
+    # Where other rows show how rounds differ, nothing is assumed.
+    intervals = Intervals([alone, Timing.from_rounds([[0.99], [1.01]])])
+    assert intervals.standard_error(alone) == pytest.approx(math.sqrt(intervals.pooled))
+
+
+def test_readings_that_are_all_equal_are_a_formulas():
+    timing = Timing.from_rounds([[1.5, 1.5]])
     assert Intervals([timing]).of(timing) == (1.5, 1.5)
 
 

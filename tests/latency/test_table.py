@@ -329,6 +329,19 @@ def test_mismatch_with_a_device_by_its_short_name(table):
     assert "hwnas profile autortnet --device v100 " in str(caught.value)
 
 
+def test_switches_are_part_of_the_command_where_they_make_sense():
+    settings = {"cuda_graph": "False", "tf32": "allowed", "timing_cache": "True"}
+    table = LatencyTable(HEADER.model_copy(update={"settings": settings}), ROWS)
+    switches = "--set backend.cuda_graph=False --set backend.timing_cache=True --protocol"
+    with pytest.raises(MissingLatency, match=switches):
+        table.require([key(48)])
+    with pytest.raises(TableMismatch, match=switches):
+        table.check(precision="fp32")
+    for other in ({"backend": "torch"}, {"device": "cpu"}, {"device": Device(kind="cpu", name="x")}):
+        with pytest.raises(TableMismatch, match="--threads 1 --protocol"):
+            table.check(**other)
+
+
 def test_threads_matter_on_a_cpu_only():
     cpu = LatencyTable(HEADER.model_copy(update={"device": Device(kind="cpu", name="x")}), ROWS)
     with pytest.raises(TableMismatch, match="threads: 1 against 2"):
