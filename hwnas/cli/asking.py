@@ -12,7 +12,7 @@ import click
 
 from hwnas.cli.choosing import DEFAULT_SPACE, Chosen, choose_space, space_options
 from hwnas.cli.console import note
-from hwnas.cli.data import DataChoice, class_count, image_shape, require_maps
+from hwnas.cli.data import DataChoice, image_shape, require_maps
 from hwnas.cli.folder import RunFolder, RunSetup
 from hwnas.cli.machine import (
     Machine,
@@ -27,6 +27,7 @@ from hwnas.cli.settings import changed, parse, sort_out, validated
 from hwnas.core.baseline import refuse_hopeless
 from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.budget import Budget
+from hwnas.core.budget_config import asked_costs
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
 from hwnas.core.space import SearchSpace
@@ -208,7 +209,10 @@ def gather(
             f"{options.data}: leave --data out, or start anew in another folder (--out)."
         )
     data = options.data or (setup.data.name if setup else None)
-    chosen = choose_space(space, options.preset, settings["space"], data, given_fields=given)
+    split = settings["data"].get("train", "train")
+    chosen = choose_space(
+        space, options.preset, settings["space"], data, split=str(split), given_fields=given
+    )
     config = configure(chosen, settings)
     if setup:
         images = folder.data(data, settings["data"] | ({"batch": batch} if batch else {}))
@@ -217,9 +221,9 @@ def gather(
             chosen.data, batch or (chosen.preset.batch if chosen.preset else 8), settings["data"]
         )
     classes = (given or {}).get("num_classes")
-    if not kept and classes is not None and classes != class_count(chosen.data):
+    if not kept and classes is not None and classes != images.class_count():
         raise InvalidInput(
-            f"the table is for {classes} classes, and {chosen.data} has {class_count(chosen.data)}: give the "
+            f"the table is for {classes} classes, and {chosen.data} has {images.class_count()}: give the "
             "--data that it was profiled for, or profile one for these:  "
             f"hwnas profile {kind.name} --data {chosen.data}"
         )
@@ -313,7 +317,8 @@ def search_config(
     """The config (a preset's, or a resumed run's), changed by the options.
 
     Raises:
-        InvalidInput: values that do not fit, a penalty that lacks its target, or one beside a hard budget.
+        InvalidInput: values that do not fit, a penalty that lacks its target, or one beside a hard budget,
+            wherever that comes from.
     """
     options: dict[str, Any] = ceilings(costs or {})
     if penalty in ("hinge", "target") and target_ms is None:
@@ -334,7 +339,31 @@ def search_config(
                 "--penalty hinge or target for a soft one."
             )
         options["penalty.weight"] = latency_weight
-    return validated(SearchConfig, changed(config.model_dump(), {**options, **settings}))
+    asked = validated(SearchConfig, changed(config.model_dump(), {**options, **settings}))
+    if asked.target_ms is not None and (penalty is not None or latency_weight is not None):
+        option = "--latency-weight" if penalty is None else f"--penalty {penalty}"
+        raise InvalidInput(
+            f"target_ms={asked.target_ms:g} (of --set, a preset or the run to resume) is a hard budget, "
+            f"beside which the penalty rests: leave {option} out, or the target (--set target_ms=null)."
+        )
+    return asked
+
+
+def note_idle_choices(config: SearchConfig, space: SearchSpace) -> None:
+    """Say which choices will not learn, if any, and that a budget then steers nothing."""
+    if config.arch_from_epoch >= config.epochs:
+        what, name, first = "choices", "arch_from_epoch", config.arch_from_epoch
+    elif config.depth_from_epoch >= config.epochs and any(
+        choice.kind == "depth" for choice in space.choices().values()
+    ):
+        what, name, first = "depths", "depth_from_epoch", config.depth_from_epoch
+    else:
+        return
+    said = f"the {what} will not learn: {name}={first} leaves them none of {config.epochs} epochs"
+    # Of activations nothing is steered: options too large are off from the beginning.
+    if config.budget.steers and asked_costs(config.target_ms, config.budget).keys() - {"max_activation_mib"}:
+        said += "; nothing is held at the budget while searching, only the network chosen in the end keeps it"
+    note(said)
 
 
 def base_config(kept: Mapping[str, Any], chosen: Chosen) -> SearchConfig:

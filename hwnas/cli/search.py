@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from hwnas.cli.asking import (
     base_config,
     confirming_backend,
     gather,
+    note_idle_choices,
     search_config,
 )
 from hwnas.cli.baseline import (
@@ -35,13 +37,13 @@ from hwnas.cli.sweep_report import is_sweep
 from hwnas.core.baseline import baseline
 from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.progress import Progress
-from hwnas.core.run import refuse_begun
+from hwnas.core.run import refuse_begun, refuse_taken
 from hwnas.core.search import UnverifiedTableWarning, search
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_result import SearchResult
-from hwnas.core.stability import Stability, stability
-from hwnas.errors import InvalidInput
-from hwnas.processes import as_one, processes
+from hwnas.core.stability import Stability, refuse_taken_seeds, stability
+from hwnas.errors import InvalidInput, in_short
+from hwnas.processes import as_one, processes, told_by_first
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -89,13 +91,14 @@ def command(
     """
     out, resume = options.out_or(), options.resume
     # A run that is resumed says what it is; what is given anew must agree, or its checkpoint is refused.
-    first = out / f"seed-{_first_seed(options.settings, out if resume else None)}" if seeds else out
+    first_seed = _first_seed(options.settings, out if resume else None)
+    first = out / f"seed-{first_seed}" if seeds else out
     folder = RunFolder(first)
     if resume and not first.is_dir():
         raise InvalidInput(f"there is no run at {first} to resume; leave --resume out to start one.")
     kept = (folder.read("search.json") or folder.read("baseline.json")) if resume else {}
-    if resume and not kept and is_sweep(first):
-        raise InvalidInput(f"{first} holds a sweep: go on with  hwnas sweep --out {first} --resume.")
+    if not seeds and not kept:
+        _refuse_several(out)
     if resume and not kept:
         # Stopped before the first step, in the measuring of a table say, it was told to go on like this.
         note(f"no search was begun in {first}: there is nothing to resume, and it starts anew")
@@ -105,11 +108,15 @@ def command(
             "--target-ms needs a latency table to know milliseconds by: leave --lut none out, or limit other "
             "costs (--max-macs)."
         )
-    if not resume and processes().size == 1:
+    if processes().size == 1:
         # Before anything is measured or loaded, which takes minutes; several processes measure nothing, and
         # find it out together.
-        for name in ("search", "baseline"):
-            refuse_begun(first, name)
+        if seeds:
+            kind = "search" if method[0] == "differentiable" else "baseline"
+            refuse_taken_seeds(out, range(first_seed, first_seed + seeds), kind, resume=resume)
+        elif not resume:
+            for name in ("search", "baseline"):
+                refuse_begun(out, name)
 
     def configure(chosen: Chosen, settings: Mapping[str, dict[str, Any]]) -> SearchConfig | BaselineConfig:
         if method[0] == "differentiable":
@@ -122,17 +129,15 @@ def command(
 
     asked = gather(options, folder, kept, homes_of(*method), configure)
     table, config = asked.table, asked.config
-    if isinstance(config, SearchConfig) and config.arch_from_epoch >= config.epochs:
-        note(
-            f"the choices will not learn: arch_from_epoch={config.arch_from_epoch} leaves them none of "
-            f"{config.epochs} epochs"
-        )
+    if isinstance(config, SearchConfig):
+        note_idle_choices(config, asked.chosen.space)
     confirming = None
     if table is not None and isinstance(config, SearchConfig) and config.target_ms is not None:
         confirming = confirming_backend(table, first)
     if seeds:
         searched = run_seeds(asked, out, seeds, resume=resume, backend=confirming)
         report_seeds(searched, out, as_json=options.as_json)
+        _note_scores_left_out(searched)
         if any(result.met is False for result in searched.results):
             click.get_current_context().exit(EXIT_BUDGET)
         return
@@ -146,6 +151,12 @@ def run_search(
     asked: Asked, out: Path, *, resume: bool, backend: LatencyBackend | None = None
 ) -> SearchResult:
     """Search, watched, with the table and the choice of data kept in the run's folder."""
+
+    def refuse() -> None:
+        if not resume:
+            refuse_taken(out, _kind(asked))
+
+    told_by_first(refuse)
     for doubt in _prepare(asked, out, resume=resume):
         note(doubt)
     space, table, data = asked.chosen.space, asked.table, asked.data
@@ -166,6 +177,7 @@ def run_seeds(
 ) -> Stability:
     """Search with ``count`` seeds, each in a run folder of its own."""
     seeds = range(asked.config.seed, asked.config.seed + count)
+    told_by_first(lambda: refuse_taken_seeds(out, seeds, _kind(asked), resume=resume))
     doubts: list[str] = []
     for seed in seeds:
         doubts = _prepare(asked, out / f"seed-{seed}", resume=resume) or doubts
@@ -187,8 +199,22 @@ def run_seeds(
 def _prepare(asked: Asked, out: Path, *, resume: bool) -> list[str]:
     """Lay out the folder of a run that has not begun; what is to be said about its table."""
     asked.refuse_if_hopeless(resume=resume)
-    name = "baseline" if isinstance(asked.config, BaselineConfig) else "search"
-    return asked.lay_out(out, name, resume=resume)
+    return asked.lay_out(out, _kind(asked), resume=resume)
+
+
+def _kind(asked: Asked) -> str:
+    """The name of the run, and of its files."""
+    return "baseline" if isinstance(asked.config, BaselineConfig) else "search"
+
+
+def _note_scores_left_out(found: Stability) -> None:
+    """Say which scores the mean of all leaves out, because they are not finite."""
+    lost = [seed.seed for seed in found.results if seed.score is not None and not math.isfinite(seed.score)]
+    if lost:
+        note(
+            f"the validation score of seed {in_short(map(str, lost))} is not finite: mean and deviation "
+            "leave it out"
+        )
 
 
 def _count(progress: Progress) -> str:
@@ -208,9 +234,32 @@ def _first_seed(settings: Sequence[str], begun: Path | None) -> int:
     seed = given.get("seed", given.get("search.seed", given.get("fit.seed")))
     if isinstance(seed, int):
         return seed
-    folders = begun.glob("seed-*") if begun is not None else ()
-    seeds = [name for folder in folders if (name := folder.name.removeprefix("seed-")).isdecimal()]
-    return min(map(int, seeds), default=0)
+    return min(_seeds_in(begun), default=0) if begun is not None else 0
+
+
+def _seeds_in(out: Path) -> list[int]:
+    """The seeds that searches in a folder were laid out for."""
+    names = [folder.name.removeprefix("seed-") for folder in out.glob("seed-*")]
+    return [int(name) for name in names if name.isdecimal()]
+
+
+def _refuse_several(out: Path) -> None:
+    """Refuse a folder of several searches, whose folders lie in it, for a single one.
+
+    Raises:
+        InvalidInput: it is a sweep's, or of several seeds.
+    """
+    seeds = _seeds_in(out)
+    if is_sweep(out):
+        what, options = "a sweep", f"sweep --out {out}"
+    elif seeds:
+        several = max(2, len(seeds))
+        what, options = "a search with each of several seeds", f"search --seeds {several} --out {out}"
+    else:
+        return
+    raise InvalidInput(
+        f"{out} holds {what}: go on with  hwnas {options} --resume, or name another folder (--out)."
+    )
 
 
 def _method(algorithm: str | None, scoring: str | None, kept: Mapping[str, Any]) -> tuple[str, str]:

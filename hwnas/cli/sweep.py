@@ -18,6 +18,7 @@ from hwnas.cli.asking import (
     base_config,
     confirming_backend,
     gather,
+    note_idle_choices,
     search_config,
 )
 from hwnas.cli.choosing import Chosen
@@ -25,13 +26,12 @@ from hwnas.cli.console import headline, note
 from hwnas.cli.folder import RunFolder
 from hwnas.cli.sweep_report import report_sweep
 from hwnas.core.progress import Progress
-from hwnas.core.run import refuse_begun
 from hwnas.core.search import UnverifiedTableWarning
 from hwnas.core.search_config import SearchConfig
-from hwnas.core.sweep import folder_name, point_configs, sweep, swept_values
+from hwnas.core.sweep import folder_name, point_configs, refuse_taken_points, sweep, swept_values
 from hwnas.core.sweep_result import SweepResult, Swept
 from hwnas.errors import InvalidInput
-from hwnas.processes import as_one, processes
+from hwnas.processes import as_one, processes, told_by_first
 
 if TYPE_CHECKING:
     from hwnas.latency.backend import LatencyBackend
@@ -75,9 +75,6 @@ def command(
     if resume and not out.is_dir():
         raise InvalidInput(f"there is no sweep at {out} to resume; leave --resume out to start one.")
     kept = folder.read("sweep.json") if resume else {}
-    if resume and not kept:
-        # As in the search.
-        note(f"no sweep was begun in {out}: there is nothing to resume, and it starts anew")
     if kept and targets is None and latency_weights is None:
         targets, latency_weights = _kept_values(kept)
     if targets is None and latency_weights is None:
@@ -94,9 +91,12 @@ def command(
         )
     if options.lut == Path("none"):
         raise InvalidInput("a sweep is over milliseconds: give a latency table (--lut FILE).")
-    if not resume and processes().size == 1:
+    if processes().size == 1:
         # As in the search: before anything is measured.
-        refuse_begun(out, "sweep")
+        refuse_taken_points(out, swept, values, resume=bool(kept))
+    if resume and not kept:
+        # As in the search.
+        note(f"no sweep was begun in {out}: there is nothing to resume, and it starts anew")
 
     def configure(chosen: Chosen, settings: Mapping[str, dict[str, Any]]) -> SearchConfig:
         base = base_config(kept, chosen)
@@ -134,6 +134,8 @@ def run_sweep(
     # The least target is the hardest.
     hardest = min(configs, key=lambda one: one.target_ms or 0.0)
     replace(asked, config=hardest).refuse_if_hopeless(resume=resume)
+    note_idle_choices(hardest, asked.chosen.space)
+    told_by_first(lambda: refuse_taken_points(out, swept, values, resume=resume))
     doubts = asked.lay_out(out, "sweep", resume=resume)
     for value in values:
         asked.lay_out(out / folder_name(swept, value), "search", resume=resume)

@@ -95,6 +95,7 @@ class Budget:
         self.programme = Programme(choices, recording, forbidden)
         self._require_feasible()
         self._slowest_ms: float | None = None
+        self._waits_for: tuple[str, ...] = ()
         self.multipliers = self._multipliers()
 
     @classmethod
@@ -122,19 +123,23 @@ class Budget:
         return self
 
     def state_dict(self) -> dict[str, Any]:
-        """The multipliers."""
-        return self.multipliers.state_dict()
+        """The multipliers, and which kinds of choice they wait for."""
+        return {**self.multipliers.state_dict(), "waits_for": list(self._waits_for)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Put them back."""
         self.multipliers.load_state_dict(state_dict)
+        self._waits_for = tuple(state_dict.get("waits_for", ()))
 
     def step(self, arch: ArchParameters) -> None:
         """Move the multipliers, and the logits with them (mutated), towards the budget by one step.
 
         Without ``config.steers``, nothing.
         """
-        if self.config.steers and all(matrix.requires_grad for matrix in arch.parameters()):
+        if not self.config.steers:
+            return
+        self._waits_for = tuple(kind for kind, matrix in arch.matrices.items() if not matrix.requires_grad)
+        if not self._waits_for:
             self.multipliers.step(arch)
 
     def switch_off(self, arch: ArchParameters) -> None:
@@ -212,12 +217,29 @@ class Budget:
         most = self.most()
         return all(cost <= most[name] for name, cost in self.costs(assignment).items())
 
-    def remarks(self) -> tuple[str, ...]:
-        """What a reader of what was found should know of what was asked."""
-        slowest_ms = self._slowest_ms
-        if slowest_ms is None or self.target_ms is None or self.target_ms < slowest_ms:
-            return ()
-        return (f"The slowest network takes {slowest_ms:.4g} ms by the table: the target rules nothing out.",)
+    def remarks(self, measured_ms: float | None = None) -> tuple[str, ...]:
+        """What a reader of what was found should know of what was asked, and of what was measured."""
+        said = []
+        if self._waits_for and self.limits:
+            kinds = " and ".join(self._waits_for)
+            said.append(
+                f"Nothing was held at the budget while searching: choices of kind {kinds} never learnt "
+                "(arch_from_epoch, depth_from_epoch). It is kept by the network that was chosen alone."
+            )
+        slowest_ms, below = self._slowest_ms, self.config.below
+        if self.target_ms is None or slowest_ms is None:
+            return tuple(said)
+        if self.target_ms >= slowest_ms:
+            said.append(
+                f"The slowest network takes {slowest_ms:.4g} ms by the table: the target rules nothing out."
+            )
+        elif below is not None and measured_ms is not None and measured_ms < (1.0 - below) * self.target_ms:
+            wasted = 100.0 * (1.0 - measured_ms / self.target_ms)
+            said.append(
+                f"Measured, it lies {wasted:.3g} % below the target, more than the {100.0 * below:.3g} % of "
+                "budget.below: no network measured that keeps the target lies nearer."
+            )
+        return tuple(said)
 
     def most(self) -> dict[str, float]:
         """What was asked for, by the name of the cost."""

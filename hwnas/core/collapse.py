@@ -73,8 +73,9 @@ class CollapseMonitor:
 
     - *passive*: in the most likely network more of the ops are passive (:func:`passive_options`) than halfway
       from the share that chance gives to all of them. Known of DARTS, whose cells fill with skips.
-    - *early*: before a quarter of their training is over, more than half of the choices are decided. What was
-      decided then follows from weights that had hardly learnt.
+    - *early*: before a quarter of their training is over, more than half of the choices are decided, by their
+      probabilities or by a pruner that has left one option. What was decided then follows from weights that
+      had hardly learnt.
     - *still*: after half of their training no probability has changed by as much as ``STILL``. What is
       likeliest is then little better than a draw.
 
@@ -140,8 +141,12 @@ class CollapseMonitor:
         if len(could) >= self.CHOICES and len(chosen) / len(could) > (1 + sum(even) / len(even)) / 2:
             seen.append(("passive", chosen))
         undecided = self._open()
-        decided = [choice.name for choice, row in undecided if max(row) > self.DECIDED]
-        if done <= 0.25 and len(decided) > len(undecided) / 2:
+        # Those that a pruner has left one option of are decided, too; those that never had two are not.
+        open_still = {choice.name for choice, row in undecided if max(row) <= self.DECIDED}
+        began = zip(self.arch.choices, self._began, strict=True)
+        had = [choice.name for choice, row in began if int((row > 0).sum()) > 1]
+        decided = [name for name in had if name not in open_still]
+        if done <= 0.25 and len(decided) > len(had) / 2:
             seen.append(("early", decided))
         if done >= 0.5 and undecided and float(self._moved().max()) < self.STILL:
             seen.append(("still", [choice.name for choice, _ in undecided]))

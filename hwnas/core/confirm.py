@@ -62,7 +62,8 @@ class BudgetOutcome(BaseModel):
     measured_ms: float | None = None
     """None where it was not measured."""
     met: bool | None = None
-    """Whether the measurement keeps the target, with the tolerance allowed; None where there is none."""
+    """Whether the measurement is at most the target, with the tolerance allowed; None where there is none. It
+    may be far below: that it wastes more of the target than ``budget.below`` allows, a remark says."""
     attempts: tuple[Attempt, ...] = ()
     """The networks that were measured, in order."""
     remarks: tuple[str, ...] = ()
@@ -136,6 +137,39 @@ def measurer(
     return measured_by(space, backend, batch=table.header.batch, settings=settings)
 
 
+def measurer_of_first(
+    space: SearchSpace,
+    table: Any,
+    backend: LatencyBackend | None,
+    measure: Measure | None,
+    count: int | None = None,
+) -> Measure | None:
+    """:func:`measurer` in the first process, where there is anything to measure with; None in all others.
+
+    All processes call this together, and all raise what the first one does. It alone measures: what the
+    others could do does not matter, and may be another thing on an unlike node.
+
+    Args:
+        space: of the networks.
+        table: under whose conditions.
+        backend: the way to measure, or
+        measure: the same; neither: None.
+        count: in how many processes a network is measured.
+
+    Raises:
+        InvalidInput: both.
+        BackendUnavailable: the backend cannot run here.
+    """
+    made: list[Measure] = []
+
+    def make() -> None:
+        if backend is not None or measure is not None:
+            made.append(measurer(space, table, backend, measure, count))
+
+    told_by_first(make)
+    return made[0] if made else None
+
+
 def earlier_attempts(out: Path | None) -> tuple[Attempt, ...]:
     """The networks that the run in ``out`` has measured for its target so far.
 
@@ -179,7 +213,8 @@ def confirmed(
         budget: with a target, if there is anything to measure.
         arch: whose probabilities.
         measure: milliseconds of a network; None: predictions have to do, and ``earlier``.
-        earlier: attempts of a confirmation that was interrupted, or done; they are not measured again.
+        earlier: attempts of a confirmation that was interrupted, or done; they are not measured again, and
+            all of them count, even where other networks would be chosen now.
         keep: called with the assignment that would be taken and what is known of it, at first from the
             prediction alone, then after each measurement; never with less than ``earlier`` knows.
         choose: which network keeps the budget best, by a correction of predictions, and without those that
@@ -206,35 +241,40 @@ def confirmed(
         return taken, outcome
     lowest_ms = 0.0 if budget.config.below is None else (1.0 - budget.config.below) * budget.target_ms
     highest_ms = (1.0 + budget.config.above) * budget.target_ms
-    known = {attempt.genotype.short_id: attempt for attempt in earlier}
+    left = list(earlier)
     attempts: list[Attempt] = []
     assignments: list[dict[str, int]] = []
     while found is not None:
         genotype = budget.space.genotype(found.assignment)
-        attempt = known.get(genotype.short_id)
-        is_new = attempt is None
-        if attempt is None:
-            if not can_measure:
-                break
+        is_new = not left
+        if left and left[0].genotype.short_id == genotype.short_id:
+            added = [(found.assignment, left.pop(0))]
+        elif left:
+            # Another machine's solver, or rounding, chose otherwise: what was measured counts all the same.
+            added = [(budget.space.assignment(attempt.genotype), attempt) for attempt in left]
+            left.clear()
+        elif not can_measure:
+            break
+        else:
             table_ms = budget.costs(found.assignment)["latency_ms"]
             try:
                 attempt = told_by_first(
                     partial(_attempted, genotype, table_ms, outcome.correction, cast(Measure, measure))
                 )
             except MeasurementFailed as error:
-                outcome = outcome.model_copy(
-                    update={"remarks": (*budget.remarks(), f"not measured: {error}")}
-                )
+                outcome = outcome.model_copy(update={"remarks": (*outcome.remarks, f"not measured: {error}")})
                 kept(taken, outcome)
                 break
-        attempts.append(attempt)
-        assignments.append(found.assignment)
+            added = [(found.assignment, attempt)]
+        assignments += [assignment for assignment, _ in added]
+        attempts += [attempt for _, attempt in added]
         best = min(range(len(attempts)), key=lambda index: _order(attempts[index].measured_ms, highest_ms))
         taken = assignments[best]
         outcome = _measured_outcome(budget, budget.target_ms, taken, attempts[best], attempts)
-        if is_new or len(attempts) >= len(known):
+        if not left:
             kept(taken, outcome)
-        if lowest_ms <= attempt.measured_ms <= highest_ms or (outcome.met and not found.near):
+        is_within = any(lowest_ms <= attempt.measured_ms <= highest_ms for _, attempt in added)
+        if is_within or (outcome.met and not found.near):
             break
         if is_new and between is not None:
             between()
@@ -258,7 +298,7 @@ def _measured_outcome(
         measured_ms=taken.measured_ms,
         met=taken.measured_ms <= (1.0 + budget.config.above) * target_ms,
         attempts=tuple(attempts),
-        remarks=budget.remarks(),
+        remarks=budget.remarks(taken.measured_ms),
     )
 
 
@@ -296,7 +336,8 @@ def _next(
         found = choose(outcome.correction, tried)
         if found is not None:
             return found
-    fastest = budget.fastest()
+    # By the first process: of equally fast networks another one's solver may find another.
+    fastest = told_by_first(budget.fastest)
     live = budget.programme.live
     if outcome.met or live(fastest) in [live(assignment) for assignment in tried]:
         return None

@@ -119,7 +119,8 @@ class Programme:
     def _extreme(self, cost: ExpectedCost, limits: Sequence[Limit], sign: float) -> dict[str, int] | None:
         model = self._model(np.ones(self._shape, dtype=bool), limits, ())
         form = model.of(cost)[0]
-        largest = max(map(abs, form.values()), default=1.0)
+        # Where no choice costs anything, all networks are alike, and any is the answer.
+        largest = max(map(abs, form.values()), default=0.0) or 1.0
         return self._solved(
             model, {column: sign * _SCALE * value / largest for column, value in form.items()}, limits
         )

@@ -27,6 +27,9 @@ from hwnas.processes import any_of_them, processes, told_by_all, told_by_first
 
 _Batch = TypeVar("_Batch")
 
+FINDERS = ("search", "baseline", "sweep")
+"""Kinds of run of which a folder holds one: each has a table.json and a run.json of its own there."""
+
 
 def refuse_begun(out: Path, name: str) -> None:
     """Refuse a folder in which a run of that name was begun.
@@ -49,6 +52,19 @@ def refuse_other(out: Path | None, other: str) -> None:
     """
     if out is not None and (out / f"{other}.json").exists():
         raise InvalidInput(f"{out} holds a {other} already; name another folder (--out; out=…).")
+
+
+def refuse_taken(out: Path, name: str) -> None:
+    """Refuse a folder in which a run of that name was begun, or of another kind of the :data:`FINDERS`.
+
+    Raises:
+        InvalidInput: there is one, finished or not.
+    """
+    refuse_begun(out, name)
+    if name in FINDERS:
+        for other in FINDERS:
+            if other != name:
+                refuse_other(out, other)
 
 
 def require_begun(out: Path | None, name: str) -> None:
@@ -173,8 +189,8 @@ class Run:
             where they are done; else they are kept for the others once this run has done them.
 
     Raises:
-        InvalidInput: ``out`` holds a run already and ``resume`` is false, ``resume`` or ``beginning`` without
-            ``out``, or an identity that is not JSON.
+        InvalidInput: ``out`` holds a run already (:func:`refuse_taken`) and ``resume`` is false,
+            ``resume`` or ``beginning`` without ``out``, or an identity that is not JSON.
         CheckpointError: the checkpoint, or that of the beginning, is damaged, of another run or number of
             processes, or by a hwnas whose runs had other parts.
     """
@@ -320,7 +336,7 @@ class Run:
         checkpoint = self.checkpoint_path
         assert checkpoint is not None
         if not resume:
-            refuse_begun(self.out, self.name)
+            refuse_taken(self.out, self.name)
         if not resume or not checkpoint.is_file():
             # Stopped before the first checkpoint, there is nothing to go on from, and nothing to lose.
             state = self._begun_by_another()

@@ -16,7 +16,7 @@ from hwnas.core.arch import ArchParameters, depth_summary
 from hwnas.core.candidates import WithinBudget, best_candidate, validate
 from hwnas.core.checkpoint import seed_all
 from hwnas.core.choice import ChoiceKind
-from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer
+from hwnas.core.confirm import Attempt, BudgetOutcome, Measure, confirmed, earlier_attempts, measurer_of_first
 from hwnas.core.distributed import add_up_metric, trained_as_one
 from hwnas.core.expected import LatencyTableLike
 from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_table
@@ -98,7 +98,7 @@ def search(
 
     Raises:
         InvalidInput: an argument is a name or a path where an object is wanted; no such torch device here;
-            ``out`` holds a search already and ``resume`` is false, or none and it is true, or a baseline;
+            ``out`` holds a search already and ``resume`` is false, or none and it is true, or a baseline or a sweep;
             ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
             pairs, or none at all; several candidates without validation data; ``explore=1`` without
             ``data.arch``; a target without a table; ``backend`` or ``measure`` without a target, or both;
@@ -123,15 +123,17 @@ def search(
     out = Path(out) if out is not None else None
     _refuse(data, config, out, resume=resume)
     if lut is not None:
-        lut.check(backend=backend, input_shape=space.input_shape())
+        table = lut
+        # By the first process, which alone measures: another's node may lack the backend.
+        told_by_first(lambda: table.check(backend=backend, input_shape=space.input_shape()))
         warn_of_doubts(lut)
-    if backend is not None or measure is not None:
+    if told_by_first(lambda: backend is not None or measure is not None):
         if config.target_ms is None or lut is None:
             raise InvalidInput(
                 "backend and measure are there to confirm a target: give target_ms, and a table to predict "
                 "by."
             )
-        measure = measurer(space, lut, backend, measure, config.budget.processes)
+        measure = measurer_of_first(space, lut, backend, measure, config.budget.processes)
     seed_all(config.seed)
     searched = Searched.prepared(space, lut, data, config)
     net, arch, budget, device = searched.net, searched.arch, searched.budget, searched.device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from hwnas.core.baseline_config import BaselineConfig
 from hwnas.core.expected import LatencyTableLike
 from hwnas.core.genotype import Genotype
 from hwnas.core.progress import Progress
+from hwnas.core.run import FINDERS, refuse_other, refuse_taken
 from hwnas.core.scoring import headline
 from hwnas.core.search import search
 from hwnas.core.search_config import SearchConfig
@@ -51,7 +53,7 @@ class SeedResult(BaseModel):
 
 
 class Spread(BaseModel):
-    """Mean, sample standard deviation (0 of one value), least and greatest of some numbers. Frozen."""
+    """Mean, sample standard deviation (0 of one value), least and greatest of the finite numbers. Frozen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,13 +65,20 @@ class Spread(BaseModel):
     """The smallest value."""
     greatest: float
     """The largest value."""
+    not_finite: int = 0
+    """How many were not finite, and count for none of these."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of ``values``, at least one."""
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        """The spread of ``values``, at least one of them finite."""
+        finite = [value for value in values if math.isfinite(value)]
+        deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
         return cls(
-            mean=statistics.fmean(values), deviation=deviation, least=min(values), greatest=max(values)
+            mean=statistics.fmean(finite),
+            deviation=deviation,
+            least=min(finite),
+            greatest=max(finite),
+            not_finite=len(values) - len(finite),
         )
 
 
@@ -91,7 +100,7 @@ class Stability(BaseModel):
     predicted_ms: Spread | None
     """None without a table."""
     score: Spread | None
-    """Of the validation scores; None without validation data."""
+    """Of the validation scores; None without validation data, or where no score is finite."""
 
     @property
     def networks(self) -> int:
@@ -130,7 +139,7 @@ class Stability(BaseModel):
             },
             by_chance=_chance_agreement(space, named),
             predicted_ms=Spread.of(latencies) if latencies else None,
-            score=Spread.of(scores) if scores else None,
+            score=Spread.of(scores) if any(map(math.isfinite, scores)) else None,
         )
 
 
@@ -173,8 +182,9 @@ def stability(
         on_progress: called with the seed and the search's progress.
 
     Raises:
-        InvalidInput: fewer than two seeds, or two alike; a backend for a baseline, which has nothing
-            measured. Besides, whatever the search raises.
+        InvalidInput: fewer than two seeds, or two alike; ``out``, or the folder of a seed, holds another run
+            already; a backend for a baseline, which has nothing measured. Besides, whatever the search
+            raises.
     """
     if len(seeds) < 2 or len(set(seeds)) != len(seeds):
         raise InvalidInput(f"stability compares at least two seeds, all different, got {tuple(seeds)}.")
@@ -182,6 +192,8 @@ def stability(
     if backend is not None and isinstance(config, BaselineConfig):
         raise InvalidInput("a baseline has nothing measured: leave backend out, or compare searches.")
     out = Path(out) if out is not None else None
+    kind = "baseline" if isinstance(config, BaselineConfig) else "search"
+    told_by_first(lambda: refuse_taken_seeds(out, seeds, kind, resume=resume))
     results = []
     for seed in seeds:
         folder = out / f"seed-{seed}" if out is not None else None
@@ -229,6 +241,26 @@ def stability(
     if out is not None and processes().is_first:
         write_json(out / "stability.json", report)
     return report
+
+
+def refuse_taken_seeds(out: Path | None, seeds: Sequence[int], kind: str, *, resume: bool) -> None:
+    """Refuse a folder for searches, or baselines, with these seeds, in which something else was begun.
+
+    All folders are looked at before any is trained in; without ``out``, nothing is said.
+
+    Raises:
+        InvalidInput: the folder of a seed holds a run, which is not to be resumed or is of another kind; or
+            ``out`` itself holds one, and none with these seeds was begun.
+    """
+    if out is None:
+        return
+    folders = [out / f"seed-{seed}" for seed in seeds]
+    if not (resume and any(map(_begun, folders))):
+        for other in FINDERS:
+            refuse_other(out, other)
+    for folder in folders:
+        if not (resume and (folder / f"{kind}.json").exists()):
+            refuse_taken(folder, kind)
 
 
 def _begun(folder: Path | None) -> bool:

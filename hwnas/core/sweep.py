@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.core.budget import Budget
-from hwnas.core.confirm import Measure, measurer, timed
+from hwnas.core.confirm import Measure, measurer_of_first, timed
 from hwnas.core.expected import LatencyTableLike
 from hwnas.core.given import refuse_backend, refuse_data, refuse_space, refuse_table
 from hwnas.core.progress import Progress
-from hwnas.core.run import Run, require_begun
+from hwnas.core.run import Run, refuse_taken, require_begun
 from hwnas.core.search import common_epochs, search, search_identity
 from hwnas.core.search_config import SearchConfig
 from hwnas.core.search_data import SearchData
@@ -82,7 +82,7 @@ def sweep(
         InvalidInput: an argument is a name or a path where an object is wanted; not exactly one of targets
             and weights, fewer than two values, two alike, or one out of range; no table; a target in the
             config beside latency weights; ``out`` holds a sweep already and ``resume`` is false, or none and
-            it is true.
+            it is true; it, or a point's folder, holds another run.
         InfeasibleBudget: no network of the space keeps the least target; raised before anything is trained.
         CheckpointError: what is to be resumed is damaged, or is another sweep; the message lists the
             differences.
@@ -96,18 +96,20 @@ def sweep(
     if resume:
         told_by_first(lambda: require_begun(out, "sweep"))
     swept, values = swept_values(targets_ms, latency_weights)
+    told_by_first(lambda: refuse_taken_points(out, swept, values, resume=resume))
     if lut is None:
         raise InvalidInput("a sweep is over milliseconds: give a latency table.")
     config = config or SearchConfig()
     configs = point_configs(config, swept, values)
     common = config.model_copy(update={"target_ms": None})
     choices = list(space.choices().values())
-    lut.check(backend=backend, input_shape=space.input_shape())
+    # By the first process, which alone measures: on an unlike node another might find its backend wanting.
+    told_by_first(lambda: lut.check(backend=backend, input_shape=space.input_shape()))
     # The least target is the hardest: a network that keeps it keeps all.
     tightest = min(configs, key=lambda one: one.target_ms or 0.0)
     Budget.asked(space, choices, lut, tightest.target_ms, config.budget)
-    if backend is not None or measure is not None:
-        measure = measurer(space, lut, backend, measure, config.budget.processes)
+    measure = measurer_of_first(space, lut, backend, measure, config.budget.processes)
+    can_measure = told_by_first(lambda: measure is not None)
     points = _Points()
     identity = {**search_identity(space, lut, data, common), "swept": swept, "values": list(values)}
 
@@ -163,7 +165,7 @@ def sweep(
             run.log.write("point", step=place, **point.model_dump(mode="json", exclude={"on_front"}))
             kept()
         # Found before, maybe on another machine, where nothing could be measured.
-        for place in range(earlier if measure is not None else 0):
+        for place in range(earlier if can_measure else 0):
             if points.done[place].measured_ms is None:
                 points.done[place] = point = found(place, resume=True)
                 run.log.write("measured", step=place, **point.model_dump(mode="json", exclude={"on_front"}))
@@ -175,6 +177,20 @@ def sweep(
         if lacking is not None:
             warnings.warn(lacking, NoPlotWarning, stacklevel=3)  # of whoever called: as_one lies between
         return result
+
+
+def refuse_taken_points(out: Path, swept: Swept, values: Sequence[float], *, resume: bool) -> None:
+    """Refuse a folder in which something else than this sweep was begun, in it or in that of any point.
+
+    Raises:
+        InvalidInput: there is a run, which is not to be resumed or is of another kind.
+    """
+    if not resume:
+        refuse_taken(out, "sweep")
+    for value in values:
+        folder = out / folder_name(swept, value)
+        if not (resume and (folder / "search.json").is_file()):
+            refuse_taken(folder, "search")
 
 
 def swept_values(

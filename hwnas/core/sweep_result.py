@@ -33,13 +33,14 @@ class SweepPoint(BaseModel):
     measured_ms: float | None = None
     """None where it was not measured."""
     met: bool | None = None
-    """Whether the measurement keeps the target, with the tolerance allowed; None where there is none."""
+    """Whether the measurement is at most the target, with the tolerance allowed; None where there is none."""
     scores: dict[str, Any] | None = None
     """On the validation data, with the shared weights; None without such data."""
     remarks: tuple[str, ...] = ()
     """What a reader should know: why it was not measured, or not met."""
     on_front: bool | None = None
-    """Whether no other point is as fast and as good and better in one of both; None without scores."""
+    """Whether no other point is as fast and as good and better in one of both; None without scores. A point
+    whose score is not finite is on no front."""
 
     @property
     def latency_ms(self) -> float:
@@ -114,6 +115,8 @@ def with_front(points: Sequence[SweepPoint]) -> tuple[SweepPoint, ...]:
         ms, score = point.latency_ms, point.score
         if score is None:
             return None
+        if not math.isfinite(score):
+            return False
         return not any(
             other_ms <= ms and other >= score and (other_ms < ms or other > score)
             for other_ms, other in scored

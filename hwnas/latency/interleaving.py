@@ -42,6 +42,11 @@ class RoundWatch:
         """How much slower than the usual one each round was that is kept, by the worse of both signs."""
         self._canary_ms: list[list[float]] = []
 
+    @property
+    def canary_ms(self) -> list[float]:
+        """The canary's median milliseconds in each round that is kept; empty without a canary."""
+        return [statistics.median(values) for values in self._canary_ms if values]
+
     def begin_round(self) -> None:
         """Note that a round begins."""
         self._canary_ms.append([])
@@ -58,13 +63,16 @@ class RoundWatch:
         self.repeated += 1
 
     def judge(self, rounds: Sequence[Mapping[K, Sequence[float]]]) -> list[float]:
-        """How much slower than usual each of ``rounds`` (entry → readings) was; 1.0 is usual."""
+        """How much slower than usual each of ``rounds`` (entry → readings) was; 1.0 is usual.
+
+        A single round is as usual: what it is to other processes' rounds, who has them all can tell.
+        """
         by_entry: dict[K, list[float]] = {}
         for visits in rounds:
             for key, values in visits.items():
                 by_entry.setdefault(key, []).append(statistics.median(values))
         usual = {key: statistics.median(medians) for key, medians in by_entry.items() if len(medians) > 1}
-        canary = [statistics.median(values) for values in self._canary_ms if values]
+        canary = self.canary_ms
         slowdowns = []
         for index, visits in enumerate(rounds):
             ratios = [statistics.median(v) / usual[key] for key, v in visits.items() if usual.get(key)]
@@ -83,6 +91,7 @@ def measure_interleaved(
     on_progress: Callable[[int, int, str], None] | None = None,
     *,
     earlier: Mapping[K, Sequence[Sequence[float]]] | None = None,
+    on_start: Callable[[K], None] | None = None,
     on_visit: Callable[[K, list[list[float]]], None] | None = None,
     watch: RoundWatch | None = None,
     first_counts: bool = False,
@@ -99,6 +108,7 @@ def measure_interleaved(
         seed: of the orders.
         on_progress: called after each visit with (visits done, visits in all, the entry's text).
         earlier: readings of rounds that an interrupted run finished; only the missing rounds are measured.
+        on_start: called with an entry before each visit to it.
         on_visit: called with an entry and its readings so far, by round, whenever they change.
         watch: what tells disturbed rounds, and how many of them to measure again.
         first_counts: see :attr:`hwnas.latency.backend.LatencyBackend.first_counts`.
@@ -120,6 +130,8 @@ def measure_interleaved(
         measured.append(visits)
         watch.begin_round()
         for number, key in enumerate(due, start=1):
+            if on_start is not None:
+                on_start(key)
             try:
                 visits[key] = visit(readers[key], rule, first_counts=first_counts)
             except Interrupted:

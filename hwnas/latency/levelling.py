@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from hwnas.latency.timing import Timing
 
-# With fewer entries a round's speed cannot be told from their own scatter.
-_ENTRIES_TO_LEVEL = 20
+ENTRIES_TO_LEVEL = 20
+"""With fewer, a round's speed cannot be told from their own scatter."""
 # Of so many rounds, the quickest may be a fluke.
 _ROUNDS_FOR_A_FLUKE = 5
 _POLISHES = 4  # the medians no longer move after two or three
@@ -66,7 +66,7 @@ def to_usual(slowdowns: Sequence[float]) -> list[float]:
 
 def can_level(timings: Iterable[Timing]) -> bool:
     """Whether a round's speed can be told by its entries: from twenty of one number of rounds on."""
-    return len(_of_one_shape(timings)) >= _ENTRIES_TO_LEVEL
+    return len(_of_one_shape(timings)) >= ENTRIES_TO_LEVEL
 
 
 def levelled(timings: Mapping[K, Timing]) -> dict[K, Timing]:

@@ -8,9 +8,10 @@ among processes, one after the other, each of which prepares everything anew.
 from __future__ import annotations
 
 import itertools
+import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 from hwnas.errors import BackendUnavailable, HwnasError, InvalidInput, MeasurementFailed
 from hwnas.latency.backend import LatencyBackend
 from hwnas.latency.interleaving import measure_interleaved
-from hwnas.latency.levelling import levelled, to_usual
+from hwnas.latency.levelling import ENTRIES_TO_LEVEL, can_level, levelled, slowdown_by_round, to_usual
 from hwnas.latency.measuring_process import Job, OnVisit, Outcome, measure_apart, measure_here
+from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.steadiness import causes, uncertainty, unsteadiness
 from hwnas.latency.stopping import ROUNDS_THAT_TELL, StoppingRule, typical_error
 from hwnas.latency.subjects import ModuleSubject, Subject
@@ -30,8 +32,9 @@ from hwnas.latency.timing import Timing
 
 K = TypeVar("K")
 
-_FEW = 12
 _PROCESSES_FOR_FEW = 4
+# A number on its own, and not of a name (conv2).
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)")
 
 
 class ProfileSettings(BaseModel):
@@ -48,7 +51,7 @@ class ProfileSettings(BaseModel):
     rounds are measured in further processes. From four ``rounds`` on: fewer do not tell."""
     processes: int | None = Field(default=None, ge=1)
     """How many processes share the rounds, one after the other; null: as many as the backend advises, and
-    four at most for a few entries."""
+    four at most for less than twenty entries."""
     rule: StoppingRule = StoppingRule()
     """When a visit has read enough."""
     seed: int = 0
@@ -58,7 +61,7 @@ class ProfileSettings(BaseModel):
     tolerance: float = Field(default=1.1, gt=1)
     """How many times slower than usual a round may be before it is thrown away and measured again."""
     extra_rounds: int = Field(default=6, ge=0)
-    """How many disturbed rounds each process may measure again."""
+    """How many disturbed rounds each process that measures several may measure again."""
     busy: Literal["refuse", "remark"] = "refuse"
     """On a machine that is still not quiet, or where a typical entry of many is known neither to 3 % nor to
     ``relative_error``: refuse the numbers, or keep them and say so in the header."""
@@ -69,8 +72,10 @@ class ProfileSettings(BaseModel):
             return 1
         if self.processes is not None:
             return self.processes
-        # Of a few, starting a process takes longer than all that is read in it.
-        return backend.processes if entries > _FEW else min(backend.processes, _PROCESSES_FOR_FEW)
+        # Of a few, starting a process takes longer than all that is read in it; and what their rounds are to
+        # one another shows only within a process, which must therefore have several.
+        few = entries < ENTRIES_TO_LEVEL
+        return min(backend.processes, _PROCESSES_FOR_FEW) if few else backend.processes
 
 
 @dataclass
@@ -83,6 +88,7 @@ class Measured(Generic[K]):
         busy: what disturbed the measurement, in sentences; empty on a quiet machine.
         processes: how many processes measured.
         measuring_seconds: wall time of visits, without what was prepared for them.
+        kept: of failed subjects, what other processes had read: partial, for a later run to go on from.
     """
 
     timings: dict[K, Timing]
@@ -90,6 +96,7 @@ class Measured(Generic[K]):
     busy: list[str] = field(default_factory=list)
     processes: int = 1
     measuring_seconds: float = 0.0
+    kept: dict[K, Timing] = field(default_factory=dict)
 
     def require_quiet(self, settings: ProfileSettings, consequence: str) -> None:
         """Raise if the machine was busy and ``settings`` do not allow that.
@@ -126,12 +133,13 @@ def measure_subjects(
         settings: how much to read.
         earlier: partial timings of an interrupted run; only the rounds that they lack are measured.
         on_visit: called with a name and its timing so far, ``"partial"`` until its rounds are complete.
+            Of a subject that failed: what is kept, else the failed timing.
         on_progress: called after each visit.
 
     Raises:
         BackendUnavailable: the backend cannot run here.
         InvalidInput: a subject cannot be built.
-        MeasurementFailed: a measuring process died; the message says at what.
+        MeasurementFailed: a measuring process died or hung; the message says at what.
     """
     settings = settings or ProfileSettings()
     backend.check()
@@ -175,6 +183,8 @@ class _Measurement(Generic[K]):
         self.remarks: list[str] = []
         self.uncertain: list[str] = []
         self.outcomes: list[Outcome] = []
+        self.kept: dict[K, Timing] = {}
+        self.canary_ms: list[float] = []  # of the last rounds: those of this run
         self.repeated = 0
         self.done = 0
         self.total = sum(self._missing(name, settings.rounds) for name in subjects)
@@ -189,8 +199,12 @@ class _Measurement(Generic[K]):
 
         def visited(index: int, timing: Timing) -> None:
             name = todo[index]
-            self.timings[name] = _continued(started[name], timing, self.settings.rounds)
-            self.on_visit(name, self.timings[name])
+            before = started[name]
+            self.timings[name] = _continued(before, timing, self.settings.rounds)
+            if timing.status == "failed" and before is not None:
+                # Of the process that failed nothing is kept: its device may have ailed for a while.
+                self.kept[name] = before.model_copy(update={"status": "partial"})
+            self.on_visit(name, self.kept.get(name, self.timings[name]))
 
         def progressed(here: int, _: int, what: str) -> None:
             self.on_progress(min(self.done + here, self.total), self.total, what)
@@ -223,20 +237,25 @@ class _Measurement(Generic[K]):
             visited(index, timing)
         self.done += sum(max(0, job.rounds - len(values)) for values in job.earlier)
         self.outcomes.append(outcome)
+        self.canary_ms += outcome.canary_ms
         self.repeated += outcome.repeated
-        self.remarks += [remark for remark in outcome.remarks if remark not in self.remarks]
+        self.remarks = one_of_each_kind([*self.remarks, *outcome.remarks])
 
     def repeat_disturbed(self) -> None:
         """Measure once more, in another process, the rounds that ran slower than those of other processes."""
-        disturbed = [
-            index for index, value in enumerate(self._slowdowns()) if value > self.settings.tolerance
-        ]
+        slowdowns = self._slowdowns()
+        rounds, tolerance = len(slowdowns), self.settings.tolerance
+        disturbed = [index for index, value in enumerate(slowdowns) if value > tolerance]
         if self.processes == 1 or not disturbed:
             return
-        rounds = len(self._slowdowns())
         for name, timing in self.timings.items():
             if timing.readings_ms and timing.rounds == rounds:
                 self.timings[name] = _without(timing, disturbed)
+        self.canary_ms = [
+            value
+            for index, value in enumerate(self.canary_ms, rounds - len(self.canary_ms))
+            if index not in disturbed
+        ]
         self.repeated += len(disturbed)
         self.fill(rounds)
 
@@ -281,7 +300,8 @@ class _Measurement(Generic[K]):
         if self.repeated:
             remarks.append(f"Disturbed rounds that were measured again: {self.repeated}.")
         tolerance = self.settings.tolerance
-        busy = [*unsteadiness(within, tolerance), *unsteadiness(across, tolerance), *self.uncertain]
+        unsteady = unsteadiness(within, tolerance) or unsteadiness(across, tolerance)
+        busy = [*unsteady, *self.uncertain]
         borne = max(sum(value > tolerance for value in values) for values in (within, across))
         if borne and not busy:
             remarks.append(f"Rounds that ran slower than usual, few enough to be borne: {borne}.")
@@ -299,6 +319,7 @@ class _Measurement(Generic[K]):
             busy,
             self.processes,
             sum(outcome.measuring_seconds for outcome in self.outcomes),
+            self.kept,
         )
 
     def _missing(self, name: K, goal: int) -> int:
@@ -309,9 +330,18 @@ class _Measurement(Generic[K]):
         return 0 if timing.status == "failed" else max(0, goal - timing.rounds)
 
     def _slowdowns(self) -> list[float]:
-        """Of all rounds, earlier runs' too, to a usual one; empty where there are too few entries to tell."""
-        every = levelled(self.timings).values()
-        return to_usual(next((timing.slowdowns for timing in every if timing.slowdowns), ()))
+        """Of all rounds, earlier runs' too, to a usual one, by the worse of two signs.
+
+        Their entries, where there are enough to tell; and the canary, which is known of this run's rounds.
+        """
+        timings = self.timings.values()
+        slowdowns = to_usual(slowdown_by_round(timings))
+        if not can_level(timings):
+            slowdowns = [1.0] * len(slowdowns)
+        canary = to_usual(self.canary_ms)
+        # Of earlier runs' rounds it is not known.
+        latest = ([1.0] * len(slowdowns) + canary)[len(canary) :]
+        return list(map(max, slowdowns, latest))
 
 
 def _continued(before: Timing | None, timing: Timing, goal: int) -> Timing:
@@ -346,6 +376,19 @@ def _without(timing: Timing, rounds: Sequence[int]) -> Timing:
     )
 
 
+def one_of_each_kind(remarks: Iterable[str]) -> list[str]:
+    """``remarks`` without those that differ from another by numbers only: the one with the most stays."""
+    kept: dict[str, str] = {}
+    for remark in remarks:
+        kind = _NUMBER.sub("#", remark)
+        kept[kind] = max(kept.get(kind, remark), remark, key=_numbers)
+    return list(kept.values())
+
+
+def _numbers(remark: str) -> list[float]:
+    return list(map(float, _NUMBER.findall(remark)))
+
+
 def estimate_seconds(
     subjects: Mapping[K, Subject],
     backend: LatencyBackend,
@@ -355,7 +398,9 @@ def estimate_seconds(
 ) -> tuple[float, float]:
     """About how long :func:`measure_subjects` will take: seconds of preparing, and of measuring.
 
-    Prepares and visits a sample of the subjects once, evenly spread, and scales up.
+    Prepares and visits a sample of each kind of subject once, evenly spread, and scales up: what a process
+    needs to start, which is tried, and to load, for each process; exporting a model once. Further rounds
+    (``most_rounds``) are left out: with all of them measuring takes ``most_rounds / rounds`` times as long.
 
     Raises:
         BackendUnavailable: the backend cannot run here.
@@ -363,29 +408,55 @@ def estimate_seconds(
     """
     settings = settings or ProfileSettings()
     backend.check()
-    every = list(subjects.values())
-    step = max(1, len(every) // sample)
-    preparing = measuring = 0.0
-    tried = 0
-    for subject in every[::step]:
+    processes = settings.processes_for(backend, len(subjects))
+    preparing = 0.0
+    if processes > 1:
         began = time.perf_counter()
+        nothing = Job([], [], backend, settings.rule, 0, 0, settings.tolerance, 0, [])
+        if measure_apart(nothing, lambda index, timing: None, lambda done, total, what: None) is None:
+            processes = 1
+        else:
+            preparing = processes * (time.perf_counter() - began)
+    measuring = 0.0
+    kinds: dict[type[Subject], list[Subject]] = {}
+    for subject in subjects.values():
+        kinds.setdefault(type(subject), []).append(subject)
+    for kind in kinds.values():
+        exporting, loading, visiting = _tried(kind[:: max(1, len(kind) // sample)], backend, settings)
+        preparing += len(kind) * (exporting + loading * processes)
+        measuring += len(kind) * visiting * settings.rounds
+    return preparing, measuring
+
+
+def _tried(
+    subjects: Sequence[Subject], backend: LatencyBackend, settings: ProfileSettings
+) -> tuple[float, float, float]:
+    """Mean seconds of exporting one of them, which is done once, of loading it, and of a visit to it."""
+    exporting = loading = visiting = 0.0
+    tried = 0
+    for subject in subjects:
+        began = exported = time.perf_counter()
         try:
-            reader = backend.prepare(subject.build(), subject.inputs())
+            if isinstance(backend, OnnxBackend):
+                inputs = subject.inputs()
+                model = backend.export(subject.build(), inputs)
+                exported = time.perf_counter()
+                reader = backend.prepare_model(model, inputs)
+            else:
+                reader = backend.prepare(subject.build(), subject.inputs())
         except (BackendUnavailable, InvalidInput):
             raise
         except HwnasError:
             continue
         ready = time.perf_counter()
         measure_interleaved({"": reader}, settings.rule, 1, first_counts=backend.first_counts)
-        measuring += time.perf_counter() - ready
-        preparing += ready - began
+        visiting += time.perf_counter() - ready
+        exporting += exported - began
+        loading += ready - exported
         tried += 1
     if not tried:
-        raise MeasurementFailed(f"none of {len(every[::step])} entries could be timed with {backend}.")
-    scale = len(every) / tried
-    return preparing * scale * settings.processes_for(
-        backend, len(every)
-    ), measuring * scale * settings.rounds
+        raise MeasurementFailed(f"none of {len(subjects)} entries could be timed with {backend}.")
+    return exporting / tried, loading / tried, visiting / tried
 
 
 def measure_networks(

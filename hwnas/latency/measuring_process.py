@@ -12,6 +12,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ OnVisit = Callable[[int, int, str], None]
 Visited = Callable[[int, Timing], None]
 """Called with the subject's position and its timing so far, by this process and those before it."""
 
+# A visit lasts 25 ms, or two inferences; half an hour without one is a device that hangs.
+_PATIENCE_SECONDS = 1800.0
+
 
 @dataclass
 class Job:
@@ -51,6 +55,7 @@ class Job:
         extra_rounds: how many disturbed rounds may be measured again.
         earlier: readings of each subject that other processes took, by round.
         models: folder, and file name for each subject, where exported models are kept between processes.
+        patience_seconds: how long it may read without a visit to report.
     """
 
     subjects: list[Subject]
@@ -63,6 +68,7 @@ class Job:
     extra_rounds: int
     earlier: list[list[list[float]]]
     models: tuple[Path, list[str]] | None = None
+    patience_seconds: float = _PATIENCE_SECONDS
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Outcome:
     Attributes:
         timings: of every subject.
         slowdowns: how much slower than usual each of its rounds was.
+        canary_ms: of each of its rounds; empty where readings never differ.
         repeated: how many rounds it measured again.
         remarks: the backend's.
         states: of the process, before its first reading and after its last.
@@ -80,6 +87,7 @@ class Outcome:
 
     timings: list[Timing]
     slowdowns: list[float]
+    canary_ms: list[float]
     repeated: int
     remarks: list[str]
     states: tuple[DeviceState, DeviceState]
@@ -120,6 +128,7 @@ def measure_here(
         job.seed,
         lambda done, total, position: progressed(done, total, job.labels[int(position)]),
         earlier={position: job.earlier[position] for position in readers},
+        on_start=lambda position: doing(f"measuring {job.labels[position]}"),
         on_visit=read,
         watch=watch,
         first_counts=job.backend.first_counts,
@@ -131,6 +140,7 @@ def measure_here(
             for position in range(len(job.subjects))
         ],
         watch.slowdowns if job.backend.varies else [],
+        watch.canary_ms,
         watch.repeated,
         job.backend.remarks(),
         (before, DeviceState.read(job.backend.device)),
@@ -159,7 +169,7 @@ def measure_apart(job: Job, visited: Visited, progressed: OnVisit) -> Outcome | 
     Raises:
         BackendUnavailable: the backend cannot run there.
         InvalidInput: a subject cannot be built.
-        MeasurementFailed: the process died; the message says at what.
+        MeasurementFailed: the process died, or hung while it read; the message says at what.
     """
     modules = {name for subject in job.subjects for name in subject.modules()}
     try:
@@ -176,7 +186,16 @@ def measure_apart(job: Job, visited: Visited, progressed: OnVisit) -> Outcome | 
         env=environment,
     )
     assert child.stdin is not None and child.stdout is not None
-    doing = "starting"
+    doing, heard, over = "starting", time.monotonic(), threading.Event()
+
+    def end_if_it_hangs() -> None:
+        # While it prepares nothing is told apart from an engine that builds for an hour.
+        while not over.wait(job.patience_seconds):
+            if doing.startswith("measuring") and time.monotonic() - heard >= job.patience_seconds:
+                child.kill()
+                return
+
+    threading.Thread(target=end_if_it_hangs, daemon=True).start()
     try:
         try:
             pickle.dump(sorted(modules), child.stdin)
@@ -185,6 +204,9 @@ def measure_apart(job: Job, visited: Visited, progressed: OnVisit) -> Outcome | 
         except BrokenPipeError:
             pass  # it died at once: its exit code says so below
         for line in child.stdout:
+            if not line.endswith(b"\n"):
+                break  # it died while it wrote
+            heard = time.monotonic()
             said = json.loads(line)
             if "doing" in said:
                 doing = said["doing"]
@@ -200,6 +222,7 @@ def measure_apart(job: Job, visited: Visited, progressed: OnVisit) -> Outcome | 
                 return Outcome(
                     [Timing.model_validate(timing) for timing in said["timings"]],
                     said["slowdowns"],
+                    said["canary_ms"],
                     said["repeated"],
                     said["remarks"],
                     (
@@ -208,11 +231,14 @@ def measure_apart(job: Job, visited: Visited, progressed: OnVisit) -> Outcome | 
                     ),
                     said["measuring_seconds"],
                 )
+        silent = time.monotonic() - heard
+        hung = f" after {silent / 60:.0f} minutes without a visit" if silent >= job.patience_seconds else ""
         raise MeasurementFailed(
-            f"the measuring process ended with exit code {child.wait()} while {doing}, and gave no "
+            f"the measuring process ended with exit code {child.wait()}{hung} while {doing}, and gave no "
             "number for it. Was the device lost, or the memory used up? What was measured before is kept."
         )
     finally:
+        over.set()
         child.kill()
         child.wait()
         child.stdout.close()
@@ -272,6 +298,7 @@ def main() -> None:
     say(
         timings=[timing.model_dump(mode="json") for timing in outcome.timings],
         slowdowns=outcome.slowdowns,
+        canary_ms=outcome.canary_ms,
         repeated=outcome.repeated,
         remarks=outcome.remarks,
         states=[state.model_dump(mode="json") for state in outcome.states],

@@ -19,7 +19,7 @@ from hwnas.errors import Interrupted, MeasurementFailed, TableMismatch
 from hwnas.latency.backend import LatencyBackend, host_versions
 from hwnas.latency.device import DeviceState
 from hwnas.latency.header import TableHeader
-from hwnas.latency.measuring import ProfileSettings, measure_subjects
+from hwnas.latency.measuring import ProfileSettings, measure_subjects, one_of_each_kind
 from hwnas.latency.measuring_process import OnVisit
 from hwnas.latency.solve import NetworkTiming
 from hwnas.latency.subjects import OpSubject, Subject
@@ -70,8 +70,9 @@ def profile_keys(
         InvalidInput: a key of another batch size, or of an op that nobody registered.
         BackendUnavailable: the backend cannot run here.
         MeasurementFailed: some ops gave no number (all that could be measured is in ``path``; failed ones are
-            marked so and tried again next time), a measuring process died, or, with ``busy="refuse"``, the
-            machine was not steady (nothing of this run is kept).
+            marked so and tried again next time, and what other processes had read of one is gone on from), a
+            measuring process died or hung, or, with ``busy="refuse"``, the machine was not steady (nothing
+            of this run is kept).
         Interrupted: Ctrl-C; what was measured is in ``path``. Without ``path``, KeyboardInterrupt passes
             through.
     """
@@ -255,8 +256,10 @@ class _Filling:
                 f"stopped: {len(missing) - left} of {len(missing)} entries are complete, and {left} are "
                 f"still missing. What was measured is in {self.table.path}; the same command goes on."
             ) from None
-        except MeasurementFailed:
-            self._save()
+        except Exception:
+            # A table without a reading would only be in the way of a run under other conditions.
+            if any(self.timing(name) is not timing for name, timing in known.items()):
+                self._save()
             raise
         try:
             measured.require_quiet(self.settings, "Nothing of this run is kept.")
@@ -266,7 +269,7 @@ class _Filling:
             self._save()
             raise
         for name, timing in measured.timings.items():
-            self.put(name, timing)
+            self.put(name, measured.kept.get(name, timing))
         # Timings came in at random; they are kept in the order of the keys.
         place = {key: index for index, key in enumerate(self.keys)}
         for key in sorted(self.ops, key=lambda key: place.get(key, -1)):
@@ -296,7 +299,7 @@ class _Filling:
     def _remark(self, remarks: Sequence[str]) -> None:
         before = self.table.header.remarks
         self.table.header = self.table.header.model_copy(
-            update={"remarks": tuple(dict.fromkeys([*before, *remarks]))}
+            update={"remarks": tuple(one_of_each_kind([*before, *remarks]))}
         )
 
     def _save(self) -> None:

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from hwnas import SearchConfig
 from hwnas.cli.app import EXIT_BUDGET, EXIT_ERROR
+from hwnas.cli.asking import search_config
 from hwnas.cli.folder import RunFolder
 from hwnas.core.genotype import Genotype
+from hwnas.errors import InvalidInput
 from hwnas.latency.fake import FakeBackend, default_formula
 from hwnas.latency.table import LatencyTable
 from hwnas.latency.timing import in_ms
@@ -138,6 +141,20 @@ def test_a_search_whose_choices_never_learn_says_so(table, tmp_path):
     assert "the choices will not learn: arch_from_epoch=9 leaves them none of" in result.stderr
 
 
+def test_a_search_whose_depths_never_learn_says_that_its_budget_steers_nothing(table, ranges, tmp_path):
+    never = settings(depth_from_epoch=9)
+    held = "nothing is held at the budget while searching"
+    result = search(table, tmp_path / "run", "--target-ms", ranges["latency_ms"]["median"], *never)
+    assert result.exit_code == 0, result.output
+    assert f"the depths will not learn: depth_from_epoch=9 leaves them none of 1 epochs; {held}" in (
+        result.stderr
+    )
+    assert "choices of kind depth never learnt" in result.stdout
+    result = search(table, tmp_path / "free", *never)
+    assert "the depths will not learn" in result.stderr
+    assert held not in result.stderr
+
+
 class Slow(FakeBackend):
     """A device that has become slower by a fifth than its table says."""
 
@@ -186,3 +203,20 @@ def test_a_soft_target_is_still_a_penalty(table, tmp_path):
     assert "met" not in found
     config = json.loads((tmp_path / "run/search.json").read_text())["config"]
     assert (config["target_ms"], config["penalty"]["target_ms"]) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"latency_weight": 1.0}, "--latency-weight"),
+        ({"penalty": "log"}, "--penalty log"),
+        ({"penalty": "hinge", "target_ms": 3.0}, "--penalty hinge"),
+    ],
+)
+def test_a_penalty_beside_a_hard_target_is_refused_wherever_that_comes_from(options, named):
+    for config, given in ((SearchConfig(target_ms=4), {}), (SearchConfig(), {"target_ms": 4})):
+        with pytest.raises(InvalidInput, match=rf"target_ms=4 \(of --set, a preset .* leave {named} out"):
+            search_config(config, given, **options)
+    # As it says, the target may go instead.
+    found = search_config(SearchConfig(target_ms=4), {"target_ms": None}, **options)
+    assert found.target_ms is None

@@ -103,13 +103,38 @@ def test_a_finished_sweep_resumes_with_nothing_but_its_folder(swept):
     ] * 2
 
 
-def test_a_search_is_not_begun_in_a_sweeps_folder(swept):
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_search_is_not_begun_in_a_sweeps_folder(swept, table, resume):
     out, _ = swept
-    before = sorted(path.name for path in out.iterdir())
-    result = hwnas("search", "--out", out, "--resume")
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    result = hwnas("search", "--lut", table, "--out", out, *resume)
     assert result.exit_code == EXIT_ERROR
     assert f"{out} holds a sweep: go on with  hwnas sweep --out {out} --resume" in result.stderr
-    assert sorted(path.name for path in out.iterdir()) == before
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_sweep_is_not_begun_in_a_searchs_folder(run, table, targets, resume):
+    before = {path: path.read_bytes() for path in run.glob("*.json")}
+    result = sweep(table, run, "--targets", listed(targets), *resume)
+    assert result.exit_code == EXIT_ERROR
+    assert f"{run} holds a search already; name another folder" in result.stderr
+    assert "it starts anew" not in result.stderr
+    assert {path: path.read_bytes() for path in run.glob("*.json")} == before
+
+
+def test_the_folders_of_all_points_are_looked_at_before_anything_is_measured(
+    run, targets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hwnas.cli.asking.profile_space", lambda *_, **__: pytest.fail("measured"))
+    taken = tmp_path / f"{targets[1]:g}ms"
+    taken.mkdir()
+    shutil.copy(run / "search.json", taken)
+    options = ("--backend", "fake", "--out", tmp_path, "--targets", listed(targets))
+    result = hwnas("sweep", "autortnet", *options)
+    assert result.exit_code == EXIT_ERROR
+    assert f"{taken} holds a search already" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [taken.name]
 
 
 def test_another_sweep_is_refused_with_the_differences(swept, table, targets):

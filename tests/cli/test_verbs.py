@@ -8,16 +8,19 @@ import warnings
 import pytest
 from click.testing import CliRunner
 
-from hwnas import BlindChoiceWarning, zoo
+from hwnas import BlindChoiceWarning, Stability, zoo
 from hwnas.cli import main
 from hwnas.cli.app import EXIT_ERROR, EXIT_INTERRUPTED
 from hwnas.cli.machine import Machine
 from hwnas.cli.measure import _recorded
+from hwnas.cli.search import _note_scores_left_out
 from hwnas.cli.spaces import _field_docs
 from hwnas.core.genotype import Genotype
+from hwnas.core.stability import SeedResult
 from hwnas.latency.fake import FAKE_DEVICE, FakeBackend
 from hwnas.latency.table import LatencyTable
 from hwnas.search_spaces.autortnet import AutoRTNet
+from hwnas.search_spaces.chain import Chain
 from tests.cli.conftest import TINY, hwnas, said, settings
 
 
@@ -150,6 +153,47 @@ def test_a_run_is_not_overwritten_and_that_is_said_before_anything_is_measured(r
         assert f"{run} holds a search already. Go on with it (--resume; resume=True)" in result.stderr
 
 
+def test_the_folders_of_all_seeds_are_looked_at_before_any_is_trained_or_anything_measured(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hwnas.cli.asking.profile_space", lambda *_, **__: pytest.fail("measured"))
+    (tmp_path / "seed-1").mkdir()
+    shutil.copy(run / "search.json", tmp_path / "seed-1")
+    result = hwnas("search", "autortnet", "--backend", "fake", "--out", tmp_path, "--seeds", "2")
+    assert result.exit_code == EXIT_ERROR
+    assert f"{tmp_path / 'seed-1'} holds a search already" in result.stderr
+    result = hwnas("search", "autortnet", "--backend", "fake", "--out", run, "--seeds", "2")
+    assert result.exit_code == EXIT_ERROR
+    assert f"{run} holds a search already" in result.stderr
+    assert not (tmp_path / "seed-0").exists() and not (run / "seed-0").exists()
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_single_search_is_not_begun_beside_those_of_several_seeds(run, table, tmp_path, resume):
+    for seed in (4, 5, 6):
+        (tmp_path / f"seed-{seed}").mkdir()
+        shutil.copy(run / "run.json", tmp_path / f"seed-{seed}")
+    result = hwnas("search", "autortnet", "--lut", table, "--out", tmp_path, *resume)
+    assert result.exit_code == EXIT_ERROR
+    assert (
+        f"{tmp_path} holds a search with each of several seeds: go on with  hwnas search --seeds 3 "
+        f"--out {tmp_path} --resume, or name another folder" in result.stderr
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["seed-4", "seed-5", "seed-6"]
+
+
+def test_a_score_that_is_not_finite_is_said_beside_the_mean_of_the_others(tmp_path, capsys):
+    genotype = Chain().random()
+    results = [
+        SeedResult(seed=seed, genotype=genotype, predicted_ms=None, score=score)
+        for seed, score in ((3, 1.0), (4, float("-inf")))
+    ]
+    _note_scores_left_out(Stability.of(Chain(), results))
+    assert "the validation score of seed 4 is not finite" in capsys.readouterr().err
+    _note_scores_left_out(Stability.of(Chain(), [results[0], results[0]]))
+    assert not capsys.readouterr().err
+
+
 def test_resuming_a_finished_run_finds_the_same(run):
     found = said("search", "--out", run, "--resume")
     assert found["genotype"] == Genotype.load(run / "genotype.json").short_id
@@ -220,6 +264,7 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path, table, monkeypatch):
         (["search", "--penalty", "hinge", "--lut", "none"], "give --target-ms X as well"),
         (["search", "--penalty", "log", "--target-ms", "3"], "knows no target"),
         (["search", "--latency-weight", "1", "--target-ms", "3"], "which has no weight"),
+        (["search", "--latency-weight", "1", "--set", "target_ms=3"], "leave --latency-weight out, or the"),
         (["search", "--target-ms", "3", "--lut", "none", "--data", "nosuch"], "--target-ms needs a latency"),
         (["search", "--lut", "nosuch.json"], "nosuch.json"),
         (["search", "--lut", "none", "--data", "nosuch"], 'no data set is called "nosuch"'),

@@ -159,6 +159,29 @@ def test_nothing_moves_before_every_kind_of_choice_learns():
     assert arch.logits.any()
 
 
+def test_a_budget_that_waited_to_the_end_says_for_what():
+    budget, arch = prepared(LATENCY.median)
+    arch.matrices["depth"].requires_grad_(False)
+    budget.step(arch)
+    (remark,) = budget.remarks()
+    assert "held at the budget while searching: choices of kind depth never learnt" in remark
+    # A finished search that is resumed steps no more, and says the same.
+    other, _ = prepared(LATENCY.median)
+    other.load_state_dict(budget.state_dict())
+    assert other.remarks() == (remark,)
+    arch.matrices["depth"].requires_grad_(True)
+    budget.step(arch)
+    assert budget.remarks() == ()
+    # A checkpoint from before that was kept.
+    other.load_state_dict({"multipliers": torch.zeros(1)})
+    assert other.remarks() == ()
+    # What never steps, such as a baseline's, or does not steer, waits for nothing.
+    still, arch = prepared(LATENCY.median, steers=False)
+    arch.matrices["depth"].requires_grad_(False)
+    still.step(arch)
+    assert still.remarks() == ()
+
+
 def test_the_multiplier_is_its_state():
     budget, arch = prepared(LATENCY.median)
     budget.step(arch)

@@ -229,10 +229,26 @@ def test_nothing_is_judged_by_a_few_steps():
     assert [sign for sign, _ in monitor.newly_seen(1, 1.0)] == ["still"]
 
 
-def test_choices_of_one_live_option_are_no_decisions():
-    arch, monitor = monitor_of()
+def test_choices_that_never_had_two_options_are_no_decisions():
+    space = Edges()
+    net = space.supernet()
+    arch = ArchParameters(net)
     arch.alive[:, 1:] = False
+    monitor = CollapseMonitor(arch, space.record(), passive_options(net, space.record()))
     assert monitor.newly_seen(100, 0.2) == []
+
+
+def test_choices_that_a_pruner_left_one_option_of_are_decided():
+    arch, monitor = monitor_of()
+    arch.alive[arch.rows["e0"], 1:] = False
+    arch.alive[arch.rows["e1"], 1:] = False
+    prefer(arch, 0, ["e2"], logit=9.0)
+    assert monitor.newly_seen(100, 0.2) == []  # half of the six, not more
+    arch.alive[arch.rows["e3"], 1:] = False
+    # In a resumed search, the monitor is made before it knows where probabilities began.
+    other = CollapseMonitor(arch, monitor.recording, monitor.passive)
+    other.load_state_dict(monitor.state_dict())
+    assert other.newly_seen(0, 0.2) == [("early", ["e0", "e1", "e2", "e3"])]
 
 
 def test_its_state_goes_through_a_checkpoint():

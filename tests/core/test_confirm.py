@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from hwnas import ArchParameters, FakeBackend, SearchConfig, SearchData, search
+from hwnas.core import confirm
 from hwnas.core.budget import Budget
 from hwnas.core.budget_config import BudgetConfig
-from hwnas.core.confirm import confirmed, earlier_attempts, measured_by, measurer
+from hwnas.core.confirm import confirmed, earlier_attempts, measured_by, measurer, measurer_of_first
 from hwnas.core.cost_ranges import ranges
 from hwnas.core.discretise import relative_likelihoods
-from hwnas.errors import CheckpointError, InvalidInput, MeasurementFailed
+from hwnas.errors import BackendUnavailable, CheckpointError, InvalidInput, MeasurementFailed
 from hwnas.latency.timing import Timing
 from hwnas.search_spaces.chain import Chain
 
@@ -57,7 +58,7 @@ def test_a_measurement_that_agrees_ends_it_at_once():
 def test_under_a_ceiling_a_network_far_below_will_do_and_one_above_will_not():
     budget, arch = prepared(below=None)
     _, outcome = confirmed(budget, arch, lambda genotype: 0.3 * table_ms(genotype))
-    assert (outcome.met, len(outcome.attempts)) == (True, 1)
+    assert (outcome.met, len(outcome.attempts), outcome.remarks) == (True, 1, ())
     _, outcome = confirmed(budget, arch, lambda genotype: 1.5 * table_ms(genotype))
     assert outcome.met and outcome.measured_ms <= TARGET
     assert len(outcome.attempts) == (2 if outcome.attempts[0].measured_ms > 1.02 * TARGET else 1)
@@ -117,6 +118,11 @@ def test_where_no_attempt_is_within_the_slowest_that_is_not_too_slow_is_taken():
     assert len({attempt.genotype.short_id for attempt in outcome.attempts}) == 4
     assert outcome.met is True
     assert outcome.measured_ms == pytest.approx(0.7 * TARGET)
+    # It keeps the target, and wastes it: that is said.
+    assert outcome.remarks == (
+        "Measured, it lies 30 % below the target, more than the 8 % of budget.below: no network measured "
+        "that keeps the target lies nearer.",
+    )
 
 
 def test_where_all_are_too_slow_the_fastest_network_is_tried_and_the_nearest_named():
@@ -206,6 +212,44 @@ def test_what_was_measured_outlasts_a_resume_where_nothing_can_be_measured():
     assert (half.attempts, half.met) == (attempts[:1], False)
 
 
+def test_what_was_measured_outlasts_a_resume_that_chooses_otherwise():
+    """Of equally likely networks another machine's solver may find another."""
+    budget, arch = prepared()
+    whole = confirmed(budget, arch, lambda genotype: 1.3 * table_ms(genotype))
+    attempts = whole[1].attempts
+    first = SPACE.assignment(attempts[0].genotype)
+
+    def choose(correction, without):
+        return budget.likeliest(arch, correction=correction, without=[first, *without])
+
+    kept = []
+    taken, outcome = confirmed(
+        budget, arch, None, earlier=attempts, choose=choose, keep=lambda *what: kept.append(what)
+    )
+    assert SPACE.genotype(taken) == SPACE.genotype(whole[0])
+    assert outcome == whole[1]
+    assert [known for _, known in kept] == [whole[1]]
+    _, half = confirmed(budget, arch, None, earlier=attempts[:1], choose=choose)
+    assert (half.attempts, half.met) == (attempts[:1], False)
+    # Where it can be measured on, by what was learnt.
+    _, more = confirmed(
+        budget, arch, lambda genotype: 1.3 * table_ms(genotype), earlier=attempts[:1], choose=choose
+    )
+    assert more.attempts[0] == attempts[0]
+    assert (len(more.attempts), more.met) == (2, True)
+    assert more.attempts[1].correction == pytest.approx(1.3, rel=1e-5)
+
+
+def test_the_fastest_network_is_the_first_processs(monkeypatch):
+    """Of equally fast networks another process's solver may find another."""
+    budget, arch = prepared(rounds=1)
+    told = []
+    before = confirm.told_by_first
+    monkeypatch.setattr(confirm, "told_by_first", lambda make: told.append(make) or before(make))
+    confirmed(budget, arch, lambda genotype: 50 * table_ms(genotype))
+    assert budget.fastest in told
+
+
 def test_it_can_be_stopped_after_each_measurement():
     budget, arch = prepared()
     kept, calls = [], itertools.count()
@@ -278,3 +322,20 @@ def test_a_network_whose_readings_differ_is_read_on():
     assert timing.median_ms == pytest.approx(table_ms(genotype))
     assert timing.rounds_by_process == (4, 4, 4)
     assert backend.prepared == 3
+
+
+class Elsewhere(FakeBackend):
+    """One that cannot run here."""
+
+    def check(self):
+        raise BackendUnavailable("not on this node")
+
+
+def test_only_the_first_process_needs_a_way_to_measure(monkeypatch):
+    with pytest.raises(BackendUnavailable):
+        measurer_of_first(SPACE, TABLE, Elsewhere(formula), None)
+    assert measurer_of_first(SPACE, TABLE, None, None) is None
+    assert measurer_of_first(SPACE, TABLE, None, table_ms) is table_ms
+    # Another process makes nothing itself.
+    monkeypatch.setattr(confirm, "told_by_first", lambda make: None)
+    assert measurer_of_first(SPACE, TABLE, Elsewhere(formula), None) is None

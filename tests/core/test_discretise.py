@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hwnas import ArchParameters, Choice, ChoiceBlock, ExpectedLatency, record
+from hwnas import ArchParameters, Choice, ChoiceBlock, Conv, ExpectedLatency, PoolLinear, record
+from hwnas.core.budget import Budget
+from hwnas.core.budget_config import BudgetConfig
+from hwnas.core.cost_ranges import ranges
 from hwnas.core.discretise import Limit, Programme, relative_likelihoods
 from hwnas.core.expected import ExpectedCost
 from hwnas.latency.fake import fake_table
 
-from .nets import SPACES, ChoiceInDepth, all_assignments, table_of
+from .nets import SPACES, ChoiceInDepth, Scale, Small, all_assignments, table_of
 from .test_random_spaces import TREES, Grown
 
 
@@ -200,3 +203,28 @@ def test_a_fake_table_of_equal_rows_has_ties_and_still_a_network():
     programme = Programme(arch.choices, space.record())
     found = programme.likeliest(relative_likelihoods(arch.logits, arch.alive), [Limit(cost, 3.0)])
     assert cost.at(found) == 3.0
+
+
+class Alike(Small):
+    """A choice between ops that have neither products nor parameters to count."""
+
+    name = "alike"
+
+    def supernet(self):
+        options = {"one": Scale(1.0), "two": Scale(2.0)}
+        return nn.Sequential(
+            Conv(3, 4), ChoiceBlock(Choice(name="x", options=tuple(options)), options), PoolLinear(4, 2)
+        )
+
+
+def test_where_no_choice_costs_anything_any_network_is_the_cheapest_and_the_dearest():
+    space = Alike()
+    for name in ("macs", "params"):
+        found = ranges(space)[name]
+        assert 0 < found.min == found.median == found.max
+    # Milliseconds likewise, under a target too.
+    table = table_of(space, lambda key: 0.0 if key.spec.kind == "test.scale" else 1.0)
+    arch = ArchParameters(space.choices().values())
+    budget = Budget(space, arch.choices, table, 3.0, BudgetConfig())
+    budget.step(arch)
+    assert budget.costs(budget.likeliest(arch).assignment) == {"latency_ms": 2.0}

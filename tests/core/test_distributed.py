@@ -76,13 +76,19 @@ def alone():
     return {each.__name__: each(None) for each in together.TASKS}
 
 
-@pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel"])
+@pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel", "dropped"])
 def test_alphas_and_weights_are_bit_for_bit_the_same_in_both(both, task):
     first, second = (found[task] for found in both)
     assert first["probabilities"] == second["probabilities"]
     assert first["genotype"] == second["genotype"]
     for name, value in first["weights"].items():
         assert torch.equal(value, second["weights"][name]), name
+
+
+def test_the_budget_of_that_search_steered_meanwhile(both, folder):
+    """So its multiplier moved the logits of both alike: they are compared above."""
+    epochs = [event for event in read_log(folder / "whole/search.log.jsonl") if event["event"] == "epoch"]
+    assert all(event["budget"]["multipliers"]["latency_ms"] != 0.0 for event in epochs)
 
 
 @pytest.mark.parametrize("task", ["seen", "hard", "soft", "bilevel", "fitted", "distilled"])
@@ -208,6 +214,8 @@ def test_points_of_a_sweep_are_the_searches_that_they_would_be_alone(both, folde
     """Dropout masks of each process included, whose random states go through the shared warm-up."""
     first, second = (found["swept"] for found in both)
     assert first == second
+    # Done where nothing could be measured, and measured on a resume by the first alone, which has the device.
+    assert [point["measured_ms"] for point in first["points"]] == [1.0, 1.0]
     point, alone = (
         load_checkpoint(folder / run / "search.checkpoint.pt") for run in ("sweep/weight-1", "beside")
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.core.run import Averages, Run
+from hwnas.core.run import FINDERS, Averages, Run
 from hwnas.core.runlog import RunLog, read_log
 from hwnas.errors import CheckpointError, Interrupted, InvalidInput
 
@@ -81,6 +81,19 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path):
     train(tmp_path)
     with pytest.raises(InvalidInput, match=r"holds a sum already\. Go on with it \(--resume; resume=True\)"):
         train(tmp_path)
+
+
+@pytest.mark.parametrize("name", FINDERS)
+@pytest.mark.parametrize("begun", FINDERS)
+def test_what_finds_networks_keeps_out_of_each_others_folders(tmp_path, begun, name):
+    """Each would replace the table and the choice of data of the other."""
+    (tmp_path / f"{begun}.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=f"holds a {begun} already"):
+        Run(tmp_path, name, {}, {}, resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{begun}.json"]
+    # What trains what was found is at home there.
+    with Run(tmp_path, "fit", {}, {}, resume=False):
+        assert (tmp_path / "fit.json").exists()
 
 
 def test_resuming_before_the_first_checkpoint_begins_anew(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hwnas import (
 from hwnas.core.cost_ranges import ranges
 from hwnas.core.stability import SeedResult, Spread
 from hwnas.errors import InvalidInput
+from hwnas.files import write_json
 from hwnas.latency.formula import default_formula
 
 from .nets import ChoiceInDepth, images, table_of
@@ -121,3 +123,45 @@ def test_baselines_too(tmp_path):
     kept = [json.loads((tmp_path / f"seed-{seed}" / "baseline.json").read_text()) for seed in (0, 1)]
     assert [values["config"]["scoring"]["supernet"]["seed"] for values in kept] == [0, 1]
     assert torch.isfinite(torch.tensor([said.score for said in found.results])).all()
+
+
+def test_a_score_that_is_not_finite_is_counted_and_left_out_of_the_rest(tmp_path):
+    space = ChoiceInDepth()
+
+    def of(*scores):
+        results = [result(space, n, score=score, d=0, a=0) for n, score in enumerate(scores)]
+        return Stability.of(space, results)
+
+    found = of(1.0, -math.inf, 3.0)
+    assert found.score == Spread(mean=2.0, deviation=2**0.5, least=1.0, greatest=3.0, not_finite=1)
+    assert found.best.seed == 2
+    assert of(1.0, -math.inf).score == Spread(mean=1.0, deviation=0.0, least=1.0, greatest=1.0, not_finite=1)
+    assert of(-math.inf, -math.inf).score is None
+    write_json(tmp_path / "stability.json", found)
+    again = Stability.model_validate_json((tmp_path / "stability.json").read_text())
+    # JSON has no word for it.
+    assert [said.score for said in again.results] == [1.0, None, 3.0]
+    assert again.score == found.score
+
+
+def test_a_report_from_before_scores_were_counted_still_loads():
+    values = {"mean": 2.0, "deviation": 1.0, "least": 1.0, "greatest": 3.0}
+    assert Spread.model_validate(values).not_finite == 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "resume"),
+    [
+        *((name, resume) for name in ("search", "baseline", "sweep") for resume in (False, True)),
+        ("seed-1/search", False),
+        ("seed-1/baseline", False),
+        ("seed-1/baseline", True),
+    ],
+)
+def test_a_folder_that_is_taken_is_refused_before_any_seed_is_trained(tmp_path, taken, resume):
+    path = tmp_path / f"{taken}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    with pytest.raises(InvalidInput, match=f"{path.parent} holds a {path.stem} already"):
+        stability(CHAIN, None, SearchData(images(2)), CONFIG, seeds=(0, 1), out=tmp_path, resume=resume)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]

@@ -229,6 +229,34 @@ def test_what_was_never_begun_is_not_resumed(tmp_path):
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.parametrize(
+    ("taken", "resume"),
+    [
+        ("search", False),
+        ("baseline", False),
+        ("0.016ms/search", False),
+        ("0.016ms/baseline", False),
+        ("0.016ms/baseline", True),
+    ],
+)
+def test_a_folder_that_is_taken_is_refused_before_any_point_is_trained(tmp_path, taken, resume):
+    path = tmp_path / f"{taken}.json"
+    path.parent.mkdir(exist_ok=True)
+    begun = [path, tmp_path / "sweep.json"] if resume else [path]
+    for file in begun:
+        file.write_text("{}")
+    with pytest.raises(InvalidInput, match=f"{path.parent} holds a {path.stem} already"):
+        resumable.run_sweep(tmp_path, 0, resume=resume, **SWEEPS["targets"])
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == set(begun)
+
+
+def test_a_search_does_not_begin_in_the_folder_of_a_sweep(tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    with pytest.raises(InvalidInput, match="holds a sweep already; name another folder"):
+        resumable.run(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
+
+
 def test_it_leaves_a_table_and_a_plot(tmp_path, whole, monkeypatch):
     result, out = whole("targets")
     page = (out / "sweep.md").read_text()
@@ -374,6 +402,12 @@ def test_a_front_worked_by_hand():
         point(6, 9.0, float("nan")),  # the worst there is
     ]
     assert [one.on_front for one in with_front(points)] == [True, True, True, True, False, None, False]
+
+
+def test_a_score_that_is_not_finite_is_on_no_front():
+    """Not even as the fastest, which nothing beats in both."""
+    points = [point(0, 4.0, float("nan")), point(1, 6.0, 45.0), point(2, 9.0, float("-inf"))]
+    assert [one.on_front for one in with_front(points)] == [False, True, False]
 
 
 COORDINATES = st.tuples(st.integers(1, 6), st.integers(0, 6), st.none() | st.integers(1, 6))

@@ -253,11 +253,14 @@ def dropped(out, *, resume=False, watch=None):
 
 
 def swept(folder):
-    """A sweep in ``sweep``, and beside it the search that its second point is alone."""
+    """A sweep in ``sweep``, measured later by the first; beside it the search that a point is alone."""
     data = SearchData(shuffled(), val=images(2))
     config = SearchConfig(device="cpu", epochs=2, arch_lr=0.05, arch_from_epoch=1)
     weights = (0.001, 1.0)
-    found = sweep(DROPPING, table(DROPPING), data, config, latency_weights=weights, out=folder / "sweep")
+    how = {"latency_weights": weights, "out": folder / "sweep"}
+    sweep(DROPPING, table(DROPPING), data, config, **how)
+    measure = (lambda genotype: 1.0) if processes().is_first else None
+    found = sweep(DROPPING, table(DROPPING), data, config, **how, resume=True, measure=measure)
     config = config.model_copy(update={"penalty": LogPenalty(weight=weights[1])})
     search(DROPPING, table(DROPPING), data, config, out=folder / "beside")
     return found.model_dump(mode="json")

@@ -176,3 +176,24 @@ def test_every_ten_visits_the_canary_is_read():
     watch = RoundWatch(canary=lambda: 1.0 + 0 * next(sung))
     measure_interleaved({n: lambda: 1.0 for n in range(25)}, FIVE, rounds=2, watch=watch)
     assert next(sung) == 2 * (1 + 2)  # at the beginning of each round, after 10 and after 20 visits
+
+
+def test_the_canary_is_told_of_each_round_that_is_kept():
+    sung = itertools.count()
+    # The second round is slow by the canary, and measured again.
+    watch = RoundWatch(canary=lambda: (1.0, 3.0, 1.05)[next(sung)], extra_rounds=1)
+    measure_interleaved({"a": lambda: 1.0}, FIVE, rounds=2, watch=watch)
+    assert watch.canary_ms == [1.0, 1.05]
+    assert RoundWatch().canary_ms == []
+
+
+def test_what_is_visited_is_told_before_and_after():
+    said = []
+    measure_interleaved(
+        {"a": lambda: said.append("read") or 1.0},
+        StoppingRule(warmup_readings=0, min_readings=1, max_readings=1),
+        rounds=2,
+        on_start=lambda key: said.append(f"{key} begins"),
+        on_visit=lambda key, readings: said.append(len(readings)),
+    )
+    assert said == ["a begins", "read", 1, "a begins", "read", 2]

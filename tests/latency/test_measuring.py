@@ -10,8 +10,16 @@ import torch
 from torch import nn
 
 from hwnas.errors import InvalidInput, MeasurementFailed
+from hwnas.latency import measuring_process
 from hwnas.latency.fake import FakeBackend
-from hwnas.latency.measuring import ProfileSettings, estimate_seconds, measure_network, measure_subjects
+from hwnas.latency.measuring import (
+    ProfileSettings,
+    estimate_seconds,
+    measure_network,
+    measure_subjects,
+    one_of_each_kind,
+)
+from hwnas.latency.measuring_process import measure_here
 from hwnas.latency.onnx_backend import OnnxBackend
 from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import ModuleSubject, OpSubject, Subject
@@ -34,16 +42,22 @@ def formula(op_key):
 
 
 class Varying(FakeBackend):
-    """A formula that claims to vary, and writes down which process prepared what."""
+    """A formula that claims to vary, and writes down which process prepared what.
+
+    In processes of its own, the canary does not hear what else the machine does.
+    """
 
     varies = True
 
     def __init__(self, notes, fail_read=0):
         super().__init__(formula)
         self.notes = str(notes)
+        self.parent = os.getpid()
         self.fail_read = fail_read
 
     def prepare(self, module, inputs):
+        if os.getpid() != self.parent:
+            measuring_process.canary = lambda clock: lambda: 1.0
         with Path(self.notes).open("a") as file:
             file.write(f"{os.getpid()} {type(module).__name__}\n")
         reader = super().prepare(module, inputs)
@@ -110,7 +124,7 @@ def test_the_rounds_are_divided_among_processes_that_prepare_anew(tmp_path):
 def test_a_few_entries_are_worth_fewer_processes():
     """Starting one takes longer than reading a few networks in it."""
     settings, varying = ProfileSettings(), Varying(None)
-    assert [settings.processes_for(varying, entries) for entries in (1, 12, 13, 200)] == [4, 4, 8, 8]
+    assert [settings.processes_for(varying, entries) for entries in (1, 19, 20, 200)] == [4, 4, 8, 8]
     assert ProfileSettings(processes=6).processes_for(varying, 1) == 6
     assert settings.processes_for(FakeBackend(formula), 200) == 1
     compiling = Varying(None)
@@ -394,3 +408,154 @@ def test_a_backend_says_whether_the_first_reading_counts(first_counts, kept):
     rule = StoppingRule(warmup_readings=1, max_readings=1)
     found = measure_subjects(subjects, backend, ProfileSettings(rounds=2, processes=1, rule=rule))
     assert [reading for (reading,) in found.timings["net"].readings_ms] == kept
+
+
+@pytest.fixture
+def processes_here(monkeypatch):
+    """Measuring processes without the processes: their jobs; and, by number, what their canaries read."""
+    jobs, canary_ms = [], {}
+
+    def measured(job, visited, progressed):
+        jobs.append(job)
+        reading = canary_ms.get(len(jobs), 1.0)
+        monkeypatch.setattr(measuring_process, "canary", lambda clock: lambda: reading)
+        return measure_here(job, visited, progressed)
+
+    monkeypatch.setattr("hwnas.latency.measuring.measure_apart", measured)
+    monkeypatch.setattr("hwnas.latency.steadiness.busy_processes", list)
+    return jobs, canary_ms
+
+
+DEFAULT = ProfileSettings(rule=RULE)
+
+
+@pytest.mark.parametrize(("entries", "processes", "share"), [(20, 8, 1), (3, 4, 2)])
+def test_by_default_a_process_whose_canary_is_slow_is_measured_again(
+    entries, processes, share, processes_here, tmp_path
+):
+    jobs, canary_ms = processes_here
+    canary_ms[3] = 1.2
+    subjects = {n: OpSubject(key(n)) for n in range(1, entries + 1)}
+    found = measure_subjects(subjects, Varying(tmp_path / "n"), DEFAULT)
+    assert (found.processes, found.busy, len(jobs)) == (processes, [], processes + 1)
+    assert {len(rounds) for rounds in jobs[-1].earlier} == {8 - share}
+    assert {timing.rounds_by_process for timing in found.timings.values()} == {(share,) * processes}
+    assert found.remarks == [f"Disturbed rounds that were measured again: {share}."]
+
+
+@pytest.mark.parametrize("entries", [20, 3])
+def test_by_default_canaries_that_stay_slow_are_a_refusal(entries, processes_here, tmp_path):
+    canary_ms = processes_here[1]
+    canary_ms |= dict.fromkeys(range(3, 20), 1.2)
+    subjects = {n: OpSubject(key(n)) for n in range(1, entries + 1)}
+    found = measure_subjects(subjects, Varying(tmp_path / "n"), DEFAULT)
+    assert found.busy[0].startswith("Rounds ran at unequal speed") and found.busy[0].endswith(" 1.20.")
+    with pytest.raises(MeasurementFailed, match="the machine was not steady: Rounds ran at unequal speed"):
+        found.require_quiet(DEFAULT, "Nothing was kept.")
+
+
+class Numbered(Varying):
+    """Takes a millisecond longer in each process than in the one before."""
+
+    def prepare(self, module, inputs):
+        reader = super().prepare(module, inputs)
+        number = len(notes_of(Path(self.notes)))
+        return lambda: reader() + number
+
+
+def test_the_canary_tells_which_round_was_slow_after_earlier_and_repeated_ones(processes_here, tmp_path):
+    canary_ms = processes_here[1]
+    # Two rounds are an earlier run's. The third process's is read again by the eleventh; two others follow.
+    canary_ms |= {3: 1.2, 13: 1.3}
+    settings = DEFAULT.model_copy(update={"processes": 12, "rounds": 12, "most_rounds": 14})
+    found = measure_subjects(
+        {"four": BOTH["four"]},
+        Numbered(tmp_path / "n"),
+        settings,
+        earlier={"four": Timing.from_rounds([[4.0], [4.0]], status="partial")},
+    )
+    visits = found.timings["four"].round_medians_ms
+    assert visits == (4, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18)
+
+
+class Tiring(Varying):
+    """Takes twice as long from its second round in a process on."""
+
+    def prepare(self, module, inputs):
+        reader, readings = super().prepare(module, inputs), itertools.count()
+        return lambda: reader() * (1 + (next(readings) >= RULE.max_readings))
+
+
+def test_by_default_unequal_rounds_of_a_few_entries_are_a_refusal(processes_here, tmp_path):
+    subjects = {n: OpSubject(key(n)) for n in range(1, 16)}
+    found = measure_subjects(subjects, Tiring(tmp_path / "n"), DEFAULT)
+    assert found.processes == 4
+    assert found.busy[0].startswith("Rounds ran at unequal speed, as a ratio to the usual: 1.00, 1.33, 1.00")
+    with pytest.raises(MeasurementFailed, match="the machine was not steady: Rounds ran at unequal speed"):
+        found.require_quiet(DEFAULT, "Nothing was kept.")
+
+
+class Ailing(Varying):
+    """Loses the device while it reads eight channels, from the second process on."""
+
+    def prepare(self, module, inputs):
+        notes = Path(self.notes)
+        is_first = not notes.exists() or len(notes_of(notes)) < len(BOTH)
+        self.fail_read = 0 if is_first else 8.0
+        return super().prepare(module, inputs)
+
+
+def test_what_other_processes_read_of_an_entry_that_fails_is_kept(processes_here, tmp_path):
+    """Fault: the device is lost in the second of two processes."""
+    seen = []
+    found = measure_subjects(
+        BOTH,
+        Ailing(tmp_path / "n"),
+        SETTINGS,
+        on_visit=lambda name, timing: seen.append((name, timing.rounds, timing.status)),
+    )
+    assert (found.timings["four"].status, found.timings["eight"].status) == ("ok", "failed")
+    assert found.kept.keys() == {"eight"} and seen[-1] == ("eight", 2, "partial")
+    assert (found.kept["eight"].status, found.kept["eight"].readings_ms) == ("partial", ((8.0, 8.0),) * 2)
+    again = measure_subjects(
+        {"eight": BOTH["eight"]}, Varying(tmp_path / "m"), SETTINGS, earlier=dict(found.kept)
+    )
+    assert (again.timings["eight"].status, again.timings["eight"].rounds_by_process) == ("ok", (2, 2))
+    assert len(notes_of(tmp_path / "m")) == 1
+
+
+class Remarking(Varying):
+    """Has a remark to make in each process, with another count."""
+
+    def __init__(self, notes):
+        super().__init__(notes)
+        self.counts = iter((3, 12, 4, 5))
+
+    def remarks(self):
+        return [f"{next(self.counts)} of 20 modules were launch-bound.", "conv2 is folded."]
+
+
+def test_of_remarks_that_differ_in_their_counts_one_is_kept(processes_here, tmp_path):
+    found = measure_subjects(BOTH, Remarking(tmp_path / "n"), DEFAULT)
+    assert found.remarks == ["12 of 20 modules were launch-bound.", "conv2 is folded."]
+    named = ["conv2 is folded.", "conv3 is folded."]
+    assert one_of_each_kind(named) == named
+
+
+def test_an_estimate_exports_once_and_starts_and_loads_for_each_process(monkeypatch, tmp_path):
+    ticks = iter(float(n) for n in range(1000))
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("hwnas.latency.measuring.measure_apart", lambda *job: "an outcome")
+    subjects = {n: ModuleSubject(nn.Linear(1, n), (torch.ones(1, 1),)) for n in range(1, 6)}
+    preparing, measuring = estimate_seconds(subjects, Exporting(tmp_path / "n"), SETTINGS)
+    # Every look at the clock is a second later: starting, exporting, loading and a visit take 1 each.
+    assert preparing == 2 * 1.0 + 5 * (1.0 + 2 * 1.0)
+    assert measuring == 5 * 4 * 1.0
+
+
+def test_an_estimate_tries_each_kind_of_subject(monkeypatch, tmp_path):
+    monkeypatch.setattr("hwnas.latency.measuring.measure_apart", lambda *job: "an outcome")
+    ops = {n: OpSubject(key(n)) for n in range(1, 21)}
+    network = ModuleSubject(nn.Sequential(Conv(3, 4), Conv(4, 8)), (torch.ones(SHAPE),))
+    estimate_seconds({**ops, "network": network}, Varying(tmp_path / "n"), SETTINGS, sample=2)
+    assert [name for _, name in notes_of(tmp_path / "n")] == ["Conv", "Conv", "Sequential"]

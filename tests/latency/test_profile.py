@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from hwnas.errors import Interrupted, InvalidInput, MeasurementFailed, TableMismatch
+from hwnas.errors import BackendUnavailable, Interrupted, InvalidInput, MeasurementFailed, TableMismatch
 from hwnas.latency.fake import FakeBackend
 from hwnas.latency.measuring import ProfileSettings, measure_network, measure_networks
+from hwnas.latency.measuring_process import measure_here
 from hwnas.latency.profile import profile_keys
 from hwnas.latency.stopping import StoppingRule
 from hwnas.latency.subjects import plausible_inputs
@@ -177,6 +178,43 @@ def test_a_failed_op_is_an_error_that_names_it_and_never_a_number(tmp_path, back
     assert (mended.prepared, mended.readings) == (["hwnas.add"], READINGS)
 
 
+def test_rounds_of_an_earlier_run_outlive_a_failure(tmp_path):
+    path = tmp_path / "t.json"
+    with pytest.raises(Interrupted):
+        profile(Counting(stop_after=3 * READINGS // 2), path)
+    with pytest.raises(MeasurementFailed, match="1 of 3 entries could not be measured"):
+        profile(Counting(read_fail=["hwnas.add"]), path)
+    row = LatencyTable.load(path).rows[KEYS[2]]
+    assert (row.status, row.rounds) == ("partial", 1)
+    mended = Counting()
+    table = profile(mended, path)
+    assert (mended.prepared, mended.readings) == (["hwnas.add"], READINGS // 2)
+    assert table.rows[KEYS[2]].rounds_by_process == (1, 1)
+
+
+@pytest.mark.parametrize(("prepared", "rounds"), [(len(KEYS), [1, 1, 1]), (0, None)])
+def test_what_was_measured_is_saved_whatever_ends_the_run(prepared, rounds, tmp_path, monkeypatch):
+    """Fault: the device is gone when the second process comes to it; or from the first on."""
+    monkeypatch.setattr("hwnas.latency.measuring.measure_apart", measure_here)
+
+    class Lost(Counting):
+        varies = True
+
+        def prepare(self, module, inputs):
+            if len(self.prepared) == prepared:
+                raise BackendUnavailable("no CUDA device is left")
+            return super().prepare(module, inputs)
+
+    path = tmp_path / "t.json"
+    settings = QUICK.model_copy(update={"processes": 2, "save_every_seconds": 3600})
+    with pytest.raises(BackendUnavailable, match="no CUDA device is left"):
+        profile(Lost(), path, settings=settings)
+    # An empty table would be in the way of a run with another precision, say.
+    assert path.exists() == (rounds is not None)
+    if rounds is not None:
+        assert [row.rounds for row in LatencyTable.load(path).rows.values()] == rounds
+
+
 def test_a_key_of_another_batch_size_is_refused():
     with pytest.raises(InvalidInput, match=r"the table is for batch 1, but .* has batch 4"):
         profile(Counting(), keys=[conv_key(4, batch=4)])
@@ -248,6 +286,14 @@ def test_an_interruption_does_not_get_round_the_refusal(tmp_path, monkeypatch):
         profile(quick, path, keys=keys, settings=BUSY)
     assert len(quick.prepared) == 1
     assert not any(key in LatencyTable.load(path) for key in keys)
+
+
+def test_remarks_of_several_runs_that_differ_in_their_counts_are_one(tmp_path):
+    for number, count in ((1, 3), (2, 12), (3, 5)):
+        backend = Counting()
+        backend.remarks = lambda count=count: [f"{count} of 20 modules were launch-bound."]
+        table = profile(backend, tmp_path / "t.json", keys=KEYS[:number])
+    assert table.header.remarks == ("12 of 20 modules were launch-bound.",)
 
 
 def test_progress_is_told_after_each_visit():
