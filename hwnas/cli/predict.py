@@ -15,6 +15,7 @@ from hwnas.errors import InvalidInput
 
 _DEFAULT_NET = "autortnet-a-camvid"
 
+
 @click.command("predict")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--net", metavar="NET",

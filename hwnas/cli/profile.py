@@ -163,7 +163,10 @@ def command(
         preparing, taking = estimate(
             chosen.space, measuring, batch=batch, protocol=protocol, path=path, settings=reading
         )
-        line = f"about {preparing:.0f} s to prepare and {taking:.0f} s to measure, on {measuring}"
+        line = (
+            f"about {preparing:.0f} s to prepare and {taking:.0f} s to measure, or up to twice as much where "
+            f"visits differ, on {measuring}"
+        )
         if not (preparing or taking):
             line = f"{path} is complete: nothing is left to measure on {measuring}"
         result({"preparing_seconds": preparing, "measuring_seconds": taking}, [line], as_json=as_json)

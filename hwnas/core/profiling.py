@@ -100,12 +100,10 @@ def estimate(
         path=path,
         networks=networks,
     )
-    groups: list[dict[str, Subject]] = [
-        {str(key): OpSubject(key) for key in left if isinstance(key, OpKey)},
-        {name: networks[name].subject for name in left if isinstance(name, str)},
-    ]
-    seconds = [estimate_seconds(group, backend, settings) for group in groups if group]
-    return sum(preparing for preparing, _ in seconds), sum(measuring for _, measuring in seconds)
+    subjects: dict[OpKey | str, Subject] = {
+        name: OpSubject(name) if isinstance(name, OpKey) else networks[name].subject for name in left
+    }
+    return estimate_seconds(subjects, backend, settings) if subjects else (0.0, 0.0)
 
 
 def probe_subjects(space: SearchSpace, batch: int) -> dict[str, NetworkSubject]:

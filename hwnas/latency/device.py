@@ -371,7 +371,7 @@ class DeviceState(BaseModel):
     gpu_throttle_reasons: int | None = None
     """NVML's bit mask; 0: the clocks are not held down."""
     gpu_processes: int | None = None
-    """Processes that compute on this GPU, this one included."""
+    """Processes that compute on this GPU, this one included; its parent, which only checked, is not."""
 
     @property
     def held_down_by(self) -> tuple[str, ...]:
@@ -410,7 +410,10 @@ class DeviceState(BaseModel):
                             lambda: library.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
                         ),
                         "gpu_processes": _or_none(
-                            lambda: len(library.nvmlDeviceGetComputeRunningProcesses(handle))
+                            lambda: sum(
+                                process.pid != os.getppid()
+                                for process in library.nvmlDeviceGetComputeRunningProcesses(handle)
+                            )
                         ),
                     }
         return DeviceState(seconds=time.time(), **values)

@@ -218,6 +218,14 @@ def test_state_of_a_gpu_keeps_what_can_be_read(imitated_gpu):
     assert not imitated_gpu.open
 
 
+def test_a_measuring_process_does_not_count_its_parent_among_those_on_the_gpu(imitated_gpu, monkeypatch):
+    on_it = [SimpleNamespace(pid=pid) for pid in (os.getpid(), os.getppid())]
+    monkeypatch.setattr(
+        ImitatedNvml, "nvmlDeviceGetComputeRunningProcesses", lambda self, handle: on_it, raising=False
+    )
+    assert DeviceState.read(TITAN).gpu_processes == 1
+
+
 @pytest.mark.parametrize("broken", ["absent", "no driver"])
 def test_state_without_nvml(imitated_gpu, monkeypatch, broken):
     if broken == "absent":

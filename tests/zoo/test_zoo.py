@@ -190,9 +190,7 @@ def test_a_split_that_was_trained_on_is_not_left_out(run):
     fitted = {"config": {"seed": 7, "epochs": 2}, "data": {"name": "synthetic", "train": "train+val"}}
     (run / "fit.json").write_text(json.dumps(fitted))
     (run / "eval.json").write_text(json.dumps({"miou": 50.0, "per_class": PER_CLASS, "split": "val"}))
-    with pytest.raises(
-        InvalidInput, match=r"the split train\+val, by its own files; got train"
-    ):
+    with pytest.raises(InvalidInput, match=r"the split train\+val, by its own files; got train"):
         packed(run, split="train")
     with pytest.raises(InvalidInput, match="is an evaluation on val, which is part of what it was trained"):
         packed(run, split="train+val")
