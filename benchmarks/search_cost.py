@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,32 @@ def tried(times: int = 30) -> dict[str, float]:
             two, one = [conv(channels), conv(channels)], conv(2 * channels)
             apart = seconds(lambda x, two=two: [each(x) for each in two], x, [each.weight for each in two])
             ratio[f"two{kind} convolutions in one, {where}"] = seconds(one, x, [one.weight]) / apart
-    return ratio
+    return ratio | optimisers(times)
+
+
+def optimisers(times: int) -> dict[str, float]:
+    """Seconds of a step of torch's faster optimisers over those of the plain one."""
+    net = space_and_batch()[0].supernet()
+    arch = ArchParameters(net)
+    found = {}
+    for what, kind, parameters in (
+        ("weights, SGD", partial(torch.optim.SGD, lr=0.01, momentum=0.9), list(net.parameters())),
+        ("choices, Adam", partial(torch.optim.Adam, lr=1e-3), list(arch.parameters())),
+    ):
+        for parameter in parameters:
+            parameter.grad = torch.rand_like(parameter)
+        steps = {form: kind(parameters, **{form: True}).step for form in ("foreach", "fused")}
+        steps["plain"] = kind(parameters, foreach=False).step
+        seconds: dict[str, list[float]] = {form: [] for form in steps}
+        for _ in range(times + 5):
+            for form, step in steps.items():
+                began = time.perf_counter()
+                step()
+                seconds[form].append(time.perf_counter() - began)
+        plain = statistics.median(seconds["plain"][5:])
+        for form in ("foreach", "fused"):
+            found[f"{form} optimiser of {what}"] = statistics.median(seconds[form][5:]) / plain
+    return found
 
 
 class Child:

@@ -99,8 +99,8 @@ def search(
     Raises:
         InvalidInput: an argument is a name or a path where an object is wanted; no such torch device here;
             ``out`` holds a search already and ``resume`` is false, or none and it is true, or a baseline or a
-            sweep; ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are no
-            pairs, or none at all; several candidates without validation data; ``explore=1`` without
+            sweep; ``resume`` or ``warm_up`` without ``out``; a description that is not JSON; batches that are
+            no pairs, or none at all; several candidates without validation data; ``explore=1`` without
             ``data.arch``; a target without a table; ``backend`` or ``measure`` without a target, or both;
             batches that several processes cannot share; ``cuda_graph`` where steps cannot be captured.
         BackendUnavailable: ``backend`` cannot run here.
